@@ -1,0 +1,35 @@
+package presence
+
+import "errors"
+
+// The errors that callers of the other packages decide on. They are wrapped
+// with what was being done; test for them with [errors.Is].
+var (
+	// ErrInvalidRoom is returned for a room id that [CheckRoom] refuses.
+	ErrInvalidRoom = errors.New("invalid room")
+
+	// ErrRoomFull is returned by a join into a room that has as many users as
+	// the server allows. Nothing was changed; it can be tried again later.
+	ErrRoomFull = errors.New("room is full")
+
+	// ErrTooManyRooms is returned by a join that would open one room more than
+	// the server allows. Nothing was changed; it can be tried again later.
+	ErrTooManyRooms = errors.New("too many rooms")
+
+	// ErrSuperseded is returned when a connection was taken over by a newer
+	// generation of the same tab, so that the caller no longer speaks for it.
+	ErrSuperseded = errors.New("connection was taken over by a newer one")
+
+	// ErrUnavailable is returned when Redis did not answer in time or answered
+	// that it can't serve now. Calling again is safe.
+	ErrUnavailable = errors.New("presence store is unavailable")
+)
+
+// NameError says why a name was refused, in words for the person who typed it.
+type NameError struct {
+	// Reason is a whole sentence that says what to do.
+	Reason string
+}
+
+// Error returns the reason.
+func (e *NameError) Error() string { return e.Reason }

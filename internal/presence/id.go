@@ -1,0 +1,86 @@
+package presence
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+)
+
+const (
+	// GenerationSize is the length of a generation in characters: 24 random
+	// bits, since it only has to differ from the few that the same tab had
+	// within one member TTL.
+	GenerationSize = 4
+
+	// IDSize is the length of the ids that [Keys] makes, in characters: 96
+	// bits, which two of a billion connections share with a probability of
+	// less than 1e-11.
+	IDSize = 16
+
+	// maxRoom is the longest room id, in bytes.
+	maxRoom = 64
+)
+
+// CheckRoom returns nil for a legal room id, 1 to 64 characters of
+// [A-Za-z0-9_-], and an error that wraps [ErrInvalidRoom] and says what is
+// legal for any other.
+func CheckRoom(room string) error {
+	if isToken(room, 1, maxRoom) {
+		return nil
+	}
+	return fmt.Errorf("%w: a room is 1 to %d characters of A-Z, a-z, 0-9, _ and -", ErrInvalidRoom, maxRoom)
+}
+
+// IsTabKey reports whether key is what a page may call its tab: 16 to 64
+// characters of [A-Za-z0-9_-].
+func IsTabKey(key string) bool { return isToken(key, 16, 64) }
+
+// isToken reports whether s has from low to high characters, all of the URL
+// alphabet of base64.
+func isToken(s string, low, high int) bool {
+	if len(s) < low || len(s) > high {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// NewGeneration returns a fresh random generation.
+func NewGeneration() string {
+	var b [GenerationSize * 3 / 4]byte
+	_, _ = rand.Read(b[:]) // never fails: see crypto/rand.Read
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// Keys derives ids from a secret that all replicas share, so that the same tab
+// has the same connection id on each of them and nobody without the secret can
+// name somebody else's connection.
+type Keys struct{ secret []byte }
+
+// NewKeys returns the derivation for secret.
+func NewKeys(secret []byte) Keys { return Keys{secret: secret} }
+
+// UserID is the id of whoever joins under name in the browser that holds
+// session. name must have passed [CleanName].
+func (k Keys) UserID(session, name string) string { return k.derive("user", session, name) }
+
+// ConnectionID is the id of one tab, named by its tab key, of the browser that
+// holds session. An empty tab key stands for the browser as a whole, which is
+// how visitors without JavaScript are known.
+func (k Keys) ConnectionID(session, tab string) string { return k.derive("connection", session, tab) }
+
+// derive returns the first IDSize characters of the HMAC-SHA256 (RFC 2104) of
+// the parts, base64url-encoded. No part contains a NUL.
+func (k Keys) derive(kind, session, part string) string {
+	mac := hmac.New(sha256.New, k.secret)
+	mac.Write([]byte(kind + "\x00" + session + "\x00" + part))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))[:IDSize]
+}

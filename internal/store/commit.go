@@ -1,0 +1,288 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"presence/internal/presence"
+)
+
+const (
+	// lanes is how many group-commit loops there are. A room belongs to one of
+	// them, so that its changes keep their order; several keep a slow Redis
+	// node of a cluster from holding up the rooms of the others.
+	lanes = 4
+
+	// laneQueue is how many changes may wait in a lane. When it is full callers
+	// wait, each no longer than its own context.
+	laneQueue = 4096
+
+	// laneBatch is the most changes that are taken out of the queue for one
+	// round trip.
+	laneBatch = 2048
+)
+
+// opKind is what a caller wants done to one connection.
+type opKind uint8
+
+const (
+	opJoin opKind = iota
+	opResume
+	opLeave
+	opRelease
+)
+
+// op is one change that one caller waits for.
+type op struct {
+	kind opKind
+	room string
+	conn presence.Connection
+	ctx  context.Context //nolint:containedctx // the caller's: an op whose caller has gone is not sent
+	done chan result     // buffered: the lane never waits for a caller
+}
+
+// result is what became of an op.
+type result struct {
+	occupancy presence.Occupancy // opJoin
+	user      presence.User      // opResume
+	found     bool               // opResume
+	err       error
+}
+
+// errStopped is what callers get when the store no longer runs.
+var errStopped = errors.New("the store has stopped")
+
+// do hands o to the lane of its room and waits for the result, or for ctx. An
+// op that has not been sent when ctx ends never will be.
+func (s *Store) do(ctx context.Context, o *op) (result, error) {
+	o.ctx, o.done = ctx, make(chan result, 1)
+	l := s.lanes[maphash.String(seed, o.room)%lanes]
+	select {
+	case l.queue <- o:
+	case <-l.stopped:
+		return result{}, unavailable(errStopped)
+	case <-ctx.Done():
+		return result{}, unavailable(context.Cause(ctx))
+	}
+	select {
+	case r := <-o.done:
+		return r, r.err
+	case <-l.stopped:
+		return result{}, unavailable(errStopped)
+	case <-ctx.Done():
+		return result{}, unavailable(context.Cause(ctx))
+	}
+}
+
+// seed makes the assignment of rooms to lanes differ between processes, so that
+// nobody can choose rooms that share one.
+var seed = maphash.MakeSeed()
+
+// lane is one group-commit loop: it takes whatever has gathered, sends it in
+// one round trip, and takes what has gathered meanwhile. Nothing waits for more
+// to come, so a lone join is not delayed.
+type lane struct {
+	store   *Store
+	queue   chan *op
+	stopped chan struct{}
+	stop    sync.Once
+
+	// registered is when this process last registered a room, owned by run.
+	registered map[string]time.Time
+}
+
+func newLane(s *Store) *lane {
+	return &lane{
+		store:      s,
+		queue:      make(chan *op, laneQueue),
+		stopped:    make(chan struct{}),
+		registered: map[string]time.Time{},
+	}
+}
+
+// run sends what comes until ctx ends.
+func (l *lane) run(ctx context.Context) error {
+	defer l.stop.Do(func() { close(l.stopped) })
+	var held []*op // left over from the last round, since a round changes a connection only once
+	for {
+		batch := held
+		held = nil
+		if len(batch) == 0 {
+			select {
+			case o := <-l.queue:
+				batch = append(batch, o)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	gather:
+		for len(batch) < laneBatch {
+			select {
+			case o := <-l.queue:
+				batch = append(batch, o)
+			default:
+				break gather
+			}
+		}
+		batch, held = distinct(batch)
+		l.commit(ctx, batch)
+	}
+}
+
+// distinct splits ops into those of which each is about a connection of its own,
+// and the rest, in order.
+func distinct(ops []*op) (first, rest []*op) {
+	type key struct{ room, id string }
+	seen := make(map[key]bool, len(ops))
+	first = ops[:0]
+	for _, o := range ops {
+		if k := (key{o.room, o.conn.ID}); seen[k] {
+			rest = append(rest, o)
+		} else {
+			seen[k] = true
+			first = append(first, o)
+		}
+	}
+	return first, rest
+}
+
+// group is the ops that share one script call.
+type group struct {
+	call *call
+	ops  []*op
+}
+
+// commit sends ops whose callers still wait and tells each the result.
+func (l *lane) commit(ctx context.Context, ops []*op) {
+	type key struct {
+		kind opKind
+		room string
+	}
+	var groups []*group
+	open := map[key]*group{}
+	for _, o := range ops {
+		if o.ctx.Err() != nil {
+			continue // the caller has gone, and was told that nothing happened
+		}
+		k := key{o.kind, o.room}
+		g := open[k]
+		if g == nil || len(g.ops) == BatchSize {
+			g = &group{}
+			open[k] = g
+			groups = append(groups, g)
+		}
+		g.ops = append(g.ops, o)
+	}
+	groups = l.register(ctx, groups)
+
+	calls := make([]*call, len(groups))
+	for i, g := range groups {
+		g.call = l.store.callFor(g.ops)
+		l.store.metrics.gathered(g.call.script.name, len(g.ops))
+		calls[i] = g.call
+	}
+	l.store.run(ctx, calls...)
+	for _, g := range groups {
+		g.tell()
+	}
+}
+
+// callFor returns the script call for ops, which are of one kind and room.
+func (s *Store) callFor(ops []*op) *call {
+	conns := make([]presence.Connection, len(ops))
+	for i, o := range ops {
+		conns[i] = o.conn
+	}
+	switch room := ops[0].room; ops[0].kind {
+	case opJoin:
+		return s.joinCall(room, conns, false)
+	case opResume:
+		return s.resumeCall(room, conns)
+	case opLeave:
+		return s.leaveCall(room, conns)
+	default:
+		return s.releaseCall(room, conns)
+	}
+}
+
+// register makes the rooms of joins known to all sweepers before anybody is in
+// them, and returns the groups that may go on. A room that was registered less
+// than half a member TTL ago still is: it is forgotten only after a whole one.
+func (l *lane) register(ctx context.Context, groups []*group) []*group {
+	now := time.Now()
+	var rooms []string
+	for _, g := range groups {
+		if o := g.ops[0]; o.kind == opJoin && now.Sub(l.registered[o.room]) > l.store.opts.MemberTTL/2 {
+			rooms = append(rooms, o.room)
+		}
+	}
+	if len(rooms) == 0 {
+		return groups
+	}
+	if len(l.registered) > 4*laneBatch {
+		clear(l.registered)
+	}
+	refused, err := l.store.Register(ctx, rooms...)
+	if err == nil {
+		for _, room := range rooms {
+			l.registered[room] = now
+		}
+		for _, room := range refused {
+			delete(l.registered, room)
+		}
+	}
+	kept := groups[:0]
+	for _, g := range groups {
+		switch o := g.ops[0]; {
+		case o.kind != opJoin || !l.registered[o.room].IsZero() && now.Sub(l.registered[o.room]) <= l.store.opts.MemberTTL/2:
+			kept = append(kept, g)
+		case err != nil:
+			g.fail(err)
+		default:
+			g.fail(presence.ErrTooManyRooms)
+		}
+	}
+	return kept
+}
+
+// fail tells every caller of the group err.
+func (g *group) fail(err error) {
+	for _, o := range g.ops {
+		o.done <- result{err: err}
+	}
+}
+
+// tell gives every caller of the group its part of the reply.
+func (g *group) tell() {
+	if g.call.err != nil {
+		g.fail(g.call.err)
+		return
+	}
+	switch g.ops[0].kind {
+	case opJoin:
+		occupancy, outcomes, err := changed(g.call, len(g.ops))
+		if err != nil {
+			g.fail(err)
+			return
+		}
+		for i, o := range g.ops {
+			o.done <- result{occupancy: occupancy, err: joinOutcome(outcomes[i])}
+		}
+	case opResume:
+		list, ok := g.call.reply.([]any)
+		if !ok || len(list) != len(g.ops) {
+			g.fail(errReply)
+			return
+		}
+		for i, o := range g.ops {
+			text, _ := list[i].(string)
+			user, found := parseUser(text)
+			o.done <- result{user: user, found: found}
+		}
+	default:
+		g.fail(nil)
+	}
+}

@@ -1,0 +1,238 @@
+package store
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// ErrURL is returned for a Redis URL that can't be used; the text says what is
+// wrong, and never repeats a password.
+var ErrURL = errors.New("bad Redis URL")
+
+// Endpoint says where Redis is and how to get there.
+type Endpoint struct {
+	kind     string // standalone, sentinel or cluster
+	addrs    []string
+	master   string
+	db       int
+	user     string
+	password string
+	tls      *tls.Config
+
+	sentinelUser     string
+	sentinelPassword string
+}
+
+// ParseURL reads
+//
+//	redis://[user:password@]host[:port][/db]
+//	redis-sentinel://[user:password@]host[:port],host[:port].../master[/db]
+//	redis-cluster://[user:password@]host[:port],host[:port]...
+//
+// and the same with rediss instead of redis for TLS. Query parameters: ca (a
+// file of PEM certificates to trust instead of the system's), sentinel-user and
+// sentinel-password (where the sentinels have their own). The error wraps
+// [ErrURL].
+func ParseURL(raw string) (*Endpoint, error) {
+	fail := func(format string, args ...any) (*Endpoint, error) {
+		return nil, fmt.Errorf("%w: %s", ErrURL, fmt.Sprintf(format, args...))
+	}
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		return fail("it must begin with redis://, rediss://, redis-sentinel:// or redis-cluster://")
+	}
+	e := &Endpoint{kind: "standalone"}
+	base, kind, _ := strings.Cut(scheme, "-")
+	port := "6379"
+	switch kind {
+	case "":
+	case "sentinel":
+		e.kind, port = kind, "26379"
+	case "cluster":
+		e.kind = kind
+	default:
+		return fail("unknown scheme %q", scheme)
+	}
+	switch base {
+	case "redis":
+	case "rediss":
+		e.tls = &tls.Config{MinVersion: tls.VersionTLS12}
+	default:
+		return fail("unknown scheme %q", scheme)
+	}
+
+	// The host list is no URL host as soon as it has two ports: cut it out.
+	authority, tail := rest, ""
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority, tail = rest[:i], rest[i:]
+	}
+	hosts := authority
+	credentials := ""
+	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+		credentials, hosts = authority[:i+1], authority[i+1:]
+	}
+	u, err := url.Parse("redis://" + credentials + "host" + tail)
+	if err != nil {
+		return fail("the user, password, path or query is not properly escaped")
+	}
+	if u.User != nil {
+		e.user = u.User.Username()
+		e.password, _ = u.User.Password()
+	}
+	for host := range strings.SplitSeq(hosts, ",") {
+		addr, err := withPort(host, port)
+		if err != nil {
+			return fail("%q is no host or host:port", host)
+		}
+		e.addrs = append(e.addrs, addr)
+	}
+	if e.kind == "standalone" && len(e.addrs) > 1 {
+		return fail("several hosts need redis-sentinel:// or redis-cluster://")
+	}
+
+	path := strings.Trim(u.Path, "/")
+	switch e.kind {
+	case "sentinel":
+		e.master, path, _ = strings.Cut(path, "/")
+		if e.master == "" {
+			return fail("the name of the master is missing: redis-sentinel://host1,host2/NAME")
+		}
+	case "cluster":
+		if path != "" && path != "0" {
+			return fail("a cluster has no database numbers")
+		}
+		path = ""
+	}
+	if path != "" {
+		if e.db, err = strconv.Atoi(path); err != nil || e.db < 0 {
+			return fail("%q is no database number", path)
+		}
+	}
+
+	for key, values := range u.Query() {
+		switch key {
+		case "ca":
+			if e.tls == nil {
+				return fail("ca is for rediss:// only")
+			}
+			pem, err := os.ReadFile(values[0])
+			if err != nil {
+				return nil, fmt.Errorf("%w: ca: %w", ErrURL, err)
+			}
+			e.tls.RootCAs = x509.NewCertPool()
+			if !e.tls.RootCAs.AppendCertsFromPEM(pem) {
+				return fail("ca: %s holds no PEM certificate", values[0])
+			}
+		case "sentinel-user":
+			e.sentinelUser = values[0]
+		case "sentinel-password":
+			e.sentinelPassword = values[0]
+		default:
+			return fail("unknown parameter %q; there are ca, sentinel-user and sentinel-password", key)
+		}
+	}
+	return e, nil
+}
+
+// withPort returns host with port unless it has one.
+func withPort(host, port string) (string, error) {
+	h, p, err := net.SplitHostPort(host)
+	if err != nil {
+		h, p = strings.Trim(host, "[]"), port
+		if strings.Contains(h, ":") && net.ParseIP(h) == nil {
+			return "", err
+		}
+	}
+	if n, err := strconv.Atoi(p); err != nil || n < 1 || n > 65535 || h == "" || strings.ContainsAny(h, " \t") {
+		return "", ErrURL
+	}
+	return net.JoinHostPort(h, p), nil
+}
+
+// SetPassword replaces the password; secret may be "user:password" or a
+// password alone.
+func (e *Endpoint) SetPassword(secret string) {
+	if user, password, ok := strings.Cut(secret, ":"); ok {
+		e.user, e.password = user, password
+		return
+	}
+	e.password = secret
+}
+
+// String names the endpoint without any secret, such as "Redis Cluster at a:6379".
+func (e *Endpoint) String() string {
+	at := strings.Join(e.addrs, ", ")
+	switch e.kind {
+	case "sentinel":
+		return "Redis " + e.master + " by Sentinel at " + at
+	case "cluster":
+		return "Redis Cluster at " + at
+	default:
+		return "Redis at " + at
+	}
+}
+
+// Kind is a short name to show to visitors: "Redis", "Redis Sentinel" or
+// "Redis Cluster".
+func (e *Endpoint) Kind() string {
+	switch e.kind {
+	case "sentinel":
+		return "Redis Sentinel"
+	case "cluster":
+		return "Redis Cluster"
+	default:
+		return "Redis"
+	}
+}
+
+// Sharded reports whether changes are to be published by SPUBLISH.
+func (e *Endpoint) Sharded() bool { return e.kind == "cluster" }
+
+// Open returns a client; it connects when it is used. The settings keep an
+// outage as short as Redis' own: the library's defaults go on dialling a dead
+// cluster master for a minute, and repeat a failed dial five times.
+func (e *Endpoint) Open(name string) redis.UniversalClient {
+	o := &redis.UniversalOptions{
+		Addrs:                 e.addrs,
+		DB:                    e.db,
+		MasterName:            e.master,
+		IsClusterMode:         e.kind == "cluster",
+		Username:              e.user,
+		Password:              e.password,
+		SentinelUsername:      e.sentinelUser,
+		SentinelPassword:      e.sentinelPassword,
+		TLSConfig:             e.tls,
+		ClientName:            name,
+		Protocol:              3,
+		ContextTimeoutEnabled: true,
+		DialTimeout:           time.Second,
+		DialerRetries:         1,
+		ReadTimeout:           time.Second,
+		WriteTimeout:          time.Second,
+		MaxRetries:            2,
+		MinRetryBackoff:       20 * time.Millisecond,
+		MaxRetryBackoff:       250 * time.Millisecond,
+		PoolTimeout:           1500 * time.Millisecond,
+		ConnMaxIdleTime:       5 * time.Minute,
+		MaintNotificationsConfig: &maintnotifications.Config{
+			Mode: maintnotifications.ModeDisabled,
+		},
+	}
+	if e.kind == "cluster" {
+		co := o.Cluster()
+		co.ClusterStateReloadInterval = time.Second
+		return redis.NewClusterClient(co)
+	}
+	return redis.NewUniversalClient(o)
+}

@@ -1,0 +1,40 @@
+// Package store keeps who is online in Redis. It is the only package that talks
+// to Redis and the only one that knows a key.
+//
+// # Keys
+//
+// All keys of a room R share the hash tag {R}, so that they lie in one slot of a
+// Redis Cluster and one script can change them together. prefix is "presence"
+// unless set otherwise.
+//
+//	key                  type    holds
+//	prefix:{R}:online    SET     ids of the users online; its size is the count
+//	prefix:{R}:beats     ZSET    connection and generation -> end of its lease, ms by Redis TIME
+//	prefix:{R}:conns     HASH    connection -> generation, user id and name
+//	prefix:{R}:refs      HASH    user id -> number of connections, only where there are several
+//	prefix:{R}:version   string  version of the room
+//	prefix:{R}:roster    ZSET    user id and name -> number by order of joining, some hundred at most
+//	prefix:rooms         ZSET    rooms in use -> when last registered, ms by Redis TIME
+//	prefix:epoch         string  made anew when Redis lost its data
+//	prefix:secret        string  the key of session cookies and ids, where no file gives one
+//	prefix:{R}           pub/sub changes of the room, as JSON: version, users, connections, names
+//
+// The keys of a room live for four member TTLs after the last change or
+// heartbeat, so that an abandoned room vanishes by itself.
+//
+// # Time
+//
+// TIME, read inside the scripts, is the only clock. Replicas may disagree about
+// the time of day as they like.
+//
+// # Changes
+//
+// Each kind of change is one script, takes many connections at once, and
+// publishes what it did before it ends: the order of messages is the order of
+// versions, and a user's leave is decided by the very call that removes the last
+// connection. All scripts may be repeated: a join that took place already is a
+// renewal, a leave that did finds nobody.
+//
+// Messages are hints. Whoever gets one reads the room again; whoever misses one
+// is put right by reading the room from time to time.
+package store

@@ -1,0 +1,112 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
+)
+
+// env is a Redis, of either kind, and time that a test can let pass.
+type env struct {
+	// unit is a second in a bubble, and an hour on a real server, where the
+	// time that the test itself takes must not count.
+	unit time.Duration
+
+	client  func(t testing.TB) redis.UniversalClient
+	advance func(units int)
+}
+
+// each runs the test on miniredis in a bubble and on a real server.
+func each(t *testing.T, test func(t *testing.T, e *env)) {
+	t.Run("miniredis", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			fake := redistest.NewFake(t)
+			test(t, &env{
+				unit:    time.Second,
+				client:  fake.Client,
+				advance: func(n int) { time.Sleep(time.Duration(n) * time.Second) }, // a bubble's: takes no time
+			})
+		})
+	})
+	t.Run("redis", func(t *testing.T) {
+		server := redistest.Start(t)
+		rdb := server.Client(t)
+		test(t, &env{
+			unit:   time.Hour,
+			client: server.Client,
+			// Leases are the only thing that ages: bring them nearer instead of waiting.
+			advance: func(n int) {
+				keys := must(rdb.Keys(t.Context(), "*:beats").Result())
+				for _, key := range keys {
+					for _, member := range must(rdb.ZRange(t.Context(), key, 0, -1).Result()) {
+						rdb.ZIncrBy(t.Context(), key, -float64(n)*float64(time.Hour.Milliseconds()), member)
+					}
+				}
+			},
+		})
+	})
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// store returns a running store of its own client, as a replica has one.
+func (e *env) store(t *testing.T, opts Options) *Store {
+	opts.MemberTTL, opts.LeaveGrace = 30*e.unit, 10*e.unit
+	s := New(e.client(t), opts)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return s
+}
+
+func user(name string) presence.User {
+	return presence.User{ID: "id-of-" + strings.ReplaceAll(name, " ", "-"), Name: name}
+}
+
+func conn(id, generation, name string) presence.Connection {
+	return presence.Connection{ID: id, Generation: generation, User: user(name)}
+}
+
+// check fails unless room has the given users, by name in order of the roster,
+// and that many connections, in all its keys.
+func check(t *testing.T, s *Store, room string, connections int, names ...string) presence.Snapshot {
+	t.Helper()
+	snaps, _, err := s.Snapshots(t.Context(), room)
+	if err != nil {
+		t.Fatalf("Snapshots: %v", err)
+	}
+	snap := snaps[0]
+	var roster []string
+	for _, u := range snap.Roster {
+		roster = append(roster, u.Name)
+	}
+	if got, want := fmt.Sprint(snap.Users, snap.Connections, roster), fmt.Sprint(len(names), connections, names); got != want {
+		t.Fatalf("room %s has users, connections and roster %s, want %s", room, got, want)
+	}
+	if n := must(s.rdb.SCard(t.Context(), s.keys.online(room)).Result()); int(n) != len(names) {
+		t.Fatalf("SCARD = %d, want %d", n, len(names))
+	}
+	if n := must(s.rdb.HLen(t.Context(), s.keys.conns(room)).Result()); int(n) != connections {
+		t.Fatalf("HLEN conns = %d, want %d", n, connections)
+	}
+	return snap
+}

@@ -1,0 +1,40 @@
+package store
+
+import "strings"
+
+// keys builds every key and channel name; nobody else does.
+type keys struct{ prefix string }
+
+func (k keys) online(room string) string  { return k.of(room) + ":online" }
+func (k keys) beats(room string) string   { return k.of(room) + ":beats" }
+func (k keys) conns(room string) string   { return k.of(room) + ":conns" }
+func (k keys) refs(room string) string    { return k.of(room) + ":refs" }
+func (k keys) version(room string) string { return k.of(room) + ":version" }
+func (k keys) roster(room string) string  { return k.of(room) + ":roster" }
+
+// channel carries the changes of room.
+func (k keys) channel(room string) string { return k.of(room) }
+
+// probe is a channel on the same Redis node as room's, for one listener to hear
+// itself on.
+func (k keys) probe(room, listener string) string { return k.of(room) + ":probe:" + listener }
+
+func (k keys) rooms() string  { return k.prefix + ":rooms" }
+func (k keys) epoch() string  { return k.prefix + ":epoch" }
+func (k keys) secret() string { return k.prefix + ":secret" }
+
+func (k keys) of(room string) string { return k.prefix + ":{" + room + "}" }
+
+// room lists all keys of a room in the order in which scripts expect them.
+func (k keys) room(room string) []string {
+	return []string{k.online(room), k.beats(room), k.conns(room), k.refs(room), k.version(room), k.roster(room)}
+}
+
+// roomOf returns the room whose channel is given, and whether there is one.
+func (k keys) roomOf(channel string) (string, bool) {
+	rest, ok := strings.CutPrefix(channel, k.prefix+":{")
+	if !ok {
+		return "", false
+	}
+	return strings.CutSuffix(rest, "}")
+}

@@ -1,0 +1,49 @@
+package store
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics count the calls of scripts.
+type metrics struct {
+	seconds *prometheus.HistogramVec
+	failed  *prometheus.CounterVec
+	batch   *prometheus.HistogramVec
+}
+
+// newMetrics registers with reg, or nowhere if reg is nil.
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "presence_redis_call_duration_seconds",
+			Help:    "Time from sending a script call to its reply.",
+			Buckets: []float64{.0002, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2},
+		}, []string{"script"}),
+		failed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "presence_redis_call_errors_total",
+			Help: "Script calls that failed.",
+		}, []string{"script"}),
+		batch: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "presence_redis_batch_connections",
+			Help:    "Connections gathered into one script call.",
+			Buckets: []float64{1, 2, 5, 10, 25, 50, 100, 250, 500},
+		}, []string{"script"}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.seconds, m.failed, m.batch)
+	}
+	return m
+}
+
+func (m *metrics) called(script string, err error, started time.Time) {
+	m.seconds.WithLabelValues(script).Observe(time.Since(started).Seconds())
+	if err != nil {
+		m.failed.WithLabelValues(script).Inc()
+	}
+}
+
+func (m *metrics) gathered(script string, n int) {
+	m.batch.WithLabelValues(script).Observe(float64(n))
+}

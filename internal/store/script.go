@@ -1,0 +1,106 @@
+package store
+
+import (
+	"context"
+	_ "embed"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	//go:embed script/prelude.lua
+	prelude string
+	//go:embed script/join.lua
+	joinLua string
+	//go:embed script/leave.lua
+	leaveLua string
+	//go:embed script/sweep.lua
+	sweepLua string
+	//go:embed script/resume.lua
+	resumeLua string
+	//go:embed script/release.lua
+	releaseLua string
+	//go:embed script/heartbeat.lua
+	heartbeatLua string
+	//go:embed script/snapshot.lua
+	snapshotLua string
+	//go:embed script/register.lua
+	registerLua string
+	//go:embed script/forget.lua
+	forgetLua string
+)
+
+// script is one Lua script under the name it has in logs and metrics.
+type script struct {
+	name string
+	lua  *redis.Script
+}
+
+var (
+	joinScript      = script{"join", redis.NewScript(prelude + joinLua)}
+	leaveScript     = script{"leave", redis.NewScript(prelude + leaveLua)}
+	sweepScript     = script{"sweep", redis.NewScript(prelude + sweepLua)}
+	resumeScript    = script{"resume", redis.NewScript(resumeLua)}
+	releaseScript   = script{"release", redis.NewScript(releaseLua)}
+	heartbeatScript = script{"heartbeat", redis.NewScript(heartbeatLua)}
+	snapshotScript  = script{"snapshot", redis.NewScript(snapshotLua)}
+	registerScript  = script{"register", redis.NewScript(registerLua)}
+	forgetScript    = script{"forget", redis.NewScript(forgetLua)}
+)
+
+// call is one script with its keys and arguments.
+type call struct {
+	script script
+	keys   []string
+	args   []any
+
+	reply any
+	err   error
+}
+
+// run makes all calls in one round trip for each Redis node. Each call gets its
+// own reply or error. A Redis that does not know a script, since it was
+// restarted, is given it by the way.
+func (s *Store) run(ctx context.Context, calls ...*call) {
+	if len(calls) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancel()
+	started := time.Now()
+	s.pipeline(ctx, calls, func(p redis.Pipeliner, c *call) *redis.Cmd {
+		return c.script.lua.EvalSha(ctx, p, c.keys, c.args...)
+	})
+	var unknown []*call
+	for _, c := range calls {
+		if c.err != nil && strings.HasPrefix(c.err.Error(), "NOSCRIPT") {
+			unknown = append(unknown, c)
+		}
+	}
+	if len(unknown) > 0 {
+		s.pipeline(ctx, unknown, func(p redis.Pipeliner, c *call) *redis.Cmd {
+			return c.script.lua.Eval(ctx, p, c.keys, c.args...)
+		})
+	}
+	for _, c := range calls {
+		if c.err != nil {
+			c.err = unavailable(c.err)
+		}
+		s.metrics.called(c.script.name, c.err, started)
+	}
+}
+
+// pipeline sends calls together and stores what came back.
+func (s *Store) pipeline(ctx context.Context, calls []*call, add func(redis.Pipeliner, *call) *redis.Cmd) {
+	pipe := s.rdb.Pipeline()
+	cmds := make([]*redis.Cmd, len(calls))
+	for i, c := range calls {
+		cmds[i] = add(pipe, c)
+	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	for i, c := range calls {
+		c.reply, c.err = cmds[i].Result()
+	}
+}

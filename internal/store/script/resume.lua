@@ -1,0 +1,33 @@
+-- resume.lua: new sockets of tabs that may be in the room already take over.
+-- KEYS: 1 beats ZSET, 2 conns HASH
+-- ARGV: 1 member ttl ms, 2.. two for each connection: id, new generation
+-- Reply: one value for each connection: "<user id> <name>", or '' for one that is not there
+--
+-- Nothing that others see changes: the connection keeps its place and its user.
+local time = redis.call('TIME')
+local deadline = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1])
+local ids = {}
+for i = 2, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end
+local known = redis.call('HMGET', KEYS[2], unpack(ids))
+local reply, beats, dead, values = {}, {}, {}, {}
+for i = 1, #ids do
+  reply[i] = ''
+  if known[i] then
+    local gen = ARGV[1 + 2 * i]
+    local was = string.sub(known[i], 1, 4)
+    reply[i] = string.sub(known[i], 6)
+    beats[#beats + 1] = deadline
+    beats[#beats + 1] = ids[i] .. gen
+    if was ~= gen then
+      dead[#dead + 1] = ids[i] .. was
+      values[#values + 1] = ids[i]
+      values[#values + 1] = gen .. ' ' .. reply[i]
+    end
+  end
+end
+if #beats > 0 then redis.call('ZADD', KEYS[1], unpack(beats)) end
+if #dead > 0 then
+  redis.call('ZREM', KEYS[1], unpack(dead))
+  redis.call('HSET', KEYS[2], unpack(values))
+end
+return reply

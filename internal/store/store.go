@@ -1,0 +1,208 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"presence/internal/presence"
+)
+
+const (
+	// DefaultMemberTTL is how long a connection counts after its last
+	// heartbeat: three heartbeats, so that one late or lost removes nobody.
+	DefaultMemberTTL = 30 * time.Second
+
+	// DefaultLeaveGrace is how long a connection whose socket is gone still
+	// counts: longer than a refresh or a move to another replica takes.
+	DefaultLeaveGrace = 10 * time.Second
+
+	// DefaultCallTimeout bounds one round trip, repetitions included. It leaves
+	// room in the 2 s within which whoever presses Join has an answer.
+	DefaultCallTimeout = 1500 * time.Millisecond
+
+	// DefaultPrefix is the first part of every key.
+	DefaultPrefix = "presence"
+
+	// BatchSize is the most connections that one script call takes: 500
+	// renewals block Redis for about half a millisecond, and the arguments
+	// stay far below what Lua can unpack (about 8,000 values in Redis, 5,000 in
+	// miniredis).
+	BatchSize = 500
+
+	// rosterCap is how many names a room keeps in order; it is filled up again
+	// when fewer than presence.RosterSize are left.
+	rosterCap = 256
+
+	// keyTTLs is how many member TTLs the keys of a room outlive their last use.
+	keyTTLs = 4
+
+	// ReleasedGeneration is the generation of a connection whose socket is
+	// gone. It is none that presence.NewGeneration makes.
+	ReleasedGeneration = "...."
+
+	// HTTPGeneration is the generation of a connection that has no socket: a
+	// visitor without JavaScript, kept alive by requests.
+	HTTPGeneration = "http"
+)
+
+// Options are the settings of a [Store]. The zero value is for production.
+type Options struct {
+	// Prefix is the first part of every key; "" means DefaultPrefix. Several
+	// installations may share one Redis under different prefixes.
+	Prefix string
+
+	// MemberTTL and LeaveGrace: 0 means the defaults.
+	MemberTTL  time.Duration
+	LeaveGrace time.Duration
+
+	// CallTimeout bounds one round trip; 0 means DefaultCallTimeout.
+	CallTimeout time.Duration
+
+	// MaxRooms and MaxMembers limit the rooms that exist and the users of each;
+	// 0 means no limit.
+	MaxRooms   int
+	MaxMembers int
+
+	// Sharded says that changes are published by SPUBLISH, as a Redis Cluster
+	// wants it.
+	Sharded bool
+
+	// Registerer receives the store's metrics; nil means none are kept.
+	Registerer prometheus.Registerer
+}
+
+// Store keeps who is online in Redis.
+type Store struct {
+	rdb     redis.UniversalClient
+	keys    keys
+	opts    Options
+	lanes   []*lane
+	metrics *metrics
+}
+
+// New returns the store that lives in the Redis of rdb. Joins, leaves, resumes
+// and releases wait until [Store.Run] runs. The caller closes rdb afterwards.
+func New(rdb redis.UniversalClient, opts Options) *Store {
+	if opts.Prefix == "" {
+		opts.Prefix = DefaultPrefix
+	}
+	if opts.MemberTTL == 0 {
+		opts.MemberTTL = DefaultMemberTTL
+	}
+	if opts.LeaveGrace == 0 {
+		opts.LeaveGrace = DefaultLeaveGrace
+	}
+	if opts.CallTimeout == 0 {
+		opts.CallTimeout = DefaultCallTimeout
+	}
+	s := &Store{rdb: rdb, keys: keys{opts.Prefix}, opts: opts, metrics: newMetrics(opts.Registerer)}
+	for range lanes {
+		s.lanes = append(s.lanes, newLane(s))
+	}
+	return s
+}
+
+// Run gathers and sends what callers of Join, Leave, Resume and Release want,
+// until ctx ends. It returns when its goroutines have ended and every caller
+// that still waits has been told.
+func (s *Store) Run(ctx context.Context) error {
+	var g errgroup.Group
+	for _, l := range s.lanes {
+		g.Go(func() error { return l.run(ctx) })
+	}
+	return g.Wait()
+}
+
+// Ping returns nil when Redis answers, else an error that wraps
+// [presence.ErrUnavailable].
+func (s *Store) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancel()
+	if err := s.rdb.Ping(ctx).Err(); err != nil {
+		return fmt.Errorf("ping: %w", unavailable(err))
+	}
+	return nil
+}
+
+// Epoch returns a token that stays the same for as long as Redis keeps its
+// data. When there is none, since the data is new or was lost, fresh becomes it.
+func (s *Store) Epoch(ctx context.Context, fresh string) (string, error) {
+	return s.once(ctx, s.keys.epoch(), fresh)
+}
+
+// Secret returns the secret that all replicas share, which is fresh if there was
+// none yet.
+func (s *Store) Secret(ctx context.Context, fresh string) (string, error) {
+	return s.once(ctx, s.keys.secret(), fresh)
+}
+
+// once returns the value of key, which is fresh if it had none.
+func (s *Store) once(ctx context.Context, key, fresh string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancel()
+	value, err := s.rdb.Get(ctx, key).Result()
+	if !errors.Is(err, redis.Nil) {
+		return value, unavailable(err)
+	}
+	if err := s.rdb.SetNX(ctx, key, fresh, 0).Err(); err != nil {
+		return "", unavailable(err)
+	}
+	value, err = s.rdb.Get(ctx, key).Result()
+	return value, unavailable(err)
+}
+
+// unavailable marks an error of Redis, or of the way to it, as one after which
+// nothing is known of what was asked for.
+func unavailable(err error) error {
+	if err == nil || errors.Is(err, presence.ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", presence.ErrUnavailable, err)
+}
+
+// publish is the command that publishes changes.
+func (s *Store) publish() string {
+	if s.opts.Sharded {
+		return "SPUBLISH"
+	}
+	return "PUBLISH"
+}
+
+// keyTTL is the life of a room's keys, in ms.
+func (s *Store) keyTTL() int64 { return keyTTLs * s.opts.MemberTTL.Milliseconds() }
+
+// changing returns the arguments with which every script that changes a room
+// begins.
+func (s *Store) changing(room string, room4 int) []any {
+	args := make([]any, 0, 5+room4)
+	return append(args, s.keyTTL(), s.publish(), s.keys.channel(room), rosterCap, presence.RosterSize)
+}
+
+// errReply says that a script answered in a shape that this version does not know.
+var errReply = errors.New("unexpected reply of a script")
+
+// ints returns the elements of a reply that is a list of integers, at least n.
+func ints(reply any, n int) ([]int64, error) {
+	list, ok := reply.([]any)
+	if !ok || len(list) < n {
+		return nil, fmt.Errorf("%w: %T", errReply, reply)
+	}
+	out := make([]int64, len(list))
+	for i, v := range list {
+		if out[i], ok = v.(int64); !ok {
+			return nil, fmt.Errorf("%w: %T in a list of integers", errReply, v)
+		}
+	}
+	return out, nil
+}
+
+// occupancy reads the three numbers with which replies of changes begin.
+func occupancy(n []int64) presence.Occupancy {
+	return presence.Occupancy{Users: int(n[0]), Connections: int(n[1]), Version: n[2]}
+}

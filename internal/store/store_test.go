@@ -1,0 +1,503 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func join(t *testing.T, s *Store, room string, c presence.Connection) presence.Occupancy {
+	t.Helper()
+	o, err := s.Join(t.Context(), room, c)
+	if err != nil {
+		t.Fatalf("Join(%s, %v): %v", room, c, err)
+	}
+	return o
+}
+
+func TestJoinAndLeaveAreSeenByEveryReplica(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		a, b := e.store(t, Options{}), e.store(t, Options{})
+		join(t, a, "lobby", conn("c1", "gen1", "Alice"))
+		if o := join(t, b, "lobby", conn("c2", "gen1", "Bob B")); o.Users != 2 || o.Connections != 2 {
+			t.Fatalf("after the second join: %+v", o)
+		}
+		first := check(t, a, "lobby", 2, "Alice", "Bob B")
+		if err := b.Leave(t.Context(), "lobby", "c1", ""); err != nil {
+			t.Fatal(err)
+		}
+		if second := check(t, a, "lobby", 1, "Bob B"); second.Version <= first.Version {
+			t.Fatalf("version %d after %d", second.Version, first.Version)
+		}
+		check(t, a, "other", 0)
+	})
+}
+
+func TestTwoTabsOfOneUserCountOnce(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		join(t, s, "r", conn("c1", "gen1", "Ann"))
+		join(t, s, "r", conn("c2", "gen1", "Ann"))
+		join(t, s, "r", conn("c3", "gen1", "Ann"))
+		check(t, s, "r", 3, "Ann")
+		for i, id := range []string{"c2", "c1", "c3"} {
+			if err := s.Leave(t.Context(), "r", id, "gen1"); err != nil {
+				t.Fatal(err)
+			}
+			if i < 2 {
+				check(t, s, "r", 2-i, "Ann")
+			}
+		}
+		check(t, s, "r", 0)
+	})
+}
+
+func TestRepeatedJoinRenewsAndAnotherNameReplaces(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		one := join(t, s, "r", conn("c1", "gen1", "Ann"))
+		if two := join(t, s, "r", conn("c1", "gen1", "Ann")); two != one {
+			t.Fatalf("a repeated join changed %+v to %+v", one, two)
+		}
+		join(t, s, "r", conn("c1", "gen1", "Anna"))
+		check(t, s, "r", 1, "Anna")
+	})
+}
+
+func TestReleasedConnectionLeavesAfterTheGraceUnlessResumed(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		join(t, s, "r", conn("c1", "gen1", "Ann"))
+		join(t, s, "r", conn("c2", "gen1", "Ben"))
+		for _, id := range []string{"c1", "c2"} {
+			if err := s.Release(t.Context(), "r", id, "gen1"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e.advance(9)
+		if n := s.Sweep(t.Context(), []string{"r"}, NotHeld)[0].RemovedConnections; n != 0 {
+			t.Fatalf("swept %d within the grace", n)
+		}
+		before := check(t, s, "r", 2, "Ann", "Ben")
+		got, found, err := s.Resume(t.Context(), "r", "c1", "gen2")
+		if err != nil || !found || got != user("Ann") {
+			t.Fatalf("Resume = %v, %v, %v", got, found, err)
+		}
+		if after := check(t, s, "r", 2, "Ann", "Ben"); after.Version != before.Version {
+			t.Fatal("others were told of a resume")
+		}
+		e.advance(1)
+		if swept := s.Sweep(t.Context(), []string{"r"}, NotHeld)[0]; swept.RemovedConnections != 1 || swept.RemovedUsers != 1 {
+			t.Fatalf("after the grace: %+v", swept)
+		}
+		check(t, s, "r", 1, "Ann")
+	})
+}
+
+func TestLateReleaseOfAnOlderSocketChangesNothing(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		join(t, s, "r", conn("c1", "gen1", "Ann"))
+		if _, found, err := s.Resume(t.Context(), "r", "c1", "gen2"); !found || err != nil {
+			t.Fatal(found, err)
+		}
+		if err := s.Release(t.Context(), "r", "c1", "gen1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Leave(t.Context(), "r", "c1", "gen1"); err != nil {
+			t.Fatal(err)
+		}
+		e.advance(20)
+		s.Sweep(t.Context(), []string{"r"}, NotHeld)
+		check(t, s, "r", 1, "Ann")
+	})
+}
+
+func TestHeartbeatOfAReleasedConnectionRenewsNothing(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		join(t, s, "r", conn("c1", "gen1", "Ann"))
+		if err := s.Release(t.Context(), "r", "c1", "gen1"); err != nil {
+			t.Fatal(err)
+		}
+		beats := &Beats{Room: "r", Leases: []Lease{{"c1", "gen1"}}}
+		s.Heartbeat(t.Context(), []*Beats{beats})
+		if len(beats.Lost) != 1 {
+			t.Fatalf("Lost = %v", beats.Lost)
+		}
+		if errs := s.Restore(t.Context(), "r", []presence.Connection{conn("c1", "gen1", "Ann")}); !errors.Is(errs[0], presence.ErrSuperseded) {
+			t.Fatalf("Restore = %v", errs)
+		}
+		e.advance(10)
+		s.Sweep(t.Context(), []string{"r"}, NotHeld)
+		check(t, s, "r", 0)
+	})
+}
+
+func TestHeartbeatsKeepAndSweepRemoves(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		var kept []Lease
+		for i := range 1200 { // more than two batches
+			join(t, s, "r", conn(fmt.Sprintf("c%04d", i), "gen1", fmt.Sprintf("user %04d", i)))
+			if i%2 == 0 {
+				kept = append(kept, Lease{fmt.Sprintf("c%04d", i), "gen1"})
+			}
+		}
+		e.advance(20)
+		beats := []*Beats{{Room: "r", Leases: kept[:500]}, {Room: "r", Leases: kept[500:]}}
+		s.Heartbeat(t.Context(), beats)
+		for _, b := range beats {
+			if b.Err != nil || len(b.Lost) != 0 {
+				t.Fatalf("Heartbeat: lost %v, %v", b.Lost, b.Err)
+			}
+		}
+		e.advance(10)
+		calls, removed := 0, 0
+		for {
+			swept := s.Sweep(t.Context(), []string{"r"}, NotHeld)[0]
+			if swept.Err != nil {
+				t.Fatal(swept.Err)
+			}
+			calls++
+			removed += swept.RemovedConnections
+			if swept.Next != 0 {
+				if swept.Next <= 19*e.unit || swept.Next > 20*e.unit {
+					t.Fatalf("Next = %v", swept.Next)
+				}
+				break
+			}
+		}
+		if calls != 2 || removed != 600 {
+			t.Fatalf("%d calls removed %d", calls, removed)
+		}
+		snaps, _, err := s.Snapshots(t.Context(), "r")
+		if err != nil || snaps[0].Users != 600 || len(snaps[0].Roster) != presence.RosterSize {
+			t.Fatalf("after the sweep: %+v, %v", snaps, err)
+		}
+	})
+}
+
+func TestHeldSweepRemovesOnlyWhatWasReleasedSince(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		for i, name := range []string{"renewed never", "released before", "released since"} {
+			join(t, s, "r", conn(fmt.Sprint("c", i), "gen1", name))
+		}
+		release := func(id string) {
+			if err := s.Release(t.Context(), "r", id, "gen1"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		release("c1")
+		e.advance(19) // everybody was away from before here ...
+		release("c2")
+		e.advance(11) // ... until now
+		swept := s.Sweep(t.Context(), []string{"r"}, 12*e.unit)[0]
+		if swept.RemovedConnections != 1 {
+			t.Fatalf("held sweep removed %d", swept.RemovedConnections)
+		}
+		check(t, s, "r", 2, "renewed never", "released before")
+		s.Sweep(t.Context(), []string{"r"}, NotHeld)
+		check(t, s, "r", 0)
+	})
+}
+
+func TestRosterIsFilledUpAgainBehindThoseWhoStayed(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		const n = rosterCap + 100
+		for i := range n {
+			join(t, s, "r", conn(fmt.Sprintf("c%03d", i), "gen1", fmt.Sprintf("%03d", i)))
+		}
+		for i := 1; i < rosterCap-5; i++ { // of those listed only the first and the last few stay
+			if err := s.Leave(t.Context(), "r", fmt.Sprintf("c%03d", i), ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		snaps, _, err := s.Snapshots(t.Context(), "r")
+		if err != nil {
+			t.Fatal(err)
+		}
+		snap := snaps[0]
+		if snap.Users != 106 || len(snap.Roster) != presence.RosterSize {
+			t.Fatalf("%d users, %d listed", snap.Users, len(snap.Roster))
+		}
+		var last string
+		for i, u := range snap.Roster[:6] {
+			if u.Name <= last {
+				t.Fatalf("row %d: %s after %s", i, u.Name, last)
+			}
+			last = u.Name
+		}
+		for i := rosterCap - 5; i < n; i++ {
+			if err := s.Leave(t.Context(), "r", fmt.Sprintf("c%03d", i), ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check(t, s, "r", 1, "000")
+	})
+}
+
+func TestFullRoomAndTooManyRooms(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{MaxMembers: 2, MaxRooms: 2})
+		join(t, s, "r", conn("c1", "gen1", "Ann"))
+		join(t, s, "r", conn("c2", "gen1", "Ben"))
+		if _, err := s.Join(t.Context(), "r", conn("c3", "gen1", "Cid")); !errors.Is(err, presence.ErrRoomFull) {
+			t.Fatalf("third user: %v", err)
+		}
+		join(t, s, "r", conn("c3", "gen1", "Ann")) // a second tab takes no place
+		check(t, s, "r", 3, "Ann", "Ben")
+		join(t, s, "r2", conn("c1", "gen1", "Ann"))
+		if _, err := s.Join(t.Context(), "r3", conn("c1", "gen1", "Ann")); !errors.Is(err, presence.ErrTooManyRooms) {
+			t.Fatalf("third room: %v", err)
+		}
+		check(t, s, "r3", 0)
+		join(t, s, "r2", conn("c2", "gen1", "Ben"))
+	})
+}
+
+func TestRoomsAreForgottenWhenEmptyAndOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := redistest.NewFake(t)
+		e := &env{unit: time.Second, client: fake.Client}
+		s := e.store(t, Options{})
+		join(t, s, "r", conn("c1", "gen1", "Ann"))
+		if err := s.Forget(t.Context(), "r"); err != nil {
+			t.Fatal(err)
+		}
+		if rooms := must(s.Rooms(t.Context())); len(rooms) != 1 {
+			t.Fatalf("a room that was just joined is forgotten: %v", rooms)
+		}
+		time.Sleep(31 * time.Second)
+		if err := s.Forget(t.Context(), "r"); err != nil {
+			t.Fatal(err)
+		}
+		if rooms := must(s.Rooms(t.Context())); len(rooms) != 0 {
+			t.Fatalf("rooms = %v", rooms)
+		}
+	})
+}
+
+func TestAbandonedRoomVanishesByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := redistest.NewFake(t)
+		e := &env{unit: time.Second, client: fake.Client}
+		s := e.store(t, Options{})
+		for _, id := range []string{"c1", "c2"} {
+			join(t, s, "r", conn(id, "gen1", "Ann"))
+		}
+		time.Sleep(121 * time.Second)
+		if keys := must(s.rdb.Keys(t.Context(), "presence:{r}:*").Result()); len(keys) != 0 {
+			t.Fatalf("left: %v", keys)
+		}
+	})
+}
+
+func TestEpochAndSecretAreAgreedOn(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		a, b := e.store(t, Options{}), e.store(t, Options{})
+		one, two := must(a.Epoch(t.Context(), "one")), must(b.Epoch(t.Context(), "two"))
+		if one != "one" || two != "one" {
+			t.Fatalf("epochs %q, %q", one, two)
+		}
+		a.rdb.FlushAll(t.Context())
+		if _, epoch, err := a.Snapshots(t.Context()); err != nil || epoch != "" {
+			t.Fatalf("after a flush: %q, %v", epoch, err)
+		}
+		if got := must(b.Epoch(t.Context(), "three")); got != "three" {
+			t.Fatalf("epoch %q", got)
+		}
+		if got := must(a.Secret(t.Context(), "s1")); got != "s1" {
+			t.Fatalf("secret %q", got)
+		}
+		if got := must(b.Secret(t.Context(), "s2")); got != "s1" {
+			t.Fatalf("secret %q", got)
+		}
+	})
+}
+
+func TestChangesArePublishedInOrder(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		var mu sync.Mutex
+		var events []Event
+		w := s.NewWatch(quiet(), func(ev Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			events = append(events, ev)
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- w.Run(ctx) }()
+		count := func() int {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(events)
+		}
+		w.Add("r")
+		redistest.Eventually(t, 5*time.Second, "the watch begins with a resync", func() bool { return count() == 1 })
+
+		join(t, s, "r", conn("c1", "gen1", "Ann"))
+		join(t, s, "r", conn("c2", "gen1", "Ann"))
+		join(t, s, "elsewhere", conn("c2", "gen1", "Ann"))
+		if err := s.Leave(t.Context(), "r", "c1", ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Leave(t.Context(), "r", "c2", ""); err != nil {
+			t.Fatal(err)
+		}
+		redistest.Eventually(t, 5*time.Second, "four changes are heard", func() bool { return count() == 5 })
+		mu.Lock()
+		defer mu.Unlock()
+		var got []string
+		var version int64
+		for _, ev := range events {
+			got = append(got, fmt.Sprint(ev.Room, ev.Resync, ev.Occupancy.Users, ev.Occupancy.Connections, ev.Names))
+			if !ev.Resync && ev.Occupancy.Version <= version {
+				t.Fatalf("version %d after %d", ev.Occupancy.Version, version)
+			}
+			version = ev.Occupancy.Version
+		}
+		want := "[rtrue 0 0 false rfalse 1 1 true rfalse 1 2 false rfalse 1 1 false rfalse 0 0 true]"
+		if fmt.Sprint(got) != want {
+			t.Fatalf("events %v, want %s", got, want)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestWatchResyncsAfterItsConnectionIsKilled(t *testing.T) {
+	server := redistest.Start(t)
+	s := New(server.Client(t), Options{})
+	resyncs := make(chan string, 16)
+	w := s.NewWatch(quiet(), func(ev Event) {
+		if ev.Resync {
+			resyncs <- ev.Room
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	w.Add("r")
+	<-resyncs
+	if err := s.rdb.Do(ctx, "CLIENT", "KILL", "TYPE", "pubsub").Err(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-resyncs:
+	case <-time.After(3 * time.Second):
+		t.Fatal("no resync within 3 s")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOutageIsAnAnswerInTimeAndNothingIsQueued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := redistest.NewFake(t)
+		e := &env{unit: time.Second, client: fake.Client}
+		s := e.store(t, Options{})
+		fake.Down()
+		started := time.Now()
+		_, err := s.Join(t.Context(), "r", conn("c1", "gen1", "Ann"))
+		if !errors.Is(err, presence.ErrUnavailable) || time.Since(started) > 2*time.Second {
+			t.Fatalf("%v after %v", err, time.Since(started))
+		}
+		fake.Up()
+		time.Sleep(time.Minute)
+		check(t, s, "r", 0)
+		join(t, s, "r", conn("c1", "gen1", "Ann"))
+	})
+}
+
+func TestStopTellsThoseWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(redistest.NewFake(t).Client(t), Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := s.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Join(t.Context(), "r", conn("c1", "gen1", "Ann")); !errors.Is(err, presence.ErrUnavailable) {
+			t.Fatalf("Join after the stop: %v", err)
+		}
+	})
+}
+
+func TestConcurrentJoinsAreGatheredAndExact(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		const n = 2000
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Go(func() {
+				if _, err := s.Join(t.Context(), "r", conn(fmt.Sprintf("c%04d", i), "gen1", fmt.Sprintf("u%04d", i/2))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		snaps, _, err := s.Snapshots(t.Context(), "r")
+		if err != nil || snaps[0].Users != n/2 || snaps[0].Connections != n {
+			t.Fatalf("%+v, %v", snaps[0].Occupancy, err)
+		}
+		for i := range n {
+			wg.Go(func() {
+				if err := s.Leave(t.Context(), "r", fmt.Sprintf("c%04d", i), "gen1"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		check(t, s, "r", 0)
+	})
+}
+
+// Every script says in its header which keys and arguments it takes and what it
+// answers, and names no key that it was not given.
+func TestScriptHeaders(t *testing.T) {
+	files, err := filepath.Glob("script/*.lua")
+	if err != nil || len(files) < 10 {
+		t.Fatal(files, err)
+	}
+	used := regexp.MustCompile(`KEYS\[(\d)\]`)
+	for _, file := range files {
+		text := string(must(os.ReadFile(file)))
+		header, _, _ := strings.Cut(text, "\nlocal ")
+		for _, word := range []string{filepath.Base(file) + ": ", "-- KEYS: ", "-- ARGV: ", "-- Reply: "} {
+			if file == "script/prelude.lua" && (word == "-- ARGV: " || word == "-- Reply: ") {
+				continue
+			}
+			if !strings.Contains(header, word) {
+				t.Errorf("%s: no %q in the header", file, word)
+			}
+		}
+		for _, m := range used.FindAllStringSubmatch(text, -1) {
+			if !regexp.MustCompile(`KEYS: .*\b` + m[1] + ` \w`).MatchString(header) {
+				t.Errorf("%s uses KEYS[%s], which its header does not list", file, m[1])
+			}
+		}
+	}
+}

@@ -1,0 +1,475 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"presence/internal/presence"
+)
+
+const (
+	// probeInterval is how often a listener sends itself a message.
+	probeInterval = time.Second
+
+	// probeDeadline is how long a probe may be on its way until the
+	// subscription counts as dead. After a failover Redis can leave a
+	// subscriber attached, without any error, to a server that nobody publishes
+	// on.
+	probeDeadline = 2 * time.Second
+
+	// retryDelay is the wait between two attempts to subscribe.
+	retryDelay = 250 * time.Millisecond
+)
+
+// Event tells a watcher that a room changed, or may have.
+type Event struct {
+	Room string
+
+	// Resync says that messages may have been missed: the room has to be read,
+	// whatever its version. The other fields are not set then.
+	Resync bool
+
+	// Occupancy is the room's after the change.
+	Occupancy presence.Occupancy
+
+	// Names says that users came or went, and not only connections.
+	Names bool
+}
+
+// message is an Event on the wire.
+type message struct {
+	Version     int64 `json:"version"`
+	Users       int   `json:"users"`
+	Connections int   `json:"connections"`
+	Names       int   `json:"names"`
+}
+
+// errMessage is returned for a message that no script published.
+var errMessage = errors.New("not a change of a room")
+
+// parseMessage reads what a script published. It accepts fields that it does
+// not know, so that newer replicas may add some.
+func parseMessage(payload string) (Event, error) {
+	var m message
+	if err := json.Unmarshal([]byte(payload), &m); err != nil {
+		return Event{}, fmt.Errorf("%w: %w", errMessage, err)
+	}
+	if m.Version <= 0 || m.Users < 0 || m.Connections < 0 {
+		return Event{}, errMessage
+	}
+	return Event{
+		Occupancy: presence.Occupancy{Users: m.Users, Connections: m.Connections, Version: m.Version},
+		Names:     m.Names != 0,
+	}, nil
+}
+
+// Watch tells one listener of the changes of the rooms it asks for.
+type Watch struct {
+	store *Store
+	log   *slog.Logger
+	tell  func(Event)
+	id    string // names this listener's probes
+
+	wake chan struct{} // holds one: the set of rooms or a feed has changed
+
+	mu    sync.Mutex // guards:
+	rooms map[string]bool
+}
+
+// NewWatch returns a watch that calls tell for every change of the rooms that
+// are added to it, from one goroutine for each Redis node, in the order of
+// versions. tell must not block. Nothing is told before [Watch.Run].
+func (s *Store) NewWatch(log *slog.Logger, tell func(Event)) *Watch {
+	return &Watch{
+		store: s,
+		log:   log,
+		tell:  tell,
+		id:    rand.Text(),
+		wake:  make(chan struct{}, 1),
+		rooms: map[string]bool{},
+	}
+}
+
+// Add begins to watch room. A Resync event follows as soon as its changes are
+// being heard.
+func (w *Watch) Add(room string) { w.set(room, true) }
+
+// Remove ends watching room.
+func (w *Watch) Remove(room string) { w.set(room, false) }
+
+func (w *Watch) set(room string, on bool) {
+	w.mu.Lock()
+	if on {
+		w.rooms[room] = true
+	} else {
+		delete(w.rooms, room)
+	}
+	w.mu.Unlock()
+	w.rouse()
+}
+
+// rouse lets Run look at the rooms again.
+func (w *Watch) rouse() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// wanted groups the watched rooms by the Redis node whose feed carries them.
+func (w *Watch) wanted(ctx context.Context) map[string]map[string]bool {
+	w.mu.Lock()
+	rooms := make([]string, 0, len(w.rooms))
+	for room := range w.rooms {
+		rooms = append(rooms, room)
+	}
+	w.mu.Unlock()
+	nodes := map[string]map[string]bool{}
+	for _, room := range rooms {
+		node, err := w.store.node(ctx, room)
+		if err != nil {
+			continue // no node serves the slot now; looked up again at the next tick
+		}
+		if nodes[node] == nil {
+			nodes[node] = map[string]bool{}
+		}
+		nodes[node][room] = true
+	}
+	return nodes
+}
+
+// Run listens until ctx ends, and returns when its goroutines have.
+func (w *Watch) Run(ctx context.Context) error {
+	feeds := map[string]*feed{}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	tick := time.NewTicker(probeInterval)
+	defer tick.Stop()
+	for {
+		wanted := w.wanted(ctx)
+		for node, rooms := range wanted {
+			f := feeds[node]
+			if f == nil {
+				f = &feed{watch: w, node: node, want: make(chan map[string]bool, 1)}
+				feeds[node] = f
+				wg.Go(func() { f.run(ctx) })
+			}
+			f.set(rooms)
+		}
+		for node, f := range feeds {
+			if wanted[node] == nil {
+				f.set(nil)
+			}
+		}
+		select {
+		case <-w.wake:
+		case <-tick.C: // slots may have moved to other nodes
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// feed is one connection to one Redis node, and what is heard on it.
+type feed struct {
+	watch *Watch
+	node  string
+	want  chan map[string]bool // holds the latest set of rooms; a newer one replaces it
+}
+
+// set gives the feed the rooms it is to carry.
+func (f *feed) set(rooms map[string]bool) {
+	for {
+		select {
+		case f.want <- rooms:
+			return
+		default:
+		}
+		select {
+		case <-f.want:
+		default:
+		}
+	}
+}
+
+// run keeps a subscription until ctx ends.
+func (f *feed) run(ctx context.Context) {
+	var rooms map[string]bool
+	for ctx.Err() == nil {
+		for len(rooms) == 0 {
+			select {
+			case rooms = <-f.want:
+			case <-ctx.Done():
+				return
+			}
+		}
+		var err error
+		rooms, err = f.listen(ctx, rooms)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			f.watch.log.WarnContext(ctx, "subscription lost", "node", f.node, "err", err)
+			select {
+			case <-time.After(retryDelay):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// errSilent says that a probe did not come back.
+var errSilent = errors.New("a message to itself did not arrive")
+
+// errMoved says that Redis ended the subscription to a room, since another node
+// serves it now.
+var errMoved = errors.New("the room has moved to another node")
+
+// listen subscribes to rooms and reports what it hears, until the subscription
+// fails or no room is left. It returns the rooms that were wanted last.
+func (f *feed) listen(ctx context.Context, rooms map[string]bool) (map[string]bool, error) {
+	s := f.watch.store
+	sub, err := s.subscribe(ctx, f.node)
+	if err != nil {
+		return rooms, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	// A blocked receive does not notice its context: closing the subscription
+	// is what ends it.
+	heard := &hearing{feed: f, sub: sub, cancel: cancel}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		heard.receive(ctx)
+	}()
+	defer func() {
+		cancel(nil)
+		_ = sub.Close()
+		<-done
+	}()
+
+	on := map[string]bool{}
+	tick := time.NewTicker(probeInterval)
+	defer tick.Stop()
+	for {
+		for room := range rooms {
+			if !on[room] {
+				// One at a time: a sharded subscription takes one slot a command.
+				if err := s.listenTo(ctx, sub, s.keys.channel(room)); err != nil {
+					return rooms, unavailable(err)
+				}
+				on[room] = true
+			}
+		}
+		for room := range on {
+			if !rooms[room] {
+				if err := s.listenNoMore(ctx, sub, s.keys.channel(room)); err != nil {
+					return rooms, unavailable(err)
+				}
+				delete(on, room)
+			}
+		}
+		if len(rooms) == 0 {
+			return rooms, nil
+		}
+		if err := heard.probe(ctx, rooms); err != nil {
+			return rooms, err
+		}
+		select {
+		case rooms = <-f.want:
+		case <-tick.C:
+		case <-ctx.Done():
+			return rooms, context.Cause(ctx)
+		}
+	}
+}
+
+// hearing is what goes on in one subscription.
+type hearing struct {
+	feed   *feed
+	sub    *redis.PubSub
+	cancel context.CancelCauseFunc
+
+	room string // in whose neighbourhood the probe channel lies; owned by listen
+
+	mu   sync.Mutex // guards:
+	sent time.Time  // when the oldest probe that has not come back was sent; zero: none
+	last time.Time  // when the last probe was sent
+}
+
+// probe sends the next probe, when it is time, and reports one that is overdue.
+func (h *hearing) probe(ctx context.Context, rooms map[string]bool) error {
+	s := h.feed.watch.store
+	if !rooms[h.room] {
+		for room := range rooms {
+			h.room = room
+			break
+		}
+		if err := s.listenTo(ctx, h.sub, s.keys.probe(h.room, h.feed.watch.id)); err != nil {
+			return unavailable(err)
+		}
+		h.mu.Lock()
+		h.sent, h.last = time.Time{}, time.Now() // give the subscription a tick to take hold
+		h.mu.Unlock()
+		return nil
+	}
+	h.mu.Lock()
+	sent, due := h.sent, time.Since(h.last) >= probeInterval
+	h.mu.Unlock()
+	if !sent.IsZero() && time.Since(sent) > probeDeadline {
+		return errSilent
+	}
+	if !due {
+		return nil
+	}
+	now := time.Now()
+	h.mu.Lock()
+	h.last = now
+	if h.sent.IsZero() {
+		h.sent = now
+	}
+	h.mu.Unlock()
+	if err := s.send(ctx, s.keys.probe(h.room, h.feed.watch.id)); err != nil {
+		// Redis does not take messages: that is no fault of the subscription.
+		h.heard()
+	}
+	return nil
+}
+
+// heard notes that a probe came back.
+func (h *hearing) heard() {
+	h.mu.Lock()
+	h.sent = time.Time{}
+	h.mu.Unlock()
+}
+
+// receive reports what comes until the subscription ends.
+func (h *hearing) receive(ctx context.Context) {
+	w := h.feed.watch
+	stop := context.AfterFunc(ctx, func() { _ = h.sub.Close() })
+	defer stop()
+	for {
+		got, err := h.sub.Receive(ctx)
+		if err != nil {
+			h.cancel(unavailable(err))
+			return
+		}
+		switch m := got.(type) {
+		case *redis.Subscription:
+			room, ok := w.store.keys.roomOf(m.Channel)
+			switch m.Kind {
+			case "subscribe", "ssubscribe":
+				if ok {
+					w.tell(Event{Room: room, Resync: true})
+				}
+			case "sunsubscribe":
+				if w.watches(room) {
+					w.store.reload(ctx)
+					w.rouse()
+					h.cancel(fmt.Errorf("%s: %w", room, errMoved))
+					return
+				}
+			}
+		case *redis.Message:
+			room, ok := w.store.keys.roomOf(m.Channel)
+			if !ok {
+				h.heard()
+				continue
+			}
+			event, err := parseMessage(m.Payload)
+			if err != nil {
+				w.store.metrics.failed.WithLabelValues("message").Inc()
+				w.log.WarnContext(ctx, "message ignored", "room", room, "err", err)
+				continue
+			}
+			event.Room = room
+			w.tell(event)
+		}
+	}
+}
+
+// watches reports whether room is still wanted.
+func (w *Watch) watches(room string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rooms[room]
+}
+
+// send publishes a probe.
+func (s *Store) send(ctx context.Context, channel string) error {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancel()
+	payload := strconv.FormatInt(time.Now().UnixMilli(), 10)
+	if s.opts.Sharded {
+		return s.rdb.SPublish(ctx, channel, payload).Err()
+	}
+	return s.rdb.Publish(ctx, channel, payload).Err()
+}
+
+// node returns the address of the Redis node on which the changes of room are
+// heard; "" where there is but one.
+func (s *Store) node(ctx context.Context, room string) (string, error) {
+	cluster, ok := s.rdb.(*redis.ClusterClient)
+	if !ok || !s.opts.Sharded {
+		return "", nil
+	}
+	master, err := cluster.MasterForKey(ctx, s.keys.channel(room))
+	if err != nil {
+		return "", unavailable(err)
+	}
+	return master.Options().Addr, nil
+}
+
+// subscribe opens a subscription, without channels yet, on node.
+func (s *Store) subscribe(ctx context.Context, node string) (*redis.PubSub, error) {
+	cluster, ok := s.rdb.(*redis.ClusterClient)
+	if !ok || node == "" {
+		return s.rdb.Subscribe(ctx), nil
+	}
+	var sub *redis.PubSub
+	err := cluster.ForEachMaster(ctx, func(ctx context.Context, master *redis.Client) error {
+		if master.Options().Addr == node {
+			sub = master.SSubscribe(ctx)
+		}
+		return nil
+	})
+	if sub == nil {
+		s.reload(ctx)
+		return nil, fmt.Errorf("node %s: %w", node, unavailable(errors.Join(err, errMoved)))
+	}
+	return sub, nil
+}
+
+// reload makes a cluster client look up anew which node serves what.
+func (s *Store) reload(ctx context.Context) {
+	if cluster, ok := s.rdb.(*redis.ClusterClient); ok {
+		cluster.ReloadState(ctx)
+	}
+}
+
+// listenTo adds a channel to a subscription.
+func (s *Store) listenTo(ctx context.Context, sub *redis.PubSub, channel string) error {
+	if s.opts.Sharded {
+		return sub.SSubscribe(ctx, channel)
+	}
+	return sub.Subscribe(ctx, channel)
+}
+
+// listenNoMore takes a channel out of a subscription.
+func (s *Store) listenNoMore(ctx context.Context, sub *redis.PubSub, channel string) error {
+	if s.opts.Sharded {
+		return sub.SUnsubscribe(ctx, channel)
+	}
+	return sub.Unsubscribe(ctx, channel)
+}
