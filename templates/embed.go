@@ -1,0 +1,74 @@
+// Package templates holds the pages: the live page of a room, and the page that
+// is shown instead when there is nothing to show.
+package templates
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"html/template"
+
+	"github.com/livetemplate/livetemplate"
+)
+
+//go:embed *.tmpl
+var files embed.FS
+
+// Assets says where the browser finds the files that pages refer to by name.
+// [presence/web.Assets] does.
+type Assets interface {
+	// URL returns the address of an asset.
+	URL(name string) string
+	// Integrity returns the hash an asset from another host is held to, and an
+	// empty string for our own.
+	Integrity(name string) string
+}
+
+// funcs are what layout.tmpl calls.
+func funcs(a Assets) template.FuncMap {
+	return template.FuncMap{"asset": a.URL, "integrity": a.Integrity}
+}
+
+// Options are the options with which [livetemplate.New] makes the page of a
+// room, to be rendered from a controller.PresenceState.
+//
+// livetemplate parses within New, before functions could be added; only
+// component templates bring their own. So the layout goes in as a component. Its
+// functions may be called in the head alone: what is in the body is parsed
+// again for updates, without them.
+func Options(a Assets) []livetemplate.Option {
+	return []livetemplate.Option{
+		livetemplate.WithComponentTemplates(&livetemplate.TemplateSet{
+			FS: files, Pattern: "layout.tmpl", Namespace: "presence", Funcs: funcs(a),
+		}),
+		livetemplate.WithParseFS(files, "presence.tmpl"),
+		// Forms work before the first frame and without one.
+		livetemplate.WithLoadingDisabled(),
+	}
+}
+
+// Notice is what a page says that is not a room's.
+type Notice struct {
+	Title string // what is the matter, such as "There is no such room"
+	Text  string // what to do about it, in a sentence
+}
+
+// NotFound is the notice for addresses that lead nowhere.
+var NotFound = Notice{
+	Title: "There is nothing here",
+	Text:  "A room is named by 1 to 64 letters, digits, dashes and underscores: /rooms/tea-break.",
+}
+
+// Render returns the notice as a page, without scripts. The status is the
+// caller's to set.
+func (n Notice) Render(a Assets) ([]byte, error) {
+	t, err := template.New("notice.tmpl").Funcs(funcs(a)).ParseFS(files, "layout.tmpl", "notice.tmpl")
+	if err != nil {
+		return nil, fmt.Errorf("templates: %w", err)
+	}
+	var page bytes.Buffer
+	if err := t.Execute(&page, n); err != nil {
+		return nil, fmt.Errorf("templates: %w", err)
+	}
+	return page.Bytes(), nil
+}

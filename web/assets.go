@@ -1,0 +1,221 @@
+package web
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"path"
+	"strconv"
+	"strings"
+)
+
+// Prefix is the path under which [Assets] are served.
+const Prefix = "/assets/"
+
+// cdn serves the files of any npm package under its name and version.
+const cdn = "https://cdn.jsdelivr.net"
+
+// asset is one file that pages refer to by name.
+type asset struct {
+	name string
+	file string // in files
+
+	// The rest is set for files that npm run build delivers.
+	pkg       string // npm package, whose version package.json names
+	source    string // path in the package
+	integrity string // SHA-384 of the file, as in the integrity attribute
+}
+
+// all are the assets. Their hashes belong to the versions in package.json; a
+// test compares them with the built files.
+var all = []asset{
+	{name: "page.js", file: "src/page.js"},
+	{name: "page.css", file: "src/page.css"},
+	{name: "icon.svg", file: "src/icon.svg"},
+	{
+		name: "client.js", file: "dist/client.js",
+		pkg: "@livetemplate/client", source: "dist/livetemplate-client.browser.js",
+		integrity: "sha384-eu851tpv39Qz6AFvnOIZYOo7iRBSw1j7/To2GHXrRIKQVtI3uZDhh9rOJJR9ehmR",
+	},
+	{
+		name: "pico.css", file: "dist/pico.css",
+		pkg: "@picocss/pico", source: "css/pico.classless.min.css",
+		integrity: "sha384-NZhm4G1I7BpEGdjDKnzEfy3d78xvy7ECKUwwnKTYi036z42IyF056PbHfpQLIYgL",
+	},
+}
+
+// mimeTypes are fixed here rather than taken from the system's table, since
+// browsers refuse a script or style sheet of a wrong type.
+var mimeTypes = map[string]string{
+	".js":  "text/javascript; charset=utf-8",
+	".css": "text/css; charset=utf-8",
+	".svg": "image/svg+xml",
+}
+
+// Assets serves the files of this package under paths that contain a hash of
+// their content: a path never changes its content, so browsers keep it for
+// good, and a new version is a new path. It is read-only and so safe for
+// concurrent use.
+type Assets struct {
+	urls      map[string]string // by name
+	integrity map[string]string // by name, only of those that come from the CDN
+	served    map[string]served // by URL path
+}
+
+// served is what is sent for one path.
+type served struct {
+	mime        string
+	plain, gzip []byte
+}
+
+// Load prepares all assets: hashes and compresses them once. An error means
+// that the binary was built wrongly.
+func Load() (*Assets, error) { return load(files) }
+
+// load is Load for the files in fsys, which need not contain what npm delivers.
+func load(fsys fs.FS) (*Assets, error) {
+	versions, err := versionsOf(fsys)
+	if err != nil {
+		return nil, err
+	}
+	a := &Assets{urls: map[string]string{}, integrity: map[string]string{}, served: map[string]served{}}
+	for _, x := range all {
+		content, err := fs.ReadFile(fsys, x.file)
+		switch {
+		case err == nil:
+			if err := a.add(x.name, content); err != nil {
+				return nil, fmt.Errorf("web: %s: %w", x.name, err)
+			}
+		case x.pkg != "" && errors.Is(err, fs.ErrNotExist):
+			version := versions[x.pkg]
+			if version == "" {
+				return nil, fmt.Errorf("web: package.json names no version of %s", x.pkg)
+			}
+			a.urls[x.name] = fmt.Sprintf("%s/npm/%s@%s/%s", cdn, x.pkg, version, x.source)
+			a.integrity[x.name] = x.integrity
+		default:
+			return nil, fmt.Errorf("web: %w", err)
+		}
+	}
+	return a, nil
+}
+
+// versionsOf returns the exact version of each npm package in use.
+func versionsOf(fsys fs.FS) (map[string]string, error) {
+	text, err := fs.ReadFile(fsys, "package.json")
+	if err != nil {
+		return nil, fmt.Errorf("web: %w", err)
+	}
+	var manifest struct {
+		Dependencies map[string]string `json:"dependencies"`
+	}
+	if err := json.Unmarshal(text, &manifest); err != nil {
+		return nil, fmt.Errorf("web: package.json: %w", err)
+	}
+	return manifest.Dependencies, nil
+}
+
+func (a *Assets) add(name string, content []byte) error {
+	ext := path.Ext(name)
+	mime := mimeTypes[ext]
+	if mime == "" {
+		return fmt.Errorf("no media type for %q", ext)
+	}
+	var packed bytes.Buffer
+	w, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(content); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+
+	sum := sha256.Sum256(content)
+	url := Prefix + strings.TrimSuffix(name, ext) + "." + hex.EncodeToString(sum[:8]) + ext
+	a.urls[name] = url
+	a.served[url] = served{mime: mime, plain: content, gzip: packed.Bytes()}
+	return nil
+}
+
+// URL returns where browsers find the asset of that name: a path on this
+// server, or an address of the CDN when it was not built in. It is empty for an
+// unknown name.
+func (a *Assets) URL(name string) string { return a.urls[name] }
+
+// Integrity returns the value of the integrity attribute for an asset that
+// comes from the CDN, and an empty string for all that this server serves.
+func (a *Assets) Integrity(name string) string { return a.integrity[name] }
+
+// Built reports whether the binary contains all assets, so that pages need no
+// other host.
+func (a *Assets) Built() bool { return len(a.integrity) == 0 }
+
+// Origins returns the other hosts that pages load scripts and styles from, for
+// the Content-Security-Policy. It is empty when the assets are built in.
+func (a *Assets) Origins() []string {
+	if a.Built() {
+		return nil
+	}
+	return []string{cdn}
+}
+
+// ServeHTTP serves the assets by the paths that [Assets.URL] returns; anything
+// else is 404, and other methods than GET and HEAD are 405.
+func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	file, ok := a.served[r.URL.Path]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
+		return
+	}
+
+	h := w.Header()
+	h.Set("Content-Type", file.mime)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	h.Set("Vary", "Accept-Encoding")
+	body := file.plain
+	if acceptsGzip(strings.Join(r.Header.Values("Accept-Encoding"), ",")) {
+		h.Set("Content-Encoding", "gzip")
+		body = file.gzip
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	if r.Method == http.MethodGet {
+		_, _ = w.Write(body) // an error is the browser's leaving
+	}
+}
+
+// acceptsGzip reports whether an Accept-Encoding header allows gzip (RFC 9110,
+// section 12.5.3): by its name or by *, unless the quality given to it is 0.
+func acceptsGzip(header string) bool {
+	byStar := false
+	for part := range strings.SplitSeq(header, ",") {
+		coding, params, _ := strings.Cut(part, ";")
+		coding = strings.ToLower(strings.TrimSpace(coding))
+		if coding != "gzip" && coding != "*" {
+			continue
+		}
+		q, found := strings.CutPrefix(strings.ToLower(strings.TrimSpace(params)), "q=")
+		quality, err := strconv.ParseFloat(cmp.Or(q, "1"), 64)
+		ok := !found || err == nil && quality > 0
+		if coding == "gzip" {
+			return ok
+		}
+		byStar = ok
+	}
+	return byStar
+}

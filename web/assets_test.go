@@ -1,0 +1,272 @@
+package web
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha512"
+	"encoding/base64"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+// sources returns our own files without what npm delivers, as in a fresh
+// checkout.
+func sources(t *testing.T) fstest.MapFS {
+	t.Helper()
+	fsys := fstest.MapFS{}
+	for _, name := range []string{"package.json", "src/page.js", "src/page.css", "src/icon.svg"} {
+		content, err := fs.ReadFile(files, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fsys[name] = &fstest.MapFile{Data: content}
+	}
+	return fsys
+}
+
+// built returns our own files with stand-ins for what npm delivers.
+func built(t *testing.T) fstest.MapFS {
+	t.Helper()
+	fsys := sources(t)
+	fsys["dist/client.js"] = &fstest.MapFile{Data: []byte(strings.Repeat("void 0;\n", 500))}
+	fsys["dist/pico.css"] = &fstest.MapFile{Data: []byte(strings.Repeat("a{color:red}\n", 500))}
+	return fsys
+}
+
+func mustLoad(t *testing.T, fsys fs.FS) *Assets {
+	t.Helper()
+	a, err := load(fsys)
+	if err != nil {
+		t.Fatalf("load: %v", err)
+	}
+	return a
+}
+
+func serve(a *Assets, method, path, acceptEncoding string) *http.Response {
+	r := httptest.NewRequest(method, path, nil)
+	if acceptEncoding != "" {
+		r.Header.Set("Accept-Encoding", acceptEncoding)
+	}
+	w := httptest.NewRecorder()
+	a.ServeHTTP(w, r)
+	return w.Result()
+}
+
+func body(t *testing.T, r *http.Response) []byte {
+	t.Helper()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestLoadTakesTheEmbeddedFiles(t *testing.T) {
+	a, err := Load()
+	if err != nil {
+		t.Fatalf("Load: %v", err)
+	}
+	for _, x := range all {
+		if a.URL(x.name) == "" {
+			t.Errorf("URL(%q) is empty", x.name)
+		}
+	}
+	if got := a.URL("nothing.js"); got != "" {
+		t.Errorf("URL of an unknown name = %q, want none", got)
+	}
+}
+
+func TestURLsChangeWithTheContentOnly(t *testing.T) {
+	fsys := built(t)
+	first, second := mustLoad(t, fsys), mustLoad(t, fsys)
+	fsys["src/page.js"] = &fstest.MapFile{Data: []byte("changed")}
+	changed := mustLoad(t, fsys)
+
+	form := regexp.MustCompile(`^/assets/page\.[0-9a-f]{16}\.js$`)
+	if url := first.URL("page.js"); !form.MatchString(url) {
+		t.Errorf("URL(page.js) = %q, want the form %v", url, form)
+	}
+	if first.URL("page.js") != second.URL("page.js") {
+		t.Errorf("the same content has two URLs: %q, %q", first.URL("page.js"), second.URL("page.js"))
+	}
+	if first.URL("page.js") == changed.URL("page.js") {
+		t.Errorf("other content has the same URL %q", changed.URL("page.js"))
+	}
+	if first.URL("page.css") != changed.URL("page.css") {
+		t.Errorf("an unchanged file got another URL")
+	}
+}
+
+func TestServeBuiltAssets(t *testing.T) {
+	fsys := built(t)
+	a := mustLoad(t, fsys)
+	if !a.Built() || a.Origins() != nil {
+		t.Errorf("Built, Origins = %v, %v; want true, none", a.Built(), a.Origins())
+	}
+	want := map[string]string{
+		"page.js":   "text/javascript; charset=utf-8",
+		"client.js": "text/javascript; charset=utf-8",
+		"page.css":  "text/css; charset=utf-8",
+		"pico.css":  "text/css; charset=utf-8",
+		"icon.svg":  "image/svg+xml",
+	}
+	for _, x := range all {
+		r := serve(a, http.MethodGet, a.URL(x.name), "")
+		if r.StatusCode != http.StatusOK {
+			t.Errorf("GET %s: status %d", x.name, r.StatusCode)
+		}
+		for key, value := range map[string]string{
+			"Content-Type":           want[x.name],
+			"Cache-Control":          "public, max-age=31536000, immutable",
+			"X-Content-Type-Options": "nosniff",
+			"Vary":                   "Accept-Encoding",
+			"Content-Encoding":       "",
+		} {
+			if got := r.Header.Get(key); got != value {
+				t.Errorf("GET %s: %s = %q, want %q", x.name, key, got, value)
+			}
+		}
+		if !bytes.Equal(body(t, r), fsys[x.file].Data) {
+			t.Errorf("GET %s: not the content of %s", x.name, x.file)
+		}
+		if got := a.Integrity(x.name); got != "" {
+			t.Errorf("Integrity(%s) = %q, want none for our own", x.name, got)
+		}
+	}
+}
+
+func TestServeCompressedToThoseWhoAccept(t *testing.T) {
+	fsys := built(t)
+	a := mustLoad(t, fsys)
+	tests := map[string]bool{
+		"":                        false,
+		"gzip":                    true,
+		"GZIP":                    true,
+		"br, gzip;q=0.5":          true,
+		"gzip, deflate, br, zstd": true,
+		"*":                       true,
+		"identity":                false,
+		"gzip;q=0":                false,
+		"gzip; q=0.0, *":          false,
+		"*;q=0, gzip":             true,
+		"*;q=0":                   false,
+		"gzip;q=nonsense":         false,
+		"xgzip, gzipx":            false,
+	}
+	for accept, want := range tests {
+		r := serve(a, http.MethodGet, a.URL("client.js"), accept)
+		got := r.Header.Get("Content-Encoding") == "gzip"
+		if got != want {
+			t.Errorf("Accept-Encoding %q: compressed = %v, want %v", accept, got, want)
+			continue
+		}
+		content := body(t, r)
+		if got {
+			z, err := gzip.NewReader(bytes.NewReader(content))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if content, err = io.ReadAll(z); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(content, fsys["dist/client.js"].Data) {
+			t.Errorf("Accept-Encoding %q: other content", accept)
+		}
+	}
+}
+
+func TestServeHeadAndRefusals(t *testing.T) {
+	a := mustLoad(t, built(t))
+
+	get, head := serve(a, http.MethodGet, a.URL("page.js"), "gzip"), serve(a, http.MethodHead, a.URL("page.js"), "gzip")
+	if n := len(body(t, head)); n != 0 {
+		t.Errorf("HEAD: %d bytes of body, want none", n)
+	}
+	for _, key := range []string{"Content-Type", "Content-Length", "Content-Encoding"} {
+		if get.Header.Get(key) != head.Header.Get(key) {
+			t.Errorf("%s: GET %q, HEAD %q", key, get.Header.Get(key), head.Header.Get(key))
+		}
+	}
+
+	for _, path := range []string{"/assets/", "/assets/page.js", "/assets/page.0000000000000000.js", "/assets/../package.json", "/"} {
+		if r := serve(a, http.MethodGet, path, ""); r.StatusCode != http.StatusNotFound {
+			t.Errorf("GET %s: status %d, want 404", path, r.StatusCode)
+		}
+	}
+	r := serve(a, http.MethodPost, a.URL("page.js"), "")
+	if r.StatusCode != http.StatusMethodNotAllowed || r.Header.Get("Allow") != "GET, HEAD" {
+		t.Errorf("POST: status %d, Allow %q; want 405 and GET, HEAD", r.StatusCode, r.Header.Get("Allow"))
+	}
+}
+
+func TestUnbuiltTakesTheSameFilesFromTheCDN(t *testing.T) {
+	a := mustLoad(t, sources(t))
+	if a.Built() {
+		t.Error("Built() = true without dist")
+	}
+	if got := a.Origins(); len(got) != 1 || got[0] != cdn {
+		t.Errorf("Origins() = %v, want %s", got, cdn)
+	}
+	form := regexp.MustCompile(`^https://cdn\.jsdelivr\.net/npm/@[a-z]+/[a-z]+@\d+\.\d+\.\d+/[a-z./-]+$`)
+	for _, name := range []string{"client.js", "pico.css"} {
+		if url := a.URL(name); !form.MatchString(url) {
+			t.Errorf("URL(%s) = %q, want the form %v", name, url, form)
+		}
+		if got := a.Integrity(name); !strings.HasPrefix(got, "sha384-") {
+			t.Errorf("Integrity(%s) = %q, want a hash", name, got)
+		}
+	}
+	if url := a.URL("page.js"); !strings.HasPrefix(url, Prefix) {
+		t.Errorf("URL(page.js) = %q, want our own", url)
+	}
+}
+
+func TestLoadRefusesABrokenBuild(t *testing.T) {
+	tests := map[string]func(fstest.MapFS){
+		"no page script":    func(f fstest.MapFS) { delete(f, "src/page.js") },
+		"no manifest":       func(f fstest.MapFS) { delete(f, "package.json") },
+		"broken manifest":   func(f fstest.MapFS) { f["package.json"] = &fstest.MapFile{Data: []byte("{")} },
+		"manifest of other": func(f fstest.MapFS) { f["package.json"] = &fstest.MapFile{Data: []byte("{}")} },
+	}
+	for name, spoil := range tests {
+		fsys := sources(t)
+		spoil(fsys)
+		if _, err := load(fsys); err == nil {
+			t.Errorf("%s: load succeeded", name)
+		}
+	}
+}
+
+// The hashes that hold the CDN to our files are compared with every copy of
+// them that npm has left here.
+func TestIntegrityMatchesWhatNpmDelivers(t *testing.T) {
+	seen := false
+	for _, x := range all {
+		if x.pkg == "" {
+			continue
+		}
+		for _, file := range []string{x.file, filepath.Join("node_modules", x.pkg, x.source)} {
+			content, err := os.ReadFile(file)
+			if err != nil {
+				continue
+			}
+			seen = true
+			sum := sha512.Sum384(content)
+			if got := "sha384-" + base64.StdEncoding.EncodeToString(sum[:]); got != x.integrity {
+				t.Errorf("%s has the hash %s, assets.go says %s", file, got, x.integrity)
+			}
+		}
+	}
+	if !seen {
+		t.Skip("run npm ci && npm run build to compare")
+	}
+}
