@@ -24,7 +24,8 @@ import (
 // the clock of the bubble it was made in.
 type Fake struct {
 	*miniredis.Miniredis
-	down atomic.Bool
+	down       atomic.Bool
+	dialFailed atomic.Bool
 }
 
 // NewFake returns a Fake that ends with the test.
@@ -35,7 +36,7 @@ func NewFake(t testing.TB) *Fake {
 	return &Fake{Miniredis: m}
 }
 
-// errDown is what a Fake that is down answers a dial with.
+// errDown is what a dial is answered with that does not get through.
 var errDown = errors.New("connection refused")
 
 // Down makes the Fake refuse connections and fail every command, until Up.
@@ -52,26 +53,71 @@ func (f *Fake) Up() {
 
 // Client returns a client of its own, such as a replica has, that ends with the
 // test.
-func (f *Fake) Client(t testing.TB) redis.UniversalClient {
-	c := redis.NewClient(&redis.Options{
-		Addr: "127.0.0.1:6379",
-		Dialer: func(context.Context, string, string) (net.Conn, error) {
-			if f.down.Load() {
-				return nil, errDown
-			}
-			c, err := f.Dial()
-			if err != nil {
-				return nil, err
-			}
-			return newWriteBehind(c), nil
-		},
+func (f *Fake) Client(t testing.TB) redis.UniversalClient { return f.Link(t).Client }
+
+// Link is a client and the network between it and a Fake.
+type Link struct {
+	Client redis.UniversalClient
+
+	mu    sync.Mutex // guards:
+	cut   bool
+	conns map[net.Conn]bool
+}
+
+// Link returns a client whose network can be cut. It ends with the test.
+func (f *Fake) Link(t testing.TB) *Link {
+	l := &Link{conns: map[net.Conn]bool{}}
+	l.Client = redis.NewClient(&redis.Options{
+		Addr:                  "127.0.0.1:6379",
+		Dialer:                func(context.Context, string, string) (net.Conn, error) { return l.dial(f) },
 		ContextTimeoutEnabled: true,
 		DisableIdentity:       true,
 		MaxRetries:            -1,
 		PoolSize:              8,
 	})
-	t.Cleanup(func() { _ = c.Close() })
-	return c
+	t.Cleanup(func() {
+		_ = l.Client.Close()
+		// After failed dials the client goes on trying once a second, and looks
+		// for having been closed only then. Takes no time in a bubble.
+		if f.dialFailed.Load() {
+			time.Sleep(2 * time.Second)
+		}
+	})
+	return l
+}
+
+func (l *Link) dial(f *Fake) (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cut || f.down.Load() {
+		f.dialFailed.Store(true)
+		return nil, errDown
+	}
+	c, err := f.Dial()
+	if err != nil {
+		return nil, err
+	}
+	c = newWriteBehind(c)
+	l.conns[c] = true
+	return c, nil
+}
+
+// Cut ends all connections and lets no new ones through, until Mend.
+func (l *Link) Cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = true
+	for c := range l.conns {
+		_ = c.Close()
+	}
+	clear(l.conns)
+}
+
+// Mend ends Cut.
+func (l *Link) Mend() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = false
 }
 
 // writeBehind is a connection whose writes do not wait for the reader, as those

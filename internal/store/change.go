@@ -37,12 +37,15 @@ func (s *Store) Resume(ctx context.Context, room, id, generation string) (user p
 
 // Leave ends the connection id in room at once. With a generation only that one
 // is ended, with "" whichever has the connection now. It is no error when it
-// was not there; after [presence.ErrUnavailable] Leave may be repeated.
-func (s *Store) Leave(ctx context.Context, room, id, generation string) error {
-	if _, err := s.do(ctx, &op{kind: opLeave, room: room, conn: presence.Connection{ID: id, Generation: generation}}); err != nil {
-		return fmt.Errorf("leave %s: %w", room, err)
+// was not there. The result is the room's occupancy afterwards.
+//
+// After [presence.ErrUnavailable] Leave may be repeated.
+func (s *Store) Leave(ctx context.Context, room, id, generation string) (presence.Occupancy, error) {
+	r, err := s.do(ctx, &op{kind: opLeave, room: room, conn: presence.Connection{ID: id, Generation: generation}})
+	if err != nil {
+		return presence.Occupancy{}, fmt.Errorf("leave %s: %w", room, err)
 	}
-	return nil
+	return r.occupancy, nil
 }
 
 // Release says that the socket of that generation is gone: the connection ends

@@ -46,7 +46,7 @@ type op struct {
 
 // result is what became of an op.
 type result struct {
-	occupancy presence.Occupancy // opJoin
+	occupancy presence.Occupancy // opJoin, opLeave
 	user      presence.User      // opResume
 	found     bool               // opResume
 	err       error
@@ -262,14 +262,18 @@ func (g *group) tell() {
 		return
 	}
 	switch g.ops[0].kind {
-	case opJoin:
+	case opJoin, opLeave:
 		occupancy, outcomes, err := changed(g.call, len(g.ops))
 		if err != nil {
 			g.fail(err)
 			return
 		}
 		for i, o := range g.ops {
-			o.done <- result{occupancy: occupancy, err: joinOutcome(outcomes[i])}
+			r := result{occupancy: occupancy}
+			if o.kind == opJoin {
+				r.err = joinOutcome(outcomes[i])
+			}
+			o.done <- r
 		}
 	case opResume:
 		list, ok := g.call.reply.([]any)

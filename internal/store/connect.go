@@ -1,10 +1,12 @@
 package store
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -235,4 +237,17 @@ func (e *Endpoint) Open(name string) redis.UniversalClient {
 		return redis.NewClusterClient(co)
 	}
 	return redis.NewUniversalClient(o)
+}
+
+// LogTo sends what the Redis client has to say of its connections, which the
+// store reports as errors of its calls, to log at debug level. It holds for the
+// whole process.
+func LogTo(log *slog.Logger) { redis.SetLogger(clientLog{log}) }
+
+// clientLog is the logger of the Redis client.
+type clientLog struct{ log *slog.Logger }
+
+// Printf logs one line.
+func (l clientLog) Printf(ctx context.Context, format string, args ...any) {
+	l.log.DebugContext(ctx, "redis client", "says", fmt.Sprintf(format, args...))
 }

@@ -81,7 +81,7 @@ func TestModel(t *testing.T) {
 				held[r][id] = generation
 			case 2:
 				what = "leave " + id
-				if err := s.Leave(t.Context(), "r", id, ""); err != nil {
+				if _, err := s.Leave(t.Context(), "r", id, ""); err != nil {
 					t.Fatal(err)
 				}
 				delete(m.conns, id)

@@ -38,7 +38,7 @@ func TestJoinAndLeaveAreSeenByEveryReplica(t *testing.T) {
 			t.Fatalf("after the second join: %+v", o)
 		}
 		first := check(t, a, "lobby", 2, "Alice", "Bob B")
-		if err := b.Leave(t.Context(), "lobby", "c1", ""); err != nil {
+		if _, err := b.Leave(t.Context(), "lobby", "c1", ""); err != nil {
 			t.Fatal(err)
 		}
 		if second := check(t, a, "lobby", 1, "Bob B"); second.Version <= first.Version {
@@ -56,7 +56,7 @@ func TestTwoTabsOfOneUserCountOnce(t *testing.T) {
 		join(t, s, "r", conn("c3", "gen1", "Ann"))
 		check(t, s, "r", 3, "Ann")
 		for i, id := range []string{"c2", "c1", "c3"} {
-			if err := s.Leave(t.Context(), "r", id, "gen1"); err != nil {
+			if _, err := s.Leave(t.Context(), "r", id, "gen1"); err != nil {
 				t.Fatal(err)
 			}
 			if i < 2 {
@@ -119,7 +119,7 @@ func TestLateReleaseOfAnOlderSocketChangesNothing(t *testing.T) {
 		if err := s.Release(t.Context(), "r", "c1", "gen1"); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Leave(t.Context(), "r", "c1", "gen1"); err != nil {
+		if _, err := s.Leave(t.Context(), "r", "c1", "gen1"); err != nil {
 			t.Fatal(err)
 		}
 		e.advance(20)
@@ -226,7 +226,7 @@ func TestRosterIsFilledUpAgainBehindThoseWhoStayed(t *testing.T) {
 			join(t, s, "r", conn(fmt.Sprintf("c%03d", i), "gen1", fmt.Sprintf("%03d", i)))
 		}
 		for i := 1; i < rosterCap-5; i++ { // of those listed only the first and the last few stay
-			if err := s.Leave(t.Context(), "r", fmt.Sprintf("c%03d", i), ""); err != nil {
+			if _, err := s.Leave(t.Context(), "r", fmt.Sprintf("c%03d", i), ""); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -246,7 +246,7 @@ func TestRosterIsFilledUpAgainBehindThoseWhoStayed(t *testing.T) {
 			last = u.Name
 		}
 		for i := rosterCap - 5; i < n; i++ {
-			if err := s.Leave(t.Context(), "r", fmt.Sprintf("c%03d", i), ""); err != nil {
+			if _, err := s.Leave(t.Context(), "r", fmt.Sprintf("c%03d", i), ""); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -357,10 +357,10 @@ func TestChangesArePublishedInOrder(t *testing.T) {
 		join(t, s, "r", conn("c1", "gen1", "Ann"))
 		join(t, s, "r", conn("c2", "gen1", "Ann"))
 		join(t, s, "elsewhere", conn("c2", "gen1", "Ann"))
-		if err := s.Leave(t.Context(), "r", "c1", ""); err != nil {
+		if _, err := s.Leave(t.Context(), "r", "c1", ""); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Leave(t.Context(), "r", "c2", ""); err != nil {
+		if _, err := s.Leave(t.Context(), "r", "c2", ""); err != nil {
 			t.Fatal(err)
 		}
 		redistest.Eventually(t, 5*time.Second, "four changes are heard", func() bool { return count() == 5 })
@@ -465,7 +465,7 @@ func TestConcurrentJoinsAreGatheredAndExact(t *testing.T) {
 		}
 		for i := range n {
 			wg.Go(func() {
-				if err := s.Leave(t.Context(), "r", fmt.Sprintf("c%04d", i), "gen1"); err != nil {
+				if _, err := s.Leave(t.Context(), "r", fmt.Sprintf("c%04d", i), "gen1"); err != nil {
 					t.Error(err)
 				}
 			})

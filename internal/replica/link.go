@@ -1,0 +1,243 @@
+package replica
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// maxFailures is how many probes in a row fail before Redis counts as away, so
+// that one late answer does not mark every page.
+const maxFailures = 2
+
+// phase is how this replica stands with Redis.
+type phase int
+
+const (
+	away     phase = iota // Redis does not answer
+	settling              // it does again; replicas put back what it lost
+	present               // it does
+)
+
+// errNoContact is why a replica is not ready before it has reached Redis.
+var errNoContact = errors.New("Redis has not answered yet")
+
+// errSettling is why rooms are not read.
+var errSettling = errors.New("Redis lost its data or was away; replicas are putting back what they hold")
+
+// link is the knowledge of whether Redis answers and still has its data.
+type link struct {
+	probe  time.Duration // between two probes
+	settle time.Duration // from an answer to trust in what Redis holds
+	start  time.Duration // from the first answer to trust in leases nobody renewed
+
+	regained chan struct{} // holds one: renew all leases now
+
+	mu       sync.Mutex // guards:
+	phase    phase
+	changed  chan struct{} // closed when the phase changes
+	epoch    string
+	failures int
+	reason   error     // why away
+	ticked   time.Time // last probe
+	until    time.Time // end of settling
+	heldFrom time.Time // leases may have gone without renewal until then
+	heldTo   time.Time // until then they get the benefit of the doubt
+}
+
+func newLink(o Options) *link {
+	settle := o.HeartbeatInterval * 3 / 10
+	return &link{
+		probe:    settle / 3,
+		settle:   settle,
+		start:    o.MemberTTL * 2 / 3,
+		regained: make(chan struct{}, 1),
+		changed:  make(chan struct{}),
+		reason:   errNoContact,
+	}
+}
+
+// ready returns nil unless Redis is away.
+func (l *link) ready() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.phase == away {
+		return l.reason
+	}
+	return nil
+}
+
+// trusted returns nil when what Redis holds may be shown.
+func (l *link) trusted() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch l.phase {
+	case away:
+		return l.reason
+	case settling:
+		return errSettling
+	default:
+		return nil
+	}
+}
+
+// await waits, while replicas put back what Redis lost, until what it holds may
+// be shown. It returns why it may not: at once when Redis is away, and when ctx
+// ends.
+func (l *link) await(ctx context.Context) error {
+	for {
+		l.mu.Lock()
+		changed := l.changed
+		l.mu.Unlock()
+		err := l.trusted()
+		if !errors.Is(err, errSettling) {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// enterLocked changes the phase and wakes those who await.
+func (l *link) enterLocked(p phase) {
+	l.phase = p
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// held returns for how long leases may have gone without renewal, and whether
+// they are to be spared for that. sweep is false when nothing may be removed at
+// all, since this process itself has been stopped for a while.
+func (l *link) held() (since time.Duration, held, sweep bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.phase == away || time.Since(l.ticked) > l.probe+l.settle {
+		return 0, false, false
+	}
+	return time.Since(l.heldFrom), time.Now().Before(l.heldTo), true
+}
+
+// failed notes that Redis did not answer, and reports whether it is away by now
+// and was not before.
+func (l *link) failed(err error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failures++
+	if l.phase == away {
+		if !errors.Is(l.reason, errNoContact) || l.epoch != "" {
+			l.reason = err
+		}
+		return false
+	}
+	if l.failures < maxFailures {
+		return false
+	}
+	l.reason = err
+	l.enterLocked(away)
+	return true
+}
+
+// event is what a probe found out.
+type event int
+
+const (
+	nothing event = iota
+	contact       // the first answer
+	regain        // Redis answers again, lost its data, or this process was stopped
+	settled       // what Redis holds can be trusted again
+)
+
+// answered notes that Redis answered with epoch.
+func (l *link) answered(epoch string) (what event, why string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	stopped := now.Sub(l.ticked)
+	l.ticked, l.failures = now, 0
+	switch {
+	case l.epoch == "":
+		l.epoch = epoch
+		l.enterLocked(present)
+		l.heldFrom, l.heldTo = now, now.Add(l.start)
+		return contact, "first answer"
+	case l.phase == away:
+		why = "Redis answers again"
+	case epoch != l.epoch:
+		why = "Redis lost its data"
+	case stopped > l.probe+l.settle:
+		why = fmt.Sprintf("this process was stopped for %v", stopped.Round(time.Millisecond))
+	case l.phase == settling && !now.Before(l.until):
+		l.enterLocked(present)
+		return settled, ""
+	default:
+		return nothing, ""
+	}
+	l.epoch = epoch
+	l.enterLocked(settling)
+	l.until = now.Add(l.settle)
+	l.heldFrom, l.heldTo = now, now.Add(l.settle)
+	return regain, why
+}
+
+// sameEpoch reports whether epoch is the one that is known.
+func (l *link) sameEpoch(epoch string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return epoch == l.epoch
+}
+
+// runLink probes Redis until ctx ends.
+func (r *Replica) runLink(ctx context.Context) error {
+	tick := time.NewTicker(r.link.probe)
+	defer tick.Stop()
+	for {
+		r.probeOnce(ctx)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// probeOnce asks Redis for its epoch and acts on the answer.
+func (r *Replica) probeOnce(ctx context.Context) {
+	epoch, err := r.store.Epoch(ctx, rand.Text())
+	if err != nil {
+		r.redisFailed(ctx, err)
+		return
+	}
+	switch what, why := r.link.answered(epoch); what {
+	case contact, regain:
+		r.log.InfoContext(ctx, "redis regained", "why", why)
+		if what == regain {
+			r.markStale()
+		}
+		r.opts.Regained(ctx)
+		select {
+		case r.link.regained <- struct{}{}:
+		default:
+		}
+		if what == contact {
+			r.readAll()
+		}
+	case settled:
+		r.readAll()
+	}
+}
+
+// redisFailed notes that a call failed, and marks all rooms when that makes
+// Redis count as away.
+func (r *Replica) redisFailed(ctx context.Context, err error) {
+	if ctx.Err() != nil || !r.link.failed(err) {
+		return
+	}
+	r.log.WarnContext(ctx, "redis is away", "err", err)
+	r.markStale()
+}

@@ -1,0 +1,284 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"presence/internal/presence"
+	"presence/internal/store"
+)
+
+const (
+	// slots is into how many parts a heartbeat interval is divided, so that
+	// renewals come evenly.
+	slots = 20
+
+	// maxDoubtful is how many joins of unknown outcome are remembered to be
+	// undone. Beyond that they end with their leases.
+	maxDoubtful = 10_000
+
+	// releaseTimeout bounds telling Redis that a socket is gone.
+	releaseTimeout = 5 * time.Second
+)
+
+// Member is a connection that is in a room through a socket of this process,
+// which renews its lease.
+type Member struct {
+	room  string
+	conn  presence.Connection
+	alive func() bool
+
+	cohort *cohort // guarded by members.mu, like the rest; nil once removed
+	index  int
+}
+
+// User is who is there through the member's connection.
+func (m *Member) User() presence.User { return m.conn.User }
+
+// cohort is members of one room that joined one after another and are renewed
+// by one script call.
+type cohort struct {
+	room    string
+	slot    int
+	members []*Member // nil where one was removed
+	live    int
+}
+
+type memberKey struct{ room, id string }
+
+// members are the local members of all rooms.
+type members struct {
+	mu       sync.Mutex // guards:
+	byID     map[memberKey]*Member
+	slots    [slots]map[*cohort]bool
+	filling  map[string]*cohort // room -> the cohort that newcomers join
+	next     int                // slot of the next cohort
+	doubtful map[memberKey]string
+}
+
+func newMembers() *members {
+	m := &members{byID: map[memberKey]*Member{}, filling: map[string]*cohort{}, doubtful: map[memberKey]string{}}
+	for i := range m.slots {
+		m.slots[i] = map[*cohort]bool{}
+	}
+	return m
+}
+
+// add takes m in, in place of any earlier member of the same connection.
+func (ms *members) add(m *Member) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	key := memberKey{m.room, m.conn.ID}
+	if old := ms.byID[key]; old != nil {
+		ms.removeLocked(old)
+	}
+	c := ms.filling[m.room]
+	if c == nil || len(c.members) == store.BatchSize {
+		c = &cohort{room: m.room, slot: ms.next}
+		ms.next = (ms.next + 1) % slots
+		ms.filling[m.room] = c
+		ms.slots[c.slot][c] = true
+	}
+	m.cohort, m.index = c, len(c.members)
+	c.members = append(c.members, m)
+	c.live++
+	ms.byID[key] = m
+}
+
+// remove takes m out and reports whether it was in.
+func (ms *members) remove(m *Member) bool {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	return ms.removeLocked(m)
+}
+
+func (ms *members) removeLocked(m *Member) bool {
+	c := m.cohort
+	if c == nil {
+		return false
+	}
+	m.cohort = nil
+	c.members[m.index] = nil
+	if c.live--; c.live == 0 {
+		delete(ms.slots[c.slot], c)
+		if ms.filling[c.room] == c {
+			delete(ms.filling, c.room)
+		}
+	}
+	delete(ms.byID, memberKey{m.room, m.conn.ID})
+	return true
+}
+
+// has reports whether m is still in.
+func (ms *members) has(m *Member) bool {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	return m.cohort != nil
+}
+
+// count is the number of local members.
+func (ms *members) count() int {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	return len(ms.byID)
+}
+
+// inSlot lists the members to renew in one slot, each list of one room and no
+// longer than a script call takes.
+func (ms *members) inSlot(slot int) [][]*Member {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	var lists [][]*Member
+	for c := range ms.slots[slot] {
+		list := make([]*Member, 0, c.live)
+		for _, m := range c.members {
+			if m != nil {
+				list = append(list, m)
+			}
+		}
+		lists = append(lists, list)
+	}
+	return lists
+}
+
+// localRooms lists the rooms that have local members.
+func (ms *members) localRooms() []string {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	seen := map[string]bool{}
+	var rooms []string
+	for i := range ms.slots {
+		for c := range ms.slots[i] {
+			if !seen[c.room] {
+				seen[c.room] = true
+				rooms = append(rooms, c.room)
+			}
+		}
+	}
+	return rooms
+}
+
+// certain forgets a doubt: the connection is known to be there.
+func (ms *members) certain(room, id string) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	delete(ms.doubtful, memberKey{room, id})
+}
+
+// doubts lists the joins that may or may not have taken place.
+func (ms *members) doubts() map[memberKey]string {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	return maps.Clone(ms.doubtful)
+}
+
+// doubted reports whether that generation's join is still in doubt.
+func (ms *members) doubted(key memberKey, generation string) bool {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	return ms.doubtful[key] == generation
+}
+
+// doubt remembers that a join may or may not have taken place.
+func (ms *members) doubt(room, id, generation string) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	if len(ms.doubtful) < maxDoubtful {
+		ms.doubtful[memberKey{room, id}] = generation
+	}
+}
+
+// Join makes conn.User present in room, and returns the room's occupancy
+// afterwards. From then on the replica renews the
+// lease, until Leave or Release. alive says whether the socket has been heard
+// of lately; it is asked before the connection is put back into a Redis that
+// lost it.
+//
+// The errors are those of [store.Store.Join]. A join that failed with
+// [presence.ErrUnavailable] is undone should it turn out to have taken place.
+func (r *Replica) Join(ctx context.Context, room string, conn presence.Connection, alive func() bool) (*Member, presence.Occupancy, error) {
+	occupancy, err := r.join(ctx, room, conn)
+	if err != nil {
+		return nil, occupancy, err
+	}
+	m := &Member{room: room, conn: conn, alive: alive}
+	r.members.add(m)
+	return m, occupancy, nil
+}
+
+// join joins, and remembers a doubt.
+func (r *Replica) join(ctx context.Context, room string, conn presence.Connection) (presence.Occupancy, error) {
+	occupancy, err := r.store.Join(ctx, room, conn)
+	switch {
+	case err == nil:
+		r.members.certain(room, conn.ID)
+	case errors.Is(err, presence.ErrUnavailable):
+		r.members.doubt(room, conn.ID, conn.Generation)
+	}
+	return occupancy, err
+}
+
+// Resume takes over the connection id of room, if it is there, with the
+// generation of a new socket; the result is nil, without an error, if it is
+// not. The rest is as with Join.
+func (r *Replica) Resume(ctx context.Context, room, id, generation string, alive func() bool) (*Member, error) {
+	user, found, err := r.store.Resume(ctx, room, id, generation)
+	if err != nil || !found {
+		return nil, err
+	}
+	m := &Member{room: room, conn: presence.Connection{ID: id, Generation: generation, User: user}, alive: alive}
+	r.members.add(m)
+	return m, nil
+}
+
+// Leave ends m at once, and returns the room's occupancy afterwards. After an
+// error m is still there and may leave again.
+func (r *Replica) Leave(ctx context.Context, m *Member) (presence.Occupancy, error) {
+	occupancy, err := r.store.Leave(ctx, m.room, m.conn.ID, m.conn.Generation)
+	if err == nil {
+		r.members.remove(m)
+	}
+	return occupancy, err
+}
+
+// Release says that m's socket is gone. It is bounded in time by itself, since
+// the request that it belonged to has ended. An error means that the connection
+// stays until its lease runs out.
+func (r *Replica) Release(m *Member) error {
+	r.members.remove(m)
+	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
+	defer cancel()
+	return r.store.Release(ctx, m.room, m.conn.ID, m.conn.Generation)
+}
+
+// JoinHTTP makes conn.User present in room for as long as VisitHTTP is called
+// at least once within the member TTL. The errors are those of Join.
+func (r *Replica) JoinHTTP(ctx context.Context, room string, conn presence.Connection) (presence.Occupancy, error) {
+	conn.Generation = store.HTTPGeneration
+	return r.join(ctx, room, conn)
+}
+
+// VisitHTTP returns who is in room through the connection id, and whether
+// anybody is. A connection that has no socket is renewed by it.
+func (r *Replica) VisitHTTP(ctx context.Context, room, id string) (user presence.User, found bool, err error) {
+	conn, found, err := r.store.Find(ctx, room, id)
+	if err != nil || !found {
+		return presence.User{}, false, err
+	}
+	if conn.Generation == store.HTTPGeneration {
+		beats := &store.Beats{Room: room, Leases: []store.Lease{{ID: id, Generation: conn.Generation}}}
+		if r.store.Heartbeat(ctx, []*store.Beats{beats}); beats.Err != nil {
+			return presence.User{}, false, fmt.Errorf("renew a visit: %w", beats.Err)
+		}
+	}
+	return conn.User, true, nil
+}
+
+// LeaveHTTP ends the connection id of room at once, whoever renews it.
+func (r *Replica) LeaveHTTP(ctx context.Context, room, id string) (presence.Occupancy, error) {
+	return r.store.Leave(ctx, room, id, "")
+}

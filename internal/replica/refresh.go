@@ -1,0 +1,186 @@
+package replica
+
+import (
+	"context"
+	"time"
+
+	"presence/internal/store"
+)
+
+const (
+	// refreshRooms is how many rooms are read in one round trip.
+	refreshRooms = 128
+
+	// retryRead is the wait after a read that failed.
+	retryRead = 250 * time.Millisecond
+)
+
+// changed takes a message, or the advice to read a room again, from the watch.
+func (r *Replica) changed(e store.Event) {
+	r.rooms.mu.Lock()
+	defer r.rooms.mu.Unlock()
+	rm := r.rooms.byName[e.Room]
+	if rm == nil || !e.Resync && e.Occupancy.Version <= rm.view.Load().Version {
+		return // nobody looks any more, or it was read after this change already
+	}
+	r.markDirtyLocked(rm)
+}
+
+// markDirtyLocked has rm read as soon as the coalescing window allows: at once
+// after a quiet time, else when the window since the last push has passed.
+func (r *Replica) markDirtyLocked(rm *room) {
+	if !rm.dirty {
+		rm.dirty = true
+		r.rooms.rouse()
+	}
+}
+
+// readAll has every watched room read.
+func (r *Replica) readAll() {
+	r.rooms.mu.Lock()
+	defer r.rooms.mu.Unlock()
+	for _, rm := range r.rooms.byName {
+		r.markDirtyLocked(rm)
+	}
+	r.rooms.rouse() // also for those that became dirty when nothing could be read
+}
+
+// markStale marks every watched room and tells those who look.
+func (r *Replica) markStale() {
+	for _, rm := range r.rooms.watched() {
+		if view := *rm.view.Load(); !view.Stale {
+			view.Stale = true
+			r.show(rm, view, true)
+		}
+	}
+}
+
+// runRefresh reads rooms that changed, and from time to time all, until ctx ends.
+func (r *Replica) runRefresh(ctx context.Context) error {
+	resync := time.NewTicker(resyncInterval)
+	defer resync.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-r.rooms.wake:
+		case <-resync.C:
+			r.readAll()
+			r.remind()
+		case <-ctx.Done():
+			return nil
+		}
+		if next, ok := r.refreshOnce(ctx); ok {
+			timer.Reset(next)
+		}
+	}
+}
+
+// refreshOnce reads the rooms that are due, and returns the time until the next
+// is, and whether there is one.
+func (r *Replica) refreshOnce(ctx context.Context) (next time.Duration, ok bool) {
+	if r.link.trusted() != nil {
+		return 0, false // they stay dirty; all are read when Redis is to be trusted again
+	}
+	batch, next, ok := r.takeDue(time.Now())
+	if len(batch) == 0 {
+		return next, ok
+	}
+	names := make([]string, len(batch))
+	for i, rm := range batch {
+		names[i] = rm.name
+	}
+	snaps, epoch, err := r.store.Snapshots(ctx, names...)
+	if err != nil || !r.link.sameEpoch(epoch) {
+		r.putBack(batch)
+		if err != nil {
+			r.redisFailed(ctx, err)
+		} else {
+			r.probeOnce(ctx) // the data was lost: what was read is not what there is to see
+		}
+		return retryRead, true
+	}
+	if r.link.trusted() != nil {
+		r.putBack(batch)
+		return 0, false
+	}
+	for i, rm := range batch {
+		old := rm.view.Load()
+		if snaps[i].Occupancy == old.Occupancy && !old.Stale && !old.AsOf.IsZero() {
+			continue
+		}
+		// Lower versions are taken too: what was read is what there is.
+		r.show(rm, View{Snapshot: snaps[i], AsOf: time.Now()}, true)
+	}
+	batch, next, ok = r.nextDue(time.Now())
+	if len(batch) > 0 {
+		return 0, true
+	}
+	return next, ok
+}
+
+// takeDue takes up to refreshRooms rooms that are due and marks them clean: a
+// change that is heard of while they are being read makes them dirty again.
+func (r *Replica) takeDue(now time.Time) (batch []*room, next time.Duration, ok bool) {
+	batch, next, ok = r.nextDue(now)
+	r.rooms.mu.Lock()
+	defer r.rooms.mu.Unlock()
+	for _, rm := range batch {
+		rm.dirty = false
+	}
+	return batch, next, ok
+}
+
+// nextDue lists up to refreshRooms rooms that are due at now, and the time
+// until the next of the others is.
+func (r *Replica) nextDue(now time.Time) (batch []*room, next time.Duration, ok bool) {
+	r.rooms.mu.Lock()
+	defer r.rooms.mu.Unlock()
+	for _, rm := range r.rooms.byName {
+		if !rm.dirty {
+			continue
+		}
+		wait := max(0, rm.retry.Sub(now), rm.told.Add(r.opts.Coalesce).Sub(now))
+		if wait == 0 && len(batch) < refreshRooms {
+			batch = append(batch, rm)
+			continue
+		}
+		if !ok || wait < next {
+			next, ok = wait, true
+		}
+	}
+	return batch, next, ok
+}
+
+// putBack makes rooms dirty again whose reading failed.
+func (r *Replica) putBack(batch []*room) {
+	r.rooms.mu.Lock()
+	defer r.rooms.mu.Unlock()
+	for _, rm := range batch {
+		rm.dirty, rm.retry = true, time.Now().Add(retryRead)
+	}
+}
+
+// remind tells the viewers of rooms in which somebody has not looked at the
+// newest view again: the push may have been dropped by a full queue.
+func (r *Replica) remind() {
+	for _, rm := range r.rooms.watched() {
+		r.rooms.mu.Lock()
+		behind := false
+		newest := rm.view.Load().sequence
+		if time.Since(rm.told) > r.opts.Coalesce {
+			for v := range rm.viewers {
+				behind = behind || v.seen.Load() < newest
+			}
+		}
+		if behind {
+			rm.told = time.Now()
+		}
+		r.rooms.mu.Unlock()
+		if behind {
+			r.metrics.reminders.Inc()
+			r.opts.Notify(rm.name)
+		}
+	}
+}

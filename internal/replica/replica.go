@@ -1,0 +1,108 @@
+package replica
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"presence/internal/store"
+)
+
+const (
+	// DefaultHeartbeatInterval is a third of the default member TTL.
+	DefaultHeartbeatInterval = 10 * time.Second
+
+	// DefaultCoalesce is the shortest time between two pushes of a room.
+	DefaultCoalesce = 100 * time.Millisecond
+
+	// resyncInterval is how often rooms are read that nobody said had changed:
+	// it bounds what a lost message can do.
+	resyncInterval = 5 * time.Second
+)
+
+// Options are the settings of a [Replica]. The zero value is for production.
+type Options struct {
+	// HeartbeatInterval, Coalesce: 0 means the defaults.
+	HeartbeatInterval time.Duration
+	Coalesce          time.Duration
+
+	// MemberTTL and LeaveGrace are the store's; 0 means its defaults.
+	MemberTTL  time.Duration
+	LeaveGrace time.Duration
+
+	// Notify is called when those who look at room have something new to see.
+	// It must not block for long: it holds up the pushes of other rooms.
+	Notify func(room string)
+
+	// Regained is called each time Redis is known to answer after it did not,
+	// or to have lost its data; also the first time. It may be nil.
+	Regained func(ctx context.Context)
+
+	// Logger and Registerer: nil means no logs, no metrics.
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Replica runs the loops of one process and holds its members and rooms.
+type Replica struct {
+	store   *store.Store
+	opts    Options
+	log     *slog.Logger
+	watch   *store.Watch
+	metrics *metrics
+
+	link    *link
+	members *members
+	rooms   *rooms
+	sweeper *sweeper
+}
+
+// New returns a replica on st, which must run for as long as the replica does.
+// Nothing happens before [Replica.Run].
+func New(st *store.Store, opts Options) *Replica {
+	if opts.HeartbeatInterval == 0 {
+		opts.HeartbeatInterval = DefaultHeartbeatInterval
+	}
+	if opts.Coalesce == 0 {
+		opts.Coalesce = DefaultCoalesce
+	}
+	if opts.MemberTTL == 0 {
+		opts.MemberTTL = store.DefaultMemberTTL
+	}
+	if opts.LeaveGrace == 0 {
+		opts.LeaveGrace = store.DefaultLeaveGrace
+	}
+	if opts.Notify == nil {
+		opts.Notify = func(string) {}
+	}
+	if opts.Regained == nil {
+		opts.Regained = func(context.Context) {}
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	r := &Replica{store: st, opts: opts, log: opts.Logger, members: newMembers(), rooms: newRooms()}
+	r.link = newLink(opts)
+	r.sweeper = newSweeper(opts)
+	r.watch = st.NewWatch(opts.Logger, r.changed)
+	r.metrics = newMetrics(opts.Registerer, r)
+	return r
+}
+
+// Run runs the loops until ctx ends, and returns when all have ended.
+func (r *Replica) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.runLink(ctx) })
+	g.Go(func() error { return r.runHeartbeat(ctx) })
+	g.Go(func() error { return r.runSweep(ctx) })
+	g.Go(func() error { return r.runRefresh(ctx) })
+	g.Go(func() error { return r.watch.Run(ctx) })
+	return g.Wait()
+}
+
+// Ready returns nil when Redis answers, else why this replica should get no
+// visitors.
+func (r *Replica) Ready() error { return r.link.ready() }

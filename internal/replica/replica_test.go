@@ -1,0 +1,519 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
+	"presence/internal/store"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const lobby = "lobby"
+
+// process is a replica that a test can kill, and what a viewer at it saw.
+type process struct {
+	*Replica
+	t    *testing.T
+	link *redistest.Link
+	kill func()
+
+	viewer *Viewer
+	mu     sync.Mutex // guards:
+	seen   []string   // "users" or "users stale", whenever it changed
+	told   int
+}
+
+// start starts a replica with a Redis client of its own. It ends with the test.
+func start(t *testing.T, fake *redistest.Fake) *process {
+	p := &process{t: t, link: fake.Link(t)}
+	st := store.New(p.link.Client, store.Options{})
+	p.Replica = New(st, Options{Notify: func(string) { p.look() }})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = st.Run(ctx) })
+	wg.Go(func() { _ = p.Run(ctx) })
+	p.kill = sync.OnceFunc(func() {
+		cancel()
+		wg.Wait()
+	})
+	t.Cleanup(p.kill)
+	synctest.Wait()
+	return p
+}
+
+// watching has a viewer look at the lobby from now on.
+func (p *process) watching() *process {
+	p.viewer = p.Enter(p.t.Context(), lobby)
+	p.look()
+	synctest.Wait()
+	return p
+}
+
+// look notes what the viewer sees.
+func (p *process) look() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.told++
+	if p.viewer == nil {
+		return
+	}
+	view := p.viewer.View()
+	now := fmt.Sprint(view.Users)
+	if view.Stale {
+		now += " stale"
+	}
+	if n := len(p.seen); n == 0 || p.seen[n-1] != now {
+		p.seen = append(p.seen, now)
+	}
+}
+
+// saw demands the whole history of what the viewer saw.
+func (p *process) saw(want ...string) {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Equal(p.seen, want) {
+		p.t.Fatalf("the viewer saw %q, want %q", p.seen, want)
+	}
+}
+
+// history is what the viewer saw so far.
+func (p *process) history() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.seen)
+}
+
+// last is what the viewer sees now.
+func (p *process) last() string {
+	h := p.history()
+	return h[len(h)-1]
+}
+
+// pushes is how often the viewer was told of something new.
+func (p *process) pushes() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.told
+}
+
+// join joins through a connection named after the user, with a socket that is
+// heard of for ever.
+func (p *process) join(name string) *Member {
+	p.t.Helper()
+	m, _, err := p.Join(p.t.Context(), lobby, connection(name, presence.NewGeneration()), func() bool { return true })
+	if err != nil {
+		p.t.Fatalf("join %s: %v", name, err)
+	}
+	return m
+}
+
+// enter is join, followed by the time until everybody has seen it.
+func (p *process) enter(name string) *Member {
+	p.t.Helper()
+	m := p.join(name)
+	time.Sleep(DefaultCoalesce)
+	synctest.Wait()
+	return m
+}
+
+// resume comes back through the connection of that user.
+func (p *process) resume(name string) *Member {
+	p.t.Helper()
+	m, err := p.Resume(p.t.Context(), lobby, "c-"+name, presence.NewGeneration(), func() bool { return true })
+	if err != nil || m == nil || m.User().Name != name {
+		p.t.Fatalf("resume %s: %v, %v", name, m, err)
+	}
+	return m
+}
+
+func connection(name, generation string) presence.Connection {
+	return presence.Connection{ID: "c-" + name, Generation: generation, User: presence.User{ID: "u-" + name, Name: name}}
+}
+
+// bubble runs the test where minutes take no time.
+func bubble(t *testing.T, test func(t *testing.T, fake *redistest.Fake)) {
+	synctest.Test(t, func(t *testing.T) { test(t, redistest.NewFake(t)) })
+}
+
+func TestJoinIsSeenAtOnceOnAnotherReplica(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		time.Sleep(time.Second)
+		a.enter("Ann")
+		synctest.Wait()
+		b.saw("0", "1")
+		m := a.enter("Ben")
+		time.Sleep(DefaultCoalesce)
+		synctest.Wait()
+		b.saw("0", "1", "2")
+		if _, err := a.Leave(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(DefaultCoalesce)
+		synctest.Wait()
+		b.saw("0", "1", "2", "1")
+	})
+}
+
+func TestMembersStayAsLongAsTheirReplicaLives(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		for i := range 1200 { // several cohorts
+			a.join(fmt.Sprint("user", i))
+		}
+		time.Sleep(10 * time.Minute)
+		if last := b.last(); last != "1200" {
+			t.Fatalf("after ten minutes %s users", last)
+		}
+		if _, viewers := b.rooms.count(); viewers != 1 {
+			t.Fatalf("%d viewers", viewers)
+		}
+	})
+}
+
+func TestKilledReplicasMembersLeaveWithinTheTTLUnlessTheyMoved(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		a.enter("Ann")
+		a.enter("Ben")
+		time.Sleep(time.Minute)
+		a.kill()
+		time.Sleep(3 * time.Second)
+		b.resume("Ben")
+		time.Sleep(store.DefaultMemberTTL - DefaultHeartbeatInterval - 4*time.Second)
+		b.saw("0", "1", "2")
+		time.Sleep(DefaultHeartbeatInterval + 2*time.Second) // TTL + 1 s after the kill
+		b.saw("0", "1", "2", "1")
+		time.Sleep(5 * time.Minute)
+		b.saw("0", "1", "2", "1")
+	})
+}
+
+func TestReleasedMemberLeavesAfterTheGrace(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		m := a.enter("Ann")
+		if err := a.Release(m); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(store.DefaultLeaveGrace - time.Second)
+		b.saw("0", "1")
+		time.Sleep(2 * time.Second)
+		b.saw("0", "1", "0")
+	})
+}
+
+func TestRefreshIsSeenByNobody(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		old := a.enter("Ann")
+		for range 5 {
+			next := b.resume("Ann") // the new socket opens before the old one has closed
+			if err := a.Release(old); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(7 * time.Second)
+			old = next
+			a, b = b, a
+		}
+		time.Sleep(time.Minute)
+		for _, p := range []*process{a, b} {
+			if p.viewer != nil {
+				p.saw("0", "1")
+			}
+		}
+	})
+}
+
+func TestRedisAwayLongerThanTheTTLLosesNobody(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake).watching(), start(t, fake).watching()
+		a.enter("Ann")
+		b.enter("Ben")
+		time.Sleep(time.Minute)
+		fake.Down()
+		time.Sleep(4 * time.Second)
+		if a.Ready() == nil || b.Ready() == nil {
+			t.Fatal("ready though redis is away")
+		}
+		if _, _, err := a.Join(t.Context(), lobby, connection("Cid", "gen1"), func() bool { return true }); !errors.Is(err, presence.ErrUnavailable) {
+			t.Fatalf("join while redis is away: %v", err)
+		}
+		time.Sleep(time.Minute)
+		fake.Up()
+		time.Sleep(DefaultHeartbeatInterval)
+		if a.Ready() != nil {
+			t.Fatal("not ready though redis is back")
+		}
+		for _, p := range []*process{a, b} {
+			got := p.history()
+			got = got[len(got)-3:]
+			if fmt.Sprint(got) != "[2 2 stale 2]" {
+				t.Fatalf("saw %q", p.history())
+			}
+		}
+		time.Sleep(5 * time.Minute)
+		a.saw("0", "1", "2", "2 stale", "2")
+	})
+}
+
+func TestRedisThatLostEverythingIsRightAgainWithinAHeartbeat(t *testing.T) {
+	for name, lose := range map[string]func(fake *redistest.Fake){
+		"flushed": func(fake *redistest.Fake) { fake.FlushAll() },
+		"restarted empty": func(fake *redistest.Fake) {
+			fake.Down()
+			fake.FlushAll()
+			time.Sleep(3 * time.Second)
+			fake.Up()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a, b := start(t, fake).watching(), start(t, fake).watching()
+				a.enter("Ann")
+				b.enter("Ben")
+				b.enter("Cid")
+				time.Sleep(time.Minute)
+				lose(fake)
+				a.enterSoon("Dan") // somebody comes while only part of the others is back
+				time.Sleep(DefaultHeartbeatInterval)
+				synctest.Wait()
+				for _, p := range []*process{a, b} {
+					for i, now := range p.history()[4:] {
+						if now != "3 stale" && now != "4" {
+							t.Fatalf("saw %q: %d", p.history(), i)
+						}
+					}
+					if last := p.last(); last != "4" {
+						t.Fatalf("saw %q", p.history())
+					}
+				}
+			})
+		})
+	}
+}
+
+// enterSoon is enter for a time when Redis may not answer yet.
+func (p *process) enterSoon(name string) {
+	for range 20 {
+		_, _, err := p.Join(p.t.Context(), lobby, connection(name, "gen1"), func() bool { return true })
+		if err == nil {
+			return
+		}
+		time.Sleep(250 * time.Millisecond)
+	}
+	p.t.Fatal("redis does not come back")
+}
+
+func TestReplicaCutOffLongerThanTheTTLMakesNoGhostsAndDropsNobody(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		var heard atomic.Bool
+		heard.Store(true)
+		for _, name := range []string{"moved", "gone"} {
+			if _, _, err := a.Join(t.Context(), lobby, connection(name, "gen1"), heard.Load); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(DefaultCoalesce)
+			synctest.Wait()
+		}
+		a.enter("stayed")
+		time.Sleep(time.Minute)
+		a.link.Cut()
+		heard.Store(false) // both sockets are dead, and nobody has noticed yet
+		b.resume("moved")
+		time.Sleep(store.DefaultMemberTTL + time.Second)
+		b.saw("0", "1", "2", "3", "1")
+		a.link.Mend()
+		time.Sleep(DefaultHeartbeatInterval + time.Second)
+		b.saw("0", "1", "2", "3", "1", "2") // the one whose socket is alive is back
+		time.Sleep(5 * time.Minute)
+		b.saw("0", "1", "2", "3", "1", "2")
+	})
+}
+
+func TestAllReplicasDownLongerThanTheTTLIsNoMassLeave(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		a.enter("Ann")
+		b.enter("Ben")
+		b.enter("gone")
+		time.Sleep(time.Minute)
+		a.kill()
+		b.kill()
+		time.Sleep(time.Minute)
+		c := start(t, fake).watching()
+		c.saw("3")
+		time.Sleep(10 * time.Second)
+		c.resume("Ann")
+		time.Sleep(5 * time.Second)
+		c.resume("Ben")
+		time.Sleep(10 * time.Second)
+		c.saw("3", "2")
+		time.Sleep(5 * time.Minute)
+		c.saw("3", "2")
+	})
+}
+
+func TestLeaveGraceHoldsRightAfterTheStartToo(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake).watching()
+		m := a.enter("Ann")
+		time.Sleep(2 * time.Second)
+		if err := a.Release(m); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(store.DefaultLeaveGrace + time.Second)
+		a.saw("0", "1", "0")
+	})
+}
+
+func TestJoinOfUnknownOutcomeIsUndone(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		// The join gets through; the answer does not.
+		if _, err := a.store.Join(t.Context(), lobby, connection("Ann", "gen1")); err != nil {
+			t.Fatal(err)
+		}
+		a.members.doubt(lobby, "c-Ann", "gen1")
+		time.Sleep(DefaultHeartbeatInterval + time.Second)
+		b.saw("0", "1", "0")
+	})
+}
+
+func TestStormIsPushedOnceAWindow(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		time.Sleep(time.Second)
+		before, began := b.pushes(), time.Now()
+		for i := range 1000 {
+			a.join(fmt.Sprint("user", i))
+			time.Sleep(time.Millisecond)
+		}
+		windows := int(time.Since(began)/DefaultCoalesce) + 1
+		time.Sleep(time.Second)
+		if n := b.pushes() - before; n > windows+1 {
+			t.Fatalf("%d pushes in %d windows", n, windows)
+		}
+		if last := b.last(); last != "1000" {
+			t.Fatalf("the last push said %s", last)
+		}
+	})
+}
+
+func TestViewerWhoseNoticeWasLostIsReminded(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		deaf := b.Enter(t.Context(), lobby)
+		deaf.View()
+		a.enter("Ann")
+		synctest.Wait()
+		before := b.pushes()
+		time.Sleep(resyncInterval + time.Second)
+		if b.pushes() == before {
+			t.Fatal("nobody was reminded")
+		}
+		deaf.View()
+		before = b.pushes()
+		time.Sleep(time.Minute)
+		if b.pushes() != before {
+			t.Fatalf("reminded %d times though all have looked", b.pushes()-before)
+		}
+		deaf.Exit()
+	})
+}
+
+func TestNobodyLooksNobodyReads(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		b.viewer.Exit()
+		b.viewer = nil
+		time.Sleep(10 * time.Second)
+		if n := fake.PubSubNumSub("presence:{lobby}")["presence:{lobby}"]; n != 0 {
+			t.Fatalf("%d subscribers", n)
+		}
+		before := b.pushes()
+		a.enter("Ann")
+		time.Sleep(time.Minute)
+		if b.pushes() != before {
+			t.Fatal("a room that nobody looks at was read")
+		}
+		if view, err := b.Peek(t.Context(), lobby); err != nil || view.Users != 1 || view.Stale {
+			t.Fatalf("Peek: %+v, %v", view, err)
+		}
+	})
+}
+
+func TestVisitorWithoutSocketStaysByVisits(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		if _, err := a.JoinHTTP(t.Context(), lobby, connection("Ann", "")); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 12 { // on either replica
+			time.Sleep(10 * time.Second)
+			if user, found, err := []*process{a, b}[i%2].VisitHTTP(t.Context(), lobby, "c-Ann"); err != nil || !found || user.Name != "Ann" {
+				t.Fatal(user, found, err)
+			}
+		}
+		b.saw("0", "1")
+		time.Sleep(store.DefaultMemberTTL + time.Second)
+		b.saw("0", "1", "0")
+	})
+}
+
+func TestBusiestRooms(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		for room, n := range map[string]int{"small": 1, "large": 3, "middle": 2} {
+			for i := range n {
+				if _, _, err := a.Join(t.Context(), room, connection(fmt.Sprint("user", i), "gen1"), func() bool { return true }); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		time.Sleep(store.DefaultLeaveGrace + 3*time.Second)
+		if got := fmt.Sprint(b.Busiest()); got != "[{large 3} {middle 2} {small 1}]" {
+			t.Fatalf("Busiest = %s", got)
+		}
+		a.kill()
+		time.Sleep(2 * time.Minute)
+		if got := b.Busiest(); len(got) != 0 {
+			t.Fatalf("Busiest = %v", got)
+		}
+		if rooms, err := b.store.Rooms(t.Context()); err != nil || len(rooms) != 0 {
+			t.Fatalf("rooms left: %v, %v", rooms, err)
+		}
+	})
+}
+
+func TestStartWithoutRedis(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		fake.Down()
+		a := start(t, fake).watching()
+		a.saw("0 stale")
+		time.Sleep(time.Minute)
+		if a.Ready() == nil {
+			t.Fatal("ready without redis")
+		}
+		fake.Up()
+		time.Sleep(5 * time.Second)
+		if err := a.Ready(); err != nil {
+			t.Fatal(err)
+		}
+		a.saw("0 stale", "0")
+	})
+}

@@ -1,0 +1,181 @@
+package replica
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"presence/internal/presence"
+)
+
+// View is a room as those who look at it see it.
+type View struct {
+	presence.Snapshot
+
+	// Stale says that Redis is away or not yet to be trusted: this is what was
+	// read last, or nothing.
+	Stale bool
+
+	// AsOf is when it was read, by the clock of this process; zero if never.
+	AsOf time.Time
+
+	sequence int64 // rises with every view of the room
+}
+
+// room is a room that somebody here looks at.
+type room struct {
+	name    string
+	view    atomic.Pointer[View]
+	viewers map[*Viewer]bool
+
+	dirty bool      // has to be read
+	retry time.Time // but not before, since reading it failed
+	told  time.Time // when viewers were last told
+}
+
+// rooms are all of them.
+type rooms struct {
+	wake chan struct{} // holds one: something has become dirty
+
+	mu     sync.Mutex // guards:
+	byName map[string]*room
+}
+
+func newRooms() *rooms {
+	return &rooms{wake: make(chan struct{}, 1), byName: map[string]*room{}}
+}
+
+// rouse lets runRefresh look at the rooms.
+func (rs *rooms) rouse() {
+	select {
+	case rs.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Viewer is somebody who looks at a room, joined or not.
+type Viewer struct {
+	replica *Replica
+	room    *room
+	seen    atomic.Int64 // sequence of the view that was shown last
+}
+
+// View returns what there is to see now. Not asking for it after having been
+// notified is taken for not having been notified.
+func (v *Viewer) View() View {
+	view := v.room.view.Load()
+	v.seen.Store(view.sequence)
+	return *view
+}
+
+// Enter begins to look at a room. It waits for the room to be read if nobody
+// here looks at it yet, but not for longer than ctx allows: what is not known
+// then is shown as stale. Exit must be called in the end.
+func (r *Replica) Enter(ctx context.Context, name string) *Viewer {
+	rs := r.rooms
+	rs.mu.Lock()
+	rm := rs.byName[name]
+	first := rm == nil
+	if first {
+		rm = &room{name: name, viewers: map[*Viewer]bool{}}
+		rm.view.Store(&View{Stale: true})
+		rs.byName[name] = rm
+	}
+	v := &Viewer{replica: r, room: rm}
+	rm.viewers[v] = true
+	rs.mu.Unlock()
+	if first {
+		r.watch.Add(name)
+	}
+	if rm.view.Load().AsOf.IsZero() && r.link.await(ctx) == nil {
+		if view, err := r.read(ctx, name); err == nil {
+			r.show(rm, view, false)
+		}
+	}
+	return v
+}
+
+// Exit ends looking at the room.
+func (v *Viewer) Exit() {
+	rs := v.replica.rooms
+	rs.mu.Lock()
+	delete(v.room.viewers, v)
+	last := len(v.room.viewers) == 0 && rs.byName[v.room.name] == v.room
+	if last {
+		delete(rs.byName, v.room.name)
+		// Within the lock: a newcomer's Add must come after this.
+		v.replica.watch.Remove(v.room.name)
+	}
+	rs.mu.Unlock()
+}
+
+// Peek returns what there is to see of a room without going on to look at it.
+// With an error, and a stale view, Redis is away and nothing is known.
+func (r *Replica) Peek(ctx context.Context, name string) (View, error) {
+	r.rooms.mu.Lock()
+	rm := r.rooms.byName[name]
+	r.rooms.mu.Unlock()
+	if rm != nil {
+		if view := rm.view.Load(); !view.AsOf.IsZero() {
+			return *view, nil
+		}
+	}
+	if err := r.link.await(ctx); err != nil {
+		return View{Stale: true}, err
+	}
+	view, err := r.read(ctx, name)
+	if err != nil {
+		return View{Stale: true}, err
+	}
+	return view, nil
+}
+
+// read reads one room for somebody who waits for it.
+func (r *Replica) read(ctx context.Context, name string) (View, error) {
+	snaps, epoch, err := r.store.Snapshots(ctx, name)
+	if err != nil {
+		r.redisFailed(ctx, err)
+		return View{}, err
+	}
+	if !r.link.sameEpoch(epoch) {
+		return View{}, errSettling
+	}
+	return View{Snapshot: snaps[0], AsOf: time.Now()}, nil
+}
+
+// show makes view what viewers of rm see, and tells them if asked to.
+func (r *Replica) show(rm *room, view View, tell bool) {
+	r.rooms.mu.Lock()
+	view.sequence = rm.view.Load().sequence + 1
+	rm.view.Store(&view)
+	if tell {
+		rm.told = time.Now()
+	}
+	r.rooms.mu.Unlock()
+	if tell {
+		r.metrics.pushes.Inc()
+		r.opts.Notify(rm.name)
+	}
+}
+
+// watched lists the rooms that somebody here looks at.
+func (rs *rooms) watched() []*room {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	list := make([]*room, 0, len(rs.byName))
+	for _, rm := range rs.byName {
+		list = append(list, rm)
+	}
+	return list
+}
+
+// count returns the numbers of watched rooms and of viewers.
+func (rs *rooms) count() (rooms, viewers int) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, rm := range rs.byName {
+		viewers += len(rm.viewers)
+	}
+	return len(rs.byName), viewers
+}

@@ -1,0 +1,166 @@
+package replica
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"presence/internal/store"
+)
+
+const (
+	// sweepCalls is how many rooms share one round trip.
+	sweepCalls = 100
+
+	// maxBusiest is how many rooms are listed for people to go to.
+	maxBusiest = 12
+)
+
+// RoomCount is a room and how many users are in it.
+type RoomCount struct {
+	Room  string
+	Users int
+}
+
+// sweeper knows when each room has to be looked at next.
+//
+// A lease can't run out before the earliest deadline that the last look at the
+// room found, except those of connections released since, which have the whole
+// grace before them: so a look at that deadline, and one a grace, is enough, and
+// misses nothing.
+type sweeper struct {
+	tick time.Duration // precision
+	list time.Duration // between two looks at the list of rooms
+
+	// Owned by runSweep.
+	due    map[string]time.Time
+	users  map[string]int
+	listed time.Time
+
+	mu      sync.Mutex // guards:
+	busiest []RoomCount
+}
+
+func newSweeper(o Options) *sweeper {
+	tick := min(250*time.Millisecond, o.MemberTTL/40)
+	return &sweeper{tick: tick, list: min(8*tick, 2*time.Second), due: map[string]time.Time{}, users: map[string]int{}}
+}
+
+// Busiest lists the rooms with the most users, as they were within the last
+// leave grace, by number of users, the largest first. Empty ones are left out.
+func (r *Replica) Busiest() []RoomCount {
+	r.sweeper.mu.Lock()
+	defer r.sweeper.mu.Unlock()
+	return r.sweeper.busiest
+}
+
+// runSweep sweeps what is due until ctx ends.
+func (r *Replica) runSweep(ctx context.Context) error {
+	tick := time.NewTicker(r.sweeper.tick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			r.sweepOnce(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// sweepOnce sweeps all rooms in which a lease may have run out.
+func (r *Replica) sweepOnce(ctx context.Context) {
+	s := r.sweeper
+	since, held, sweep := r.link.held()
+	if !sweep {
+		return
+	}
+	if !held {
+		since = store.NotHeld
+	}
+	now := time.Now()
+	if now.Sub(s.listed) >= s.list {
+		rooms, err := r.store.Rooms(ctx)
+		if err != nil {
+			r.redisFailed(ctx, err)
+			return
+		}
+		s.listed = now
+		due := make(map[string]time.Time, len(rooms))
+		for _, room := range rooms {
+			due[room] = s.due[room] // zero for a new one: at once
+		}
+		s.due = due
+	}
+	var rooms []string
+	for room, at := range s.due {
+		if !at.After(now) {
+			rooms = append(rooms, room)
+		}
+	}
+	for start := 0; start < len(rooms); start += sweepCalls {
+		if !r.sweepRooms(ctx, rooms[start:min(start+sweepCalls, len(rooms))], since) {
+			return
+		}
+	}
+	if len(rooms) > 0 {
+		s.rank()
+	}
+}
+
+// sweepRooms sweeps rooms, again and again where there is more to remove than
+// one call may, and reports whether Redis answered.
+func (r *Replica) sweepRooms(ctx context.Context, rooms []string, since time.Duration) bool {
+	s := r.sweeper
+	var empty []string
+	for len(rooms) > 0 {
+		var more []string
+		for i, swept := range r.store.Sweep(ctx, rooms, since) {
+			room := rooms[i]
+			if swept.Err != nil {
+				r.redisFailed(ctx, swept.Err)
+				return false
+			}
+			r.metrics.swept.Add(float64(swept.RemovedConnections))
+			s.users[room] = swept.Users
+			wait := min(swept.Next, r.opts.LeaveGrace)
+			switch {
+			case swept.Next < 0:
+				empty = append(empty, room)
+				delete(s.users, room)
+				wait = r.opts.LeaveGrace
+			case swept.RemovedConnections == store.BatchSize:
+				more = append(more, room)
+			}
+			s.due[room] = time.Now().Add(max(wait, s.tick))
+		}
+		rooms = more
+	}
+	if len(empty) > 0 {
+		if err := r.store.Forget(ctx, empty...); err != nil {
+			r.redisFailed(ctx, err)
+			return false
+		}
+	}
+	return true
+}
+
+// rank lists the busiest rooms anew.
+func (s *sweeper) rank() {
+	var ranked []RoomCount
+	for room, users := range s.users {
+		if _, ok := s.due[room]; !ok {
+			delete(s.users, room)
+		} else if users > 0 {
+			ranked = append(ranked, RoomCount{room, users})
+		}
+	}
+	slices.SortFunc(ranked, func(a, b RoomCount) int {
+		return cmp.Or(cmp.Compare(b.Users, a.Users), cmp.Compare(a.Room, b.Room))
+	})
+	s.mu.Lock()
+	s.busiest = ranked[:min(len(ranked), maxBusiest)]
+	s.mu.Unlock()
+}
