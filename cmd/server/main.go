@@ -1,0 +1,138 @@
+// Command server is one replica of the presence server. It turns flags and
+// environment into settings, signals into a context, and errors into exit codes:
+// 0 after a graceful stop, 1 when something failed, 2 for a bad setting.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"presence/internal/app"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	code := run(ctx, os.Args[1:], os.Getenv, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the whole program, for a test to call.
+func run(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) (code int) {
+	config := app.Default()
+	fs := flag.NewFlagSet("server", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	config.Flags(fs)
+	healthcheck := fs.Bool("healthcheck", false, "ask the running server's /readyz and exit with 0 or 1")
+	if err := parse(fs, args, getenv); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		_, _ = fmt.Fprintln(stderr, err)
+		return 2
+	}
+	if *healthcheck {
+		if err := app.CheckHealth(ctx, config); err != nil {
+			_, _ = fmt.Fprintln(stderr, err)
+			return 1
+		}
+		return 0
+	}
+	if err := config.Validate(); err != nil {
+		_, _ = fmt.Fprintln(stderr, err)
+		return 2
+	}
+	terminal := isTerminal(stderr)
+	log := config.Logger(stderr, terminal)
+	config.RouteLibraryLogs(stderr, terminal)
+	server, err := app.New(config, log)
+	if errors.Is(err, app.ErrConfig) {
+		_, _ = fmt.Fprintln(stderr, err)
+		return 2
+	}
+	if err == nil {
+		err = server.Run(ctx)
+	}
+	if err != nil {
+		log.ErrorContext(ctx, "failed", "err", err)
+		return 1
+	}
+	return 0
+}
+
+// parse reads the flags, and the environment for those that are not given.
+func parse(fs *flag.FlagSet, args []string, getenv func(string) string) error {
+	fs.Usage = func() {
+		_, _ = fmt.Fprintf(fs.Output(), "Presence server: who is online?\n\nEvery flag is also an environment variable: -redis-url is %s.\n\n", app.EnvName("redis-url"))
+		fs.PrintDefaults()
+	}
+	var problem error
+	fs.VisitAll(func(f *flag.Flag) {
+		name := app.EnvName(f.Name)
+		if value := getenv(name); value != "" && problem == nil {
+			if err := fs.Set(f.Name, value); err != nil {
+				problem = fmt.Errorf("%w: %s %q: %w%s", app.ErrConfig, name, value, err, legal(f))
+			}
+		}
+	})
+	if problem != nil {
+		return problem
+	}
+	output := fs.Output()
+	fs.SetOutput(io.Discard) // one line, not the whole usage
+	err := fs.Parse(args)
+	fs.SetOutput(output)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fs.Usage()
+		return err
+	case err != nil:
+		hint := " (-help lists all)"
+		fs.VisitAll(func(f *flag.Flag) {
+			if strings.Contains(err.Error(), " -"+f.Name+": ") {
+				hint = legal(f)
+			}
+		})
+		return fmt.Errorf("%w: %w%s", app.ErrConfig, err, hint)
+	case fs.NArg() > 0:
+		return fmt.Errorf("%w: unexpected argument %q (-help lists all flags)", app.ErrConfig, fs.Arg(0))
+	}
+	return nil
+}
+
+// legal says which values f takes, where its type does not take every text.
+func legal(f *flag.Flag) string {
+	getter, ok := f.Value.(flag.Getter)
+	if !ok {
+		return ""
+	}
+	switch getter.Get().(type) {
+	case time.Duration:
+		return "; it must be a duration, such as 500ms, 10s or 1m30s"
+	case int:
+		return "; it must be a whole number"
+	case bool:
+		return "; it must be true or false"
+	default:
+		return ""
+	}
+}
+
+// isTerminal reports whether w is one.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,362 @@
+// Package app is the server as a value: [New] checks and prepares, [App.Run]
+// serves until its context ends and returns when everything has stopped. It is
+// the only package that knows all the others.
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/livetemplate/livetemplate"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"presence/internal/controller"
+	"presence/internal/forwarded"
+	"presence/internal/replica"
+	"presence/internal/session"
+	"presence/internal/socket"
+	"presence/internal/store"
+	"presence/templates"
+	"presence/web"
+)
+
+const (
+	// lameduckShare is the part of the shutdown timeout during which balancers
+	// may notice that no new visitors are wanted, and drainShare the part over
+	// which sockets are closed. The rest is for requests to finish.
+	lameduckShare = 4.0 / 20
+	drainShare    = 10.0 / 20
+
+	// templateTTL is how long livetemplate keeps the template of a form post,
+	// which is never used again.
+	templateTTL = 5 * time.Second
+)
+
+// App is one replica: everything a process runs.
+type App struct {
+	config   Config
+	log      *slog.Logger
+	name     string // shown to visitors
+	backend  string // likewise
+	registry *prometheus.Registry
+
+	embedded *miniredis.Miniredis // nil where Redis is configured
+	rdb      redis.UniversalClient
+	store    *store.Store
+	replica  *replica.Replica
+	cookies  *session.Cookies
+	sockets  *socket.Upgrader
+	pages    *controller.Controller
+	live     livetemplate.LiveHandler
+	assets   *web.Assets
+
+	draining atomic.Bool
+	limiter  *limiter
+
+	listener net.Listener // pages and API
+	admin    net.Listener // nil where it is turned off
+}
+
+// New returns a server for config that listens already, but answers only when
+// Run runs. An error wraps [ErrConfig] when a setting is at fault.
+func New(config Config, log *slog.Logger) (a *App, err error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	a = &App{config: config, log: log, name: replicaName(), registry: prometheus.NewRegistry(), limiter: newLimiter()}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if a.assets, err = web.Load(); err != nil {
+		return nil, err
+	}
+	secret := []byte(rand.Text()) // until the one that is shared is known
+	if config.SessionSecretFile != "" {
+		text, err := readSecret("session-secret-file", config.SessionSecretFile, minSecret)
+		if err != nil {
+			return nil, err
+		}
+		secret = []byte(text)
+	}
+	a.cookies = session.New(secret)
+
+	sharded, err := a.openRedis()
+	if err != nil {
+		return nil, err
+	}
+	a.store = store.New(a.rdb, store.Options{
+		Prefix:     config.RedisPrefix,
+		MemberTTL:  config.MemberTTL,
+		LeaveGrace: config.LeaveGrace,
+		MaxRooms:   config.MaxRooms,
+		MaxMembers: config.MaxMembersPerRoom,
+		Sharded:    sharded,
+		Registerer: a.registry,
+	})
+	a.replica = replica.New(a.store, replica.Options{
+		HeartbeatInterval: config.HeartbeatInterval,
+		Coalesce:          config.Coalesce,
+		MemberTTL:         config.MemberTTL,
+		LeaveGrace:        config.LeaveGrace,
+		Notify:            a.notify,
+		Regained:          a.shareSecret,
+		Logger:            log,
+		Registerer:        a.registry,
+	})
+	if err := a.makePages(); err != nil {
+		return nil, err
+	}
+	return a, a.listen()
+}
+
+// openRedis connects to the Redis of the settings or starts the embedded one.
+func (a *App) openRedis() (sharded bool, err error) {
+	if a.config.RedisURL == "" {
+		a.embedded = miniredis.NewMiniRedis()
+		a.embedded.ClockTTL(true)
+		password := rand.Text() // other programs of this machine stay out
+		a.embedded.RequireAuth(password)
+		if err := a.embedded.StartAddr("127.0.0.1:0"); err != nil {
+			return false, fmt.Errorf("start the embedded store: %w", err)
+		}
+		a.backend = "single replica, in memory"
+		endpoint, err := store.ParseURL("redis://:" + password + "@" + a.embedded.Addr())
+		if err != nil {
+			return false, err
+		}
+		a.rdb = endpoint.Open("presence")
+		return false, nil
+	}
+	endpoint, err := a.config.endpoint()
+	if err != nil {
+		return false, err
+	}
+	a.backend = endpoint.Kind()
+	a.rdb = endpoint.Open("presence-" + a.name)
+	a.log.Info("using redis", "at", endpoint.String())
+	return endpoint.Sharded(), nil
+}
+
+// makePages makes the live pages and their sockets.
+func (a *App) makePages() error {
+	a.pages = controller.New(a.replica, controller.Options{
+		Keys:    a.cookies.Keys,
+		Replica: a.name,
+		Backend: a.backend,
+		Refresh: a.config.HeartbeatInterval,
+		Logger:  a.log,
+	})
+	a.sockets = socket.New(socket.Options{
+		Logger:         a.log,
+		CheckOrigin:    a.originAllowed,
+		Actions:        []string{"join", "leave"},
+		MaxConnections: a.config.MaxConnections,
+		MaxPerIP:       a.config.MaxConnectionsPerIP,
+		RemoteIP:       forwarded.ClientIP,
+		OnUpgrade: func(r *http.Request, c *socket.Conn) {
+			controller.Alive(r, func() bool {
+				return time.Since(c.Heard()) < socket.DefaultPingInterval+socket.DefaultPongTimeout
+			})
+		},
+		Registerer: a.registry,
+	})
+	options := append(templates.Options(a.assets),
+		livetemplate.WithUpgrader(a.sockets),
+		livetemplate.WithAuthenticator(controller.Authenticator{}),
+		livetemplate.WithTopicACL(controller.AllowTopic),
+		livetemplate.WithMessageRateLimit(0, 0), // the sockets limit, without wedging forms
+	)
+	page, err := livetemplate.New("presence", options...)
+	if err != nil {
+		return fmt.Errorf("page of a room: %w", err)
+	}
+	a.live = page.Handle(a.pages, livetemplate.AsState(&controller.PresenceState{}), livetemplate.WithEphemeralSweepTTL(templateTTL))
+	return nil
+}
+
+// listen opens the listeners.
+func (a *App) listen() (err error) {
+	if a.listener, err = net.Listen("tcp", a.config.Listen); err != nil { //nolint:noctx // at start, nothing to cancel
+		return bad("listen", a.config.Listen, err.Error())
+	}
+	if a.config.AdminListen == "" {
+		return nil
+	}
+	if a.admin, err = net.Listen("tcp", a.config.AdminListen); err != nil { //nolint:noctx // likewise
+		return bad("admin-listen", a.config.AdminListen, err.Error())
+	}
+	return nil
+}
+
+// Addr is where pages and API are served, for a test that let the system choose
+// the port.
+func (a *App) Addr() string { return a.listener.Addr().String() }
+
+// AdminAddr is where the admin endpoints are served, or "".
+func (a *App) AdminAddr() string {
+	if a.admin == nil {
+		return ""
+	}
+	return a.admin.Addr().String()
+}
+
+// notify lets every open page of room look again.
+func (a *App) notify(room string) {
+	if err := a.live.Publish(controller.Topic(room), "PresenceChanged", nil); err != nil {
+		a.log.Error("pages not told of a change", "room", room, "err", err)
+	}
+}
+
+// shareSecret agrees with the other replicas on the secret of cookies and ids,
+// unless a file gives it, and puts it back when Redis has lost it.
+func (a *App) shareSecret(ctx context.Context) {
+	if a.config.SessionSecretFile != "" {
+		return
+	}
+	own := a.cookies.Secret()
+	shared, err := a.store.Secret(ctx, own)
+	if err != nil {
+		a.log.WarnContext(ctx, "session secret not shared; trying again when redis answers", "err", err)
+		return
+	}
+	if shared != own {
+		a.cookies.SetSecret([]byte(shared))
+	}
+}
+
+// Run serves until ctx ends, then stops gracefully within the shutdown timeout,
+// and returns when all has stopped. It can be called once.
+func (a *App) Run(ctx context.Context) error {
+	defer a.close()
+
+	// Undone backwards: first no more visitors, then no more loops, then no store.
+	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStore()
+	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLoops()
+
+	var storeGroup, loopGroup, serverGroup errgroup.Group
+	storeGroup.Go(func() error { return a.store.Run(storeCtx) })
+	loopGroup.Go(func() error { return a.replica.Run(loopCtx) })
+	loopGroup.Go(func() error { return a.sockets.Run(loopCtx) })
+	loopGroup.Go(func() error { return a.limiter.run(loopCtx) })
+
+	failed := make(chan error, 2)
+	public, admin := a.server(a.routes()), a.server(a.adminRoutes())
+	serve := func(s *http.Server, l net.Listener) {
+		serverGroup.Go(func() error {
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serve %s: %w", l.Addr(), err)
+			}
+			return nil
+		})
+	}
+	serve(public, a.listener)
+	if a.admin != nil {
+		serve(admin, a.admin)
+	}
+	a.announce()
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	a.drain(public, admin)
+	_ = serverGroup.Wait() // reports through failed
+	stopLoops()
+	err = errors.Join(err, loopGroup.Wait())
+	stopStore()
+	err = errors.Join(err, storeGroup.Wait())
+	a.log.Info("stopped")
+	return err
+}
+
+// announce says where to go.
+func (a *App) announce() {
+	if a.embedded != nil {
+		a.log.Info("no -redis-url: using an embedded store, for this one replica and until it stops")
+	}
+	if !a.assets.Built() {
+		a.log.Warn("browser assets are not built in: pages load them from the npm CDN (run `make assets` to change that)")
+	}
+	_, port, _ := net.SplitHostPort(a.Addr())
+	a.log.Info("serving", "url", "http://localhost:"+port, "listen", a.Addr(), "admin", a.AdminAddr(), "replica", a.name)
+}
+
+// drain stops serving without anybody noticing: balancers are told first, then
+// sockets are closed, a few at a time and while new ones could still be
+// accepted, so that pages come back on other replicas; then the listeners close.
+func (a *App) drain(servers ...*http.Server) {
+	timeout := a.config.ShutdownTimeout
+	share := func(part float64) time.Duration { return time.Duration(part * float64(timeout)) }
+	a.log.Info("draining", "sockets", a.sockets.Len(), "timeout", timeout)
+	a.draining.Store(true)
+
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if a.embedded == nil { // an embedded store has no second replica to go to
+		select {
+		case <-time.After(share(lameduckShare)):
+		case <-ctx.Done():
+		}
+		a.report("sockets not all closed", a.sockets.Drain(ctx, share(drainShare)))
+	} else {
+		a.report("sockets not all closed", a.sockets.Drain(ctx, 0))
+	}
+	for _, s := range servers {
+		if err := s.Shutdown(ctx); err != nil {
+			a.report("requests cut off", errors.Join(err, s.Close()))
+		}
+	}
+	a.report("page handler not finished", a.live.Shutdown(ctx))
+	a.report("visits not finished", a.pages.Wait(ctx))
+}
+
+// report logs an error of the stop, if there is one.
+func (a *App) report(what string, err error) {
+	if err != nil {
+		a.log.Warn(what, "err", err)
+	}
+}
+
+// close releases what New opened.
+func (a *App) close() {
+	for _, l := range []net.Listener{a.listener, a.admin} {
+		if l != nil {
+			_ = l.Close() // closed already by the server in the normal case
+		}
+	}
+	if a.rdb != nil {
+		if err := a.rdb.Close(); err != nil {
+			a.log.Warn("redis client not closed", "err", err)
+		}
+	}
+	if a.embedded != nil {
+		a.embedded.Close()
+	}
+}
+
+// replicaName is a name that tells this process from the other replicas.
+func replicaName() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "replica"
+	}
+	return host + "-" + rand.Text()[:4]
+}

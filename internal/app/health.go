@@ -1,0 +1,88 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// healthRoutes adds what orchestrators ask.
+func (a *App) healthRoutes(mux *http.ServeMux) {
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if a.draining.Load() {
+			answer(w, http.StatusServiceUnavailable, "draining")
+			return
+		}
+		if err := a.replica.Ready(); err != nil {
+			answer(w, http.StatusServiceUnavailable, "redis: "+err.Error())
+			return
+		}
+		answer(w, http.StatusOK, "ok")
+	})
+}
+
+// lbz tells a balancer whether to send new visitors here. While draining it is
+// 404, which HAProxy takes for "no new work" (http-check disable-on-404), where
+// a 503 would have it cut the sockets that we are about to close properly.
+func (a *App) lbz(w http.ResponseWriter, _ *http.Request) {
+	if a.draining.Load() {
+		answer(w, http.StatusNotFound, "draining")
+		return
+	}
+	answer(w, http.StatusOK, "ok")
+}
+
+func answer(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text+"\n") // an error is the caller's leaving
+}
+
+// healthTimeout bounds what a health check waits for.
+const healthTimeout = 2 * time.Second
+
+// CheckHealth asks the /readyz of the server that runs on this machine with
+// config, and returns nil when it is ready.
+func CheckHealth(ctx context.Context, config Config) error {
+	addr := config.AdminListen
+	if addr == "" {
+		addr = config.Listen
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("health check: %w", err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", nil)
+	if err != nil {
+		return fmt.Errorf("health check: %w", err)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return fmt.Errorf("health check: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		reason, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
+		return fmt.Errorf("not ready: %s", strings.TrimSpace(string(reason)))
+	}
+	return nil
+}
+
+// serverLog turns what the HTTP server complains about, broken connections of
+// browsers above all, into debug lines.
+func (a *App) serverLog() *log.Logger {
+	return slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)
+}

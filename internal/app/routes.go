@@ -1,0 +1,197 @@
+package app
+
+import (
+	"net/http"
+	"net/http/pprof"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"presence/internal/controller"
+	"presence/internal/forwarded"
+	"presence/internal/httpapi"
+	"presence/internal/presence"
+	"presence/templates"
+	"presence/web"
+)
+
+const (
+	// maxBody is the largest form that is read, in bytes.
+	maxBody = 8 << 10
+
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 15 * time.Second
+	writeTimeout      = 30 * time.Second
+	idleTimeout       = 120 * time.Second // longer than balancers keep connections
+	maxHeader         = 16 << 10
+)
+
+// server returns the HTTP server of h. The timeouts end with the upgrade of a
+// socket, which has its own.
+func (a *App) server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          a.serverLog(),
+	}
+}
+
+// routes are all addresses that the public listener answers.
+func (a *App) routes() http.Handler {
+	page := a.pages.Handler(a.live, roomOf, a.cookies.Ensure)
+	api := httpapi.New(a.replica)
+	mux := http.NewServeMux()
+	mux.Handle("/{$}", a.onlyRooms(page))
+	mux.Handle("/rooms/{room}", a.onlyRooms(page))
+	mux.Handle(web.Prefix, a.assets)
+	mux.HandleFunc("GET /v1/rooms/{room}", api.Room)
+	a.healthRoutes(mux)
+	mux.HandleFunc("GET /lbz", a.lbz)
+	mux.Handle("/", http.HandlerFunc(a.notFound))
+
+	trusted, _ := forwarded.ParseTrusted(a.config.TrustedProxies) // validated
+	return forwarded.Handler(trusted, a.secure(a.sameOrigin(http.MaxBytesHandler(mux, maxBody))))
+}
+
+// adminRoutes are what operators ask.
+func (a *App) adminRoutes() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
+	a.healthRoutes(mux)
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// roomOf is the room that a page's address names.
+func roomOf(r *http.Request) string {
+	if room := r.PathValue("room"); room != "" {
+		return room
+	}
+	return controller.Lobby
+}
+
+// onlyRooms lets through what a page of a room can be asked for.
+func (a *App) onlyRooms(page http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if presence.CheckRoom(roomOf(r)) != nil {
+			a.notFound(w, r)
+			return
+		}
+		switch r.Method {
+		case http.MethodGet, http.MethodHead:
+		case http.MethodPost:
+			if !a.limiter.allow(forwarded.ClientIP(r)) {
+				w.Header().Set("Retry-After", "1")
+				a.notice(w, http.StatusTooManyRequests, templates.Notice{
+					Title: "Too many requests", Text: "Please wait a moment and try again.",
+				})
+				return
+			}
+		default:
+			w.Header().Set("Allow", "GET, HEAD, POST")
+			http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
+			return
+		}
+		page.ServeHTTP(w, r)
+	})
+}
+
+// notFound answers addresses that lead nowhere.
+func (a *App) notFound(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/v1/") {
+		httpapi.Problem(w, http.StatusNotFound, presence.CheckRoom(r.PathValue("room")))
+		return
+	}
+	a.notice(w, http.StatusNotFound, templates.NotFound)
+}
+
+// notice answers with a page that is not a room's.
+func (a *App) notice(w http.ResponseWriter, status int, n templates.Notice) {
+	body, err := n.Render(a.assets)
+	if err != nil {
+		a.log.Error("notice not rendered", "err", err)
+		http.Error(w, n.Title, status)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // an error is the browser's leaving
+}
+
+// secure sets the headers that keep a browser from being used against us.
+func (a *App) secure(next http.Handler) http.Handler {
+	policy := contentPolicy(a.assets.Origins())
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", policy)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// clientStyles are the hashes of the two style elements that the livetemplate
+// client 0.25.1 puts into the page. A browser test fails when they change.
+const clientStyles = "'sha256-tn5QAQTrBfr6g5S0WnBprqsjxFkLlXrdlKagTj3E+dQ=' 'sha256-6ZphanzaLuLsy/h29N+gmUlIjv0zp3A7L3iJxCr5PTU='"
+
+// contentPolicy is the Content-Security-Policy (CSP level 3) of all answers.
+func contentPolicy(origins []string) string {
+	others := ""
+	for _, origin := range origins {
+		others += " " + origin
+	}
+	return strings.Join([]string{
+		"default-src 'none'",
+		"script-src 'self'" + others,
+		"style-src 'self'" + others + " " + clientStyles,
+		"img-src 'self'",
+		"connect-src 'self'",
+		"form-action 'self'",
+		"base-uri 'none'",
+		"frame-ancestors 'none'",
+	}, "; ")
+}
+
+// sameOrigin refuses forms that other sites post with a visitor's cookies.
+func (a *App) sameOrigin(next http.Handler) http.Handler {
+	protection := http.NewCrossOriginProtection()
+	for _, origin := range a.config.origins() {
+		if err := protection.AddTrustedOrigin(origin); err != nil {
+			a.log.Error("origin not trusted", "origin", origin, "err", err) // validated: can't be
+		}
+	}
+	return protection.Handler(next)
+}
+
+// originAllowed reports whether a page of r's origin may open a socket: our own
+// page, one of the allowed origins, or a program that is no browser. Over TLS our
+// own page is one that came over TLS; without, TLS may have ended at a proxy.
+func (a *App) originAllowed(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return true
+	}
+	for _, allowed := range a.config.origins() {
+		if strings.EqualFold(origin, allowed) {
+			return true
+		}
+	}
+	u, err := url.Parse(origin)
+	if err != nil || !strings.EqualFold(u.Host, r.Host) {
+		return false
+	}
+	return u.Scheme == "https" || u.Scheme == "http" && !forwarded.IsHTTPS(r)
+}

@@ -1,0 +1,363 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/livetemplate/livetemplate"
+
+	"presence/internal/presence"
+	"presence/internal/replica"
+)
+
+const (
+	// actionTimeout bounds what a visitor waits for after pressing a button:
+	// an answer within 2 s, even if it is that nothing happened.
+	actionTimeout = 1800 * time.Millisecond
+
+	// loadTimeout bounds how long a page waits to show what is known: longer
+	// than replicas take to put back what Redis lost.
+	loadTimeout = 4 * time.Second
+)
+
+// Flash keys that the page shows, and keeps showing until they are cleared.
+const (
+	flashName   = "nameerr" // what is wrong with the name
+	flashNotice = "notice"  // what else went wrong
+	flashTyped  = "typed"   // the name that was refused
+)
+
+// errNoVisit is a request that did not come through Handler, which is a mistake
+// in the wiring of the server.
+var errNoVisit = errors.New("the request does not belong to a visit")
+
+// Options are the settings of a [Controller].
+type Options struct {
+	// Keys derives the ids of users and connections.
+	Keys func() presence.Keys
+
+	// Replica and Backend are shown at the foot of the page.
+	Replica string
+	Backend string
+
+	// Refresh is how often a page without JavaScript reloads itself, which is
+	// its heartbeat.
+	Refresh time.Duration
+
+	// Logger: nil means no logs.
+	Logger *slog.Logger
+}
+
+// Controller is the page of every room, shared by all visits.
+type Controller struct {
+	replica *replica.Replica
+	opts    Options
+	log     *slog.Logger
+	visits  sync.Map // id -> *visit, of open sockets
+	open    sync.WaitGroup
+}
+
+// New returns the controller of the pages of rep.
+func New(rep *replica.Replica, opts Options) *Controller {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Controller{replica: rep, opts: opts, log: opts.Logger}
+}
+
+// Mount prepares the state of a visit: what there is to see of the room, and
+// whether the visitor is in it. It runs on every page load, post and socket.
+func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
+	v := visitOf(ctx)
+	if v == nil {
+		return s, errNoVisit
+	}
+	if err := ctx.Subscribe(Topic(v.room)); err != nil {
+		return s, fmt.Errorf("mount: %w", err)
+	}
+	s.Room, s.Visit = v.room, v.id
+	s.Replica, s.Backend = c.opts.Replica, c.opts.Backend
+	s.Refresh = int(c.opts.Refresh.Seconds())
+	if v.socket {
+		return s, nil // OnConnect does the rest
+	}
+	wait, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	user, found, err := c.replica.VisitHTTP(wait, v.room, v.connection)
+	if err != nil {
+		c.log.DebugContext(ctx, "visitor not looked up", "err", err)
+	}
+	if found {
+		s = s.as(user)
+	}
+	view, err := c.replica.Peek(wait, v.room)
+	if err != nil {
+		c.log.DebugContext(ctx, "room not read", "err", err)
+	}
+	s = s.shows(view)
+	s.Rooms = c.roomLinks(v.room, s.Users)
+	return s, nil
+}
+
+// OnConnect begins the visit of a socket: the visitor looks at the room from now
+// on, and is in it already if this tab was before.
+func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
+	v := visitOf(ctx)
+	if v == nil {
+		return s, errNoVisit
+	}
+	if v.viewer != nil {
+		return s, nil // runs once; the wire can't call it, and must not matter if it could
+	}
+	wait, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	v.viewer = c.replica.Enter(wait, v.room)
+	member, err := c.replica.Resume(wait, v.room, v.connection, v.generation, v.heard)
+	if err != nil {
+		c.log.DebugContext(ctx, "connection not resumed", "err", err)
+	}
+	if member != nil {
+		v.member = member
+		s = s.as(member.User())
+	}
+	s = v.update(s)
+	s.Rooms = c.roomLinks(v.room, s.Users)
+	return s, nil
+}
+
+// Join makes the visitor a user of the room under the name that was typed.
+func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
+	v := visitOf(ctx)
+	if v == nil {
+		return s, errNoVisit
+	}
+	typed := text(ctx.Get("username"))
+	name, err := presence.CleanName(typed)
+	if err != nil {
+		return s, refuse(ctx, typed, err)
+	}
+	conn := presence.Connection{
+		ID:         v.connection,
+		Generation: v.generation,
+		User:       presence.User{ID: c.opts.Keys().UserID(v.session, name), Name: name},
+	}
+	wait, cancel := context.WithTimeout(ctx, actionTimeout)
+	defer cancel()
+	var occupancy presence.Occupancy
+	if v.socket {
+		var member *replica.Member
+		if member, occupancy, err = c.replica.Join(wait, v.room, conn, v.heard); err == nil {
+			v.member = member
+		}
+	} else {
+		occupancy, err = c.replica.JoinHTTP(wait, v.room, conn)
+	}
+	if err != nil {
+		c.log.InfoContext(ctx, "join failed", "room", v.room, "err", err)
+		return s, refuse(ctx, typed, err)
+	}
+	clearFlashes(ctx)
+	v.asOf = time.Now()
+	return s.as(conn.User).counts(occupancy).listed(conn.User), nil
+}
+
+// Leave ends the visitor's presence through this tab.
+func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
+	v := visitOf(ctx)
+	if v == nil {
+		return s, errNoVisit
+	}
+	if !s.Joined {
+		return s, nil
+	}
+	wait, cancel := context.WithTimeout(ctx, actionTimeout)
+	defer cancel()
+	var occupancy presence.Occupancy
+	var err error
+	if v.member != nil {
+		occupancy, err = c.replica.Leave(wait, v.member)
+	} else {
+		occupancy, err = c.replica.LeaveHTTP(wait, v.room, v.connection)
+	}
+	if err != nil {
+		c.log.InfoContext(ctx, "leave failed", "room", v.room, "err", err)
+		return s, refuse(ctx, "", err)
+	}
+	v.member = nil
+	clearFlashes(ctx)
+	v.asOf = time.Now()
+	if occupancy.Users < s.Users {
+		s = s.unlisted(s.UserID)
+	}
+	s.Joined, s.Username, s.UserID = false, "", ""
+	return s.owned().counts(occupancy), nil
+}
+
+// PresenceChanged shows the visitor what has changed of the room: the numbers,
+// the names, whether they are stale; never who the visitor is. It takes nothing
+// from whoever called it.
+func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
+	found, ok := c.visits.Load(s.Visit)
+	if !ok {
+		return s, nil // the socket is closing
+	}
+	v, ok := found.(*visit)
+	if !ok || v.viewer == nil {
+		return s, nil
+	}
+	stale := s.Stale
+	if s = v.update(s); stale && !s.Stale {
+		ctx.ClearFlash(flashNotice)
+	}
+	return s, nil
+}
+
+// update brings the state up to what the visit's viewer can see.
+func (v *visit) update(s PresenceState) PresenceState {
+	view := v.viewer.View()
+	if view.AsOf.Before(v.asOf) {
+		// Older than the answer to the visitor's own action: only the mark counts.
+		s.Stale = view.Stale
+		return s
+	}
+	v.asOf = view.AsOf
+	return s.shows(view)
+}
+
+// roomLinks lists the busiest rooms, and the one that is being looked at, which
+// has users in it.
+func (c *Controller) roomLinks(here string, users int) []RoomLink {
+	links := []RoomLink{{Name: here, Path: roomPath(here), Users: users, Here: true}}
+	for _, busy := range c.replica.Busiest() {
+		if busy.Room != here {
+			links = append(links, RoomLink{Name: busy.Room, Path: roomPath(busy.Room), Users: busy.Users})
+		}
+	}
+	return links
+}
+
+// Lobby is the room at the root of the site.
+const Lobby = "lobby"
+
+// roomPath is where the page of a room is.
+func roomPath(room string) string {
+	if room == Lobby {
+		return "/"
+	}
+	return "/rooms/" + room
+}
+
+// text is what somebody typed: the client turns "42" into a number and "true"
+// into a boolean on the way.
+func text(value any) string {
+	switch v := value.(type) {
+	case string:
+		return v
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64)
+	case bool:
+		return strconv.FormatBool(v)
+	default:
+		return ""
+	}
+}
+
+// refuse says on the page why an action did not happen, and returns the error
+// that keeps the form as it is. Messages stay as flashes, since livetemplate
+// wipes field errors at the next push.
+func refuse(ctx *livetemplate.Context, typed string, err error) error {
+	clearFlashes(ctx)
+	ctx.SetFlash(flashTyped, typed)
+	var name *presence.NameError
+	key, message := flashNotice, "This did not happen: something went wrong. Please try again."
+	switch {
+	case errors.As(err, &name):
+		key, message = flashName, name.Reason
+	case errors.Is(err, presence.ErrRoomFull):
+		message = "This room is full. Please try again later, or another room."
+	case errors.Is(err, presence.ErrTooManyRooms):
+		message = "There are too many rooms already. Please join one that exists."
+	case errors.Is(err, presence.ErrUnavailable):
+		message = "This did not happen: Redis can't be reached at the moment. Please try again."
+	}
+	ctx.SetFlash(key, message)
+	field := "username"
+	if key == flashNotice {
+		field = flashNotice
+	}
+	return livetemplate.NewFieldError(field, errors.New(message)) //nolint:err113 // shown, never decided on
+}
+
+// clearFlashes removes what an earlier refusal said.
+func clearFlashes(ctx *livetemplate.Context) {
+	for _, key := range []string{flashName, flashNotice, flashTyped} {
+		ctx.ClearFlash(key)
+	}
+}
+
+// as makes the visitor be user.
+func (s PresenceState) as(user presence.User) PresenceState {
+	s.Joined, s.Username, s.UserID = true, user.Name, user.ID
+	return s
+}
+
+// shows takes over what a view has of the room.
+func (s PresenceState) shows(view replica.View) PresenceState {
+	s.Known, s.Stale = !view.AsOf.IsZero(), view.Stale
+	s.Roster = make([]Row, len(view.Roster))
+	for i, user := range view.Roster {
+		s.Roster[i] = Row{ID: user.ID, Name: user.Name}
+	}
+	return s.owned().counts(view.Occupancy)
+}
+
+// counts takes over the numbers.
+func (s PresenceState) counts(o presence.Occupancy) PresenceState {
+	s.Users, s.Connections = o.Users, o.Connections
+	s.More = max(0, s.Users-len(s.Roster))
+	return s
+}
+
+// owned marks the visitor's own row.
+func (s PresenceState) owned() PresenceState {
+	rows := make([]Row, len(s.Roster))
+	for i, row := range s.Roster {
+		row.Own = s.Joined && row.ID == s.UserID
+		rows[i] = row
+	}
+	s.Roster = rows
+	return s
+}
+
+// listed puts the visitor at the end of the roster, if there is room: where
+// everybody else will see the name when the room is read again.
+func (s PresenceState) listed(user presence.User) PresenceState {
+	s = s.owned()
+	for _, row := range s.Roster {
+		if row.Own {
+			return s
+		}
+	}
+	if len(s.Roster) < presence.RosterSize {
+		s.Roster = append(s.Roster, Row{ID: user.ID, Name: user.Name, Own: true})
+	}
+	s.More = max(0, s.Users-len(s.Roster))
+	return s
+}
+
+// unlisted takes a user off the roster.
+func (s PresenceState) unlisted(id string) PresenceState {
+	rows := make([]Row, 0, len(s.Roster))
+	for _, row := range s.Roster {
+		if row.ID != id {
+			rows = append(rows, row)
+		}
+	}
+	s.Roster = rows
+	return s
+}

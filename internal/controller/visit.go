@@ -1,0 +1,168 @@
+package controller
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/livetemplate/livetemplate"
+
+	"presence/internal/presence"
+	"presence/internal/replica"
+)
+
+// groupCookie is the cookie by which livetemplate knows a browser. It never
+// reaches one: see Handler.
+const groupCookie = "livetemplate-id"
+
+// visit is one request for the page of a room: a socket, a page load or a post.
+type visit struct {
+	id     string // names the visit within this process
+	room   string
+	socket bool
+
+	// Who asks: the browser's session, and the connection that this tab is.
+	session    string
+	connection string
+	generation string
+
+	alive atomic.Pointer[func() bool] // whether the socket was heard of lately
+
+	// Owned by the visit's actions, which run one after another, and by
+	// Handler when they have ended.
+	viewer *replica.Viewer
+	member *replica.Member
+	asOf   time.Time // when what the state shows was true
+}
+
+type visitKey struct{}
+
+// visitOf returns the visit that a request belongs to, or nil.
+func visitOf(ctx context.Context) *visit {
+	v, _ := ctx.Value(visitKey{}).(*visit)
+	return v
+}
+
+// heard reports whether the visit's socket was heard of lately.
+func (v *visit) heard() bool {
+	alive := v.alive.Load()
+	return alive != nil && (*alive)()
+}
+
+// Alive tells the visit of an upgraded request how to find out whether its
+// socket was heard of lately. Requests that are no visit's are ignored.
+func Alive(r *http.Request, alive func() bool) {
+	if v := visitOf(r.Context()); v != nil {
+		v.alive.Store(&alive)
+	}
+}
+
+// Handler returns the page of every room. roomOf names the room of a request,
+// which must be legal; session ensures the browser's session, with a cookie if
+// it has none; live is the livetemplate handler of this controller.
+func (c *Controller) Handler(live http.Handler, roomOf func(*http.Request) string, session func(http.ResponseWriter, *http.Request) string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// One address answers with a page or with JSON: caches must not mix them up.
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Vary", "Accept")
+		if r.Method == http.MethodHead {
+			live.ServeHTTP(w, r)
+			return
+		}
+		v := &visit{
+			id:         rand.Text(),
+			room:       roomOf(r),
+			socket:     livetemplate.WSIsUpgrade(r),
+			session:    session(w, r),
+			generation: presence.NewGeneration(),
+		}
+		tab := r.URL.Query().Get("tab")
+		if !presence.IsTabKey(tab) {
+			tab = ""
+		}
+		v.connection = c.opts.Keys().ConnectionID(v.session, tab)
+
+		r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
+		// livetemplate keeps templates, and logs, by its own cookie. Given one
+		// that is this visit's, it sets none, mixes up no two tabs, and knows
+		// nothing that would be worth stealing from a log.
+		r.Header = r.Header.Clone()
+		dropCookie(r, groupCookie)
+		r.AddCookie(&http.Cookie{Name: groupCookie, Value: v.id})
+
+		if v.socket {
+			c.open.Add(1)
+			defer c.open.Done()
+			c.visits.Store(v.id, v)
+			defer c.end(r.Context(), v)
+		}
+		live.ServeHTTP(w, r)
+	})
+}
+
+// Wait returns when no visit of a socket is left, or ctx ends, with its error.
+// No new visits may begin meanwhile.
+func (c *Controller) Wait(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		c.open.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// end ends the visit of a socket that has closed.
+func (c *Controller) end(ctx context.Context, v *visit) {
+	c.visits.Delete(v.id)
+	if v.viewer != nil {
+		v.viewer.Exit()
+	}
+	if v.member == nil {
+		return
+	}
+	if err := c.replica.Release(v.member); err != nil {
+		c.log.LogAttrs(ctx, slog.LevelDebug, "connection not released; it ends with its lease", slog.Any("err", err))
+	}
+}
+
+// dropCookie removes what the browser sent under name.
+func dropCookie(r *http.Request, name string) {
+	cookies := r.Cookies()
+	r.Header.Del("Cookie")
+	for _, cookie := range cookies {
+		if cookie.Name != name {
+			r.AddCookie(cookie)
+		}
+	}
+}
+
+// Authenticator makes livetemplate take each visit for a browser of its own.
+type Authenticator struct{}
+
+// Identify returns no user: visitors name themselves.
+func (Authenticator) Identify(*http.Request) (string, error) { return "", nil }
+
+// GetSessionGroup returns the id of the request's visit.
+func (Authenticator) GetSessionGroup(r *http.Request, _ string) (string, error) {
+	if v := visitOf(r.Context()); v != nil {
+		return v.id, nil
+	}
+	return "", errNoVisit
+}
+
+// AllowTopic lets a visit subscribe to its own room, and to nothing else.
+func AllowTopic(topic, _ string, r *http.Request) (bool, error) {
+	v := visitOf(r.Context())
+	return v != nil && topic == Topic(v.room), nil
+}
+
+// Topic is the livetemplate topic of a room.
+func Topic(room string) string { return "room/" + room }
