@@ -71,11 +71,11 @@ type App struct {
 
 // New returns a server for config that listens already, but answers only when
 // Run runs. An error wraps [ErrConfig] when a setting is at fault.
-func New(config Config, log *slog.Logger) (a *App, err error) {
+func New(config Config, log *slog.Logger) (_ *App, err error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	a = &App{config: config, log: log, name: replicaName(), registry: prometheus.NewRegistry(), limiter: newLimiter()}
+	a := &App{config: config, log: log, name: replicaName(), registry: prometheus.NewRegistry(), limiter: newLimiter()}
 	defer func() {
 		if err != nil {
 			a.close()
@@ -337,6 +337,9 @@ func (a *App) report(what string, err error) {
 
 // close releases what New opened.
 func (a *App) close() {
+	if a.live != nil {
+		_ = a.live.Shutdown(context.Background()) // ends its goroutines; the first call, if there was one, has reported
+	}
 	for _, l := range []net.Listener{a.listener, a.admin} {
 		if l != nil {
 			_ = l.Close() // closed already by the server in the normal case
