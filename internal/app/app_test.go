@@ -493,6 +493,10 @@ func TestWithoutRedisPagesAreStaleAndJoinsFailInTime(t *testing.T) {
 	s.until(`"tree"`)
 	s.send(`{"action":"join","data":{"username":"Ann"}}`)
 	s.until(`"action":"join"`)
+	redistest.Eventually(t, 3*time.Second, "the replica has read the join", func() bool {
+		_, body := b.do("GET", a.url("/v1/rooms/lobby"), "")
+		return strings.Contains(body, `"users":1,`)
+	})
 	m.Close()
 	s.until("Redis is away")
 	if resp, body := b.do("GET", a.url("/readyz"), ""); resp.StatusCode != 503 || !strings.Contains(body, "redis") {
