@@ -141,7 +141,7 @@ func (a *Assets) add(name string, content []byte) error {
 	}
 
 	sum := sha256.Sum256(content)
-	url := Prefix + strings.TrimSuffix(name, ext) + "." + hex.EncodeToString(sum[:8]) + ext
+	url := Prefix + strings.TrimSuffix(name, ext) + "." + hex.EncodeToString(sum[:hashBytes]) + ext
 	a.urls[name] = url
 	a.served[url] = served{mime: mime, plain: content, gzip: packed.Bytes()}
 	return nil
@@ -169,13 +169,19 @@ func (a *Assets) Origins() []string {
 	return []string{cdn}
 }
 
-// ServeHTTP serves the assets by the paths that [Assets.URL] returns; anything
-// else is 404, and other methods than GET and HEAD are 405.
+// ServeHTTP serves the assets by the paths that [Assets.URL] returns, and by those
+// of another version, uncached; anything else is 404, and other methods than GET and HEAD are 405.
 func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	file, ok := a.served[r.URL.Path]
+	cache := "public, max-age=31536000, immutable"
 	if !ok {
-		http.NotFound(w, r)
-		return
+		// While replicas of two versions run side by side, a page of one may ask
+		// the other for its assets. Ours are better than none, but not for long.
+		if file, ok = a.served[a.urls[unhashed(r.URL.Path)]]; !ok {
+			http.NotFound(w, r)
+			return
+		}
+		cache = "no-store"
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
@@ -186,7 +192,7 @@ func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", file.mime)
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	h.Set("Cache-Control", cache)
 	h.Set("Vary", "Accept-Encoding")
 	body := file.plain
 	if acceptsGzip(strings.Join(r.Header.Values("Accept-Encoding"), ",")) {
@@ -198,6 +204,22 @@ func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write(body) // an error is the browser's leaving
 	}
 }
+
+// unhashed returns the name of the asset that a path with a hash, ours or that of
+// another version, stands for.
+func unhashed(urlPath string) string {
+	name := strings.TrimPrefix(urlPath, Prefix)
+	ext := path.Ext(name)
+	base := strings.TrimSuffix(name, ext)
+	hash := path.Ext(base)
+	if len(hash) != 1+2*hashBytes {
+		return ""
+	}
+	return strings.TrimSuffix(base, hash) + ext
+}
+
+// hashBytes is how much of an asset's SHA-256 its path carries.
+const hashBytes = 8
 
 // acceptsGzip reports whether an Accept-Encoding header allows gzip (RFC 9110,
 // section 12.5.3): by its name or by *, unless the quality given to it is 0.

@@ -197,10 +197,14 @@ func TestServeHeadAndRefusals(t *testing.T) {
 		}
 	}
 
-	for _, path := range []string{"/assets/", "/assets/page.js", "/assets/page.0000000000000000.js", "/assets/../package.json", "/"} {
+	for _, path := range []string{"/assets/", "/assets/page.js", "/assets/page.00.js", "/assets/other.0000000000000000.js", "/assets/../package.json", "/"} {
 		if r := serve(a, http.MethodGet, path, ""); r.StatusCode != http.StatusNotFound {
 			t.Errorf("GET %s: status %d, want 404", path, r.StatusCode)
 		}
+	}
+	other := serve(a, http.MethodGet, "/assets/page.0000000000000000.js", "gzip")
+	if other.StatusCode != http.StatusOK || other.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("path of another version: status %d, Cache-Control %q; want 200, not to be kept", other.StatusCode, other.Header.Get("Cache-Control"))
 	}
 	r := serve(a, http.MethodPost, a.URL("page.js"), "")
 	if r.StatusCode != http.StatusMethodNotAllowed || r.Header.Get("Allow") != "GET, HEAD" {

@@ -200,6 +200,20 @@ func TestFormsWorkOnEveryReplica(t *testing.T) {
 	demand(t, ann.get(a.url("/rooms/tea-break")), "0 user(s) online", "Presence · tea-break")
 }
 
+func TestVisitorWithoutJavaScriptSurvivesALossOfData(t *testing.T) {
+	address, m := redisURL(t)
+	a := start(t, func(c *Config) { c.RedisURL, c.HeartbeatInterval = address, 500*time.Millisecond }).ready(t)
+	ann := newBrowser(t)
+	ann.post(a.url("/"), join("Ann"))
+	m.FlushAll()
+	redistest.Eventually(t, 5*time.Second, "the visitor is back at a reload", func() bool {
+		page := ann.get(a.url("/"))
+		return strings.Contains(page, "Logged in as <strong>Ann</strong>") && strings.Contains(page, "1 user(s) online")
+	})
+	demand(t, ann.post(a.url("/"), leave), `name="join"`)
+	demand(t, ann.get(a.url("/")), "0 user(s) online", `name="join"`)
+}
+
 func TestRefusedNameIsKeptWithItsReason(t *testing.T) {
 	a := start(t, nil).ready(t)
 	b := newBrowser(t)

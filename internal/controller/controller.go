@@ -92,6 +92,11 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 	if err != nil {
 		c.log.DebugContext(ctx, "visitor not looked up", "err", err)
 	}
+	if !found && err == nil && v.lastName != "" && ctx.IsInitialMount() {
+		user = c.user(v, v.lastName)
+		_, err = c.replica.JoinHTTP(wait, v.room, presence.Connection{ID: v.connection, User: user})
+		found = err == nil
+	}
 	if found {
 		s = s.as(user)
 	}
@@ -144,7 +149,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	conn := presence.Connection{
 		ID:         v.connection,
 		Generation: v.generation,
-		User:       presence.User{ID: c.opts.Keys().UserID(v.session, name), Name: name},
+		User:       c.user(v, name),
 	}
 	wait, cancel := context.WithTimeout(ctx, actionTimeout)
 	defer cancel()
@@ -154,8 +159,8 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 		if member, occupancy, err = c.replica.Join(wait, v.room, conn, v.heard); err == nil {
 			v.member = member
 		}
-	} else {
-		occupancy, err = c.replica.JoinHTTP(wait, v.room, conn)
+	} else if occupancy, err = c.replica.JoinHTTP(wait, v.room, conn); err == nil {
+		c.remember(ctx, v, name)
 	}
 	if err != nil {
 		c.log.InfoContext(ctx, "join failed", "room", v.room, "err", err)
@@ -189,6 +194,7 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 		return s, refuse(ctx, "", err)
 	}
 	v.member = nil
+	c.remember(ctx, v, "")
 	clearFlashes(ctx)
 	v.asOf = time.Now()
 	if occupancy.Users < s.Users {
@@ -196,6 +202,19 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	}
 	s.Joined, s.Username, s.UserID = false, "", ""
 	return s.owned().counts(occupancy), nil
+}
+
+// user is who joins under name in the browser of v.
+func (c *Controller) user(v *visit, name string) presence.User {
+	return presence.User{ID: c.opts.Keys().UserID(v.session, name), Name: name}
+}
+
+// remember has a browser without JavaScript keep the name that it is in the room
+// under, or forget it if name is empty.
+func (c *Controller) remember(ctx *livetemplate.Context, v *visit, name string) {
+	if v.bare && ctx.IsHTTP() {
+		_ = ctx.SetCookie(c.nameCookie(v.room, name)) // fails only without HTTP
+	}
 }
 
 // PresenceChanged shows the visitor what has changed of the room: the numbers,

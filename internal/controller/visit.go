@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,8 @@ type visit struct {
 	session    string
 	connection string
 	generation string
+	bare       bool   // without a tab key: a browser without JavaScript
+	lastName   string // under which a bare browser was in the room lately, or ""
 
 	alive atomic.Pointer[func() bool] // whether the socket was heard of lately
 
@@ -84,6 +87,12 @@ func (c *Controller) Handler(live http.Handler, roomOf func(*http.Request) strin
 			tab = ""
 		}
 		v.connection = c.opts.Keys().ConnectionID(v.session, tab)
+		if v.bare = tab == ""; v.bare && !v.socket {
+			v.lastName = nameIn(r, v.room)
+			if r.Method == http.MethodGet && v.lastName != "" {
+				http.SetCookie(w, c.nameCookie(v.room, v.lastName)) // for as long again
+			}
+		}
 
 		r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
 		// livetemplate keeps templates, and logs, by its own cookie. Given one
@@ -131,6 +140,50 @@ func (c *Controller) end(ctx context.Context, v *visit) {
 	if err := c.replica.Release(v.member); err != nil {
 		c.log.LogAttrs(ctx, slog.LevelDebug, "connection not released; it ends with its lease", slog.Any("err", err))
 	}
+}
+
+// nameCookie remembers in a browser without JavaScript under which name it is in
+// a room. When Redis has lost it, nobody else does: there is no socket, and so
+// no replica that holds it. It lives little longer than the browser is silent.
+// With an empty name it forgets.
+func (c *Controller) nameCookie(room, name string) *http.Cookie {
+	cookie := &http.Cookie{
+		Name:     nameCookiePrefix + room,
+		Value:    url.QueryEscape(name),
+		Path:     "/",
+		MaxAge:   nameCookieRefreshes * max(1, int(c.opts.Refresh.Seconds())),
+		HttpOnly: true,
+		SameSite: http.SameSiteLaxMode,
+	}
+	if name == "" {
+		cookie.MaxAge = -1
+	}
+	return cookie
+}
+
+const (
+	nameCookiePrefix = "presence-in-"
+
+	// nameCookieRefreshes is how many reloads of the page the cookie outlives.
+	nameCookieRefreshes = 6
+)
+
+// nameIn returns the name that the browser of r was in room under, if it is a
+// name at all.
+func nameIn(r *http.Request, room string) string {
+	cookie, err := r.Cookie(nameCookiePrefix + room)
+	if err != nil {
+		return ""
+	}
+	typed, err := url.QueryUnescape(cookie.Value)
+	if err != nil {
+		return ""
+	}
+	name, err := presence.CleanName(typed)
+	if err != nil {
+		return ""
+	}
+	return name
 }
 
 // dropCookie removes what the browser sent under name.
