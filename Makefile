@@ -1,0 +1,102 @@
+# Needs Go, Node.js with npm, git and make; `make help` lists the targets.
+# Tests that need more (redis-server, redis-sentinel, haproxy, chromium) are
+# skipped where it is missing, and fail there when CI is set.
+
+GOLANGCI_LINT_VERSION := v2.15.0
+
+# The name says the version: a new one is built by the next `make lint`.
+GOLANGCI_LINT := bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+# What npm delivers. Both files come from one build; one of them stands for it.
+ASSETS := web/dist/client.js
+
+UNIT    := ./cmd/... ./internal/... ./templates/... ./web/... ./test/gotest/...
+BROWSER := $(patsubst %,./%/...,$(wildcard test/browser))
+SYSTEM  := $(patsubst %,./%/...,$(wildcard test/system test/deploy))
+
+# A bound for each package: what hangs says where.
+GOTEST  := go run ./test/gotest -timeout 6m
+SKIPPED := bin/skipped
+export GOTEST_SKIPPED
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## serve on http://localhost:8080 with the embedded store (ARGS="-help" and other flags)
+	@exec ./bin/server $(ARGS)
+
+.PHONY: build
+build: assets ## build bin/server, with the browser assets in it
+	CGO_ENABLED=0 go build -trimpath -o bin/server ./cmd/server
+
+.PHONY: assets
+assets: $(ASSETS) ## install the browser assets of web/package-lock.json
+
+$(ASSETS): web/package.json web/package-lock.json web/.npmrc web/build.mjs
+	@command -v npm >/dev/null || { echo "make: npm is missing: please install Node.js (https://nodejs.org)" >&2; exit 1; }
+	cd web && npm ci --ignore-scripts --no-audit --no-fund && npm run --silent build
+
+.PHONY: test
+test: export GOTEST_SKIPPED := $(SKIPPED)
+test: ## everything CI runs: lint, unit, browser and system tests
+	@mkdir -p bin && rm -f $(SKIPPED)
+	@failed=; for part in assets lint test-unit test-browser test-system; do \
+		echo "=== $$part"; begin=$$(date +%s); \
+		$(MAKE) --no-print-directory $$part || failed="$$failed $$part"; \
+		echo "=== $$part: $$(( $$(date +%s) - begin )) s"; \
+	done; \
+	if [ -s $(SKIPPED) ]; then echo "Not everything was tested here:"; cat $(SKIPPED); fi; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; \
+	echo "All tests passed."
+
+.PHONY: test-unit
+test-unit: assets ## packages one by one, with the race detector
+	$(GOTEST) -race -shuffle=on $(UNIT)
+
+.PHONY: test-browser
+test-browser: assets ## pages in a real browser (needs chromium)
+	$(if $(BROWSER),$(GOTEST) -count=1 $(BROWSER),@echo "test/browser does not exist: nothing to test")
+
+.PHONY: test-system
+test-system: assets ## several replicas on a real Redis behind a real balancer (needs redis-server, haproxy)
+	$(if $(SYSTEM),$(GOTEST) -count=1 $(SYSTEM),@echo "neither test/system nor test/deploy exists: nothing to test")
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## golangci-lint, go vet, go fix and go.mod
+	$(GOLANGCI_LINT) run
+	go vet ./...
+	go fix -diff ./...
+	go mod tidy -diff
+
+$(GOLANGCI_LINT):
+	@echo "building golangci-lint $(GOLANGCI_LINT_VERSION), once: takes some minutes"
+	@mkdir -p bin/tmp
+	GOBIN="$(CURDIR)/bin/tmp" go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@mv bin/tmp/golangci-lint $@ && rmdir bin/tmp
+
+.PHONY: lint-tool
+lint-tool: $(GOLANGCI_LINT) ## build golangci-lint into bin
+
+.PHONY: fmt
+fmt: $(GOLANGCI_LINT) ## format all Go files
+	$(GOLANGCI_LINT) fmt
+
+FUZZTIME := 20s
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for 20 s (FUZZTIME=5m for longer)
+	@grep -rE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*\(' cmd internal templates web \
+	| sed -E 's/^(.*)\/[^/]*_test\.go:func (Fuzz[A-Za-z0-9_]*)\(.*/\1 \2/' | sort \
+	| while read -r dir target; do \
+		echo "$$dir: $$target"; \
+		go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) "./$$dir" || exit 1; \
+	done
+
+.PHONY: clean
+clean: ## remove what was built or installed here
+	rm -rf bin web/node_modules test/shots
+	find web/dist -mindepth 1 ! -name .gitkeep -delete

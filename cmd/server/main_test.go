@@ -1,0 +1,352 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"presence/internal/app"
+)
+
+// livetemplate v0.25.0 never stops the goroutine that tidies up its session store.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/livetemplate/livetemplate.(*MemorySessionStore).cleanupLoop"))
+}
+
+// env returns the environment of a test, in place of os.Getenv.
+func env(vars map[string]string) func(string) string {
+	return func(name string) string { return vars[name] }
+}
+
+// buffer is what a program writes while others read it.
+type buffer struct {
+	mu  sync.Mutex // guards:
+	buf bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// server is a run of the program.
+type server struct {
+	url   string // of the pages
+	admin string // address of the admin endpoints, or ""
+	log   *buffer
+	stop  context.CancelFunc
+	code  chan int
+}
+
+// start runs the program with args on ports that the system chooses, until the
+// test ends.
+func start(t *testing.T, vars map[string]string, args ...string) *server {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	s := &server{log: &buffer{}, stop: stop, code: make(chan int, 1)}
+	args = append([]string{"-listen", "127.0.0.1:0", "-admin-listen", "127.0.0.1:0"}, args...)
+	go func() { s.code <- run(ctx, args, env(vars), s.log) }()
+	t.Cleanup(func() { s.end(t) })
+	deadline := time.Now().Add(5 * time.Second)
+	for time.Now().Before(deadline) {
+		for line := range strings.Lines(s.log.String()) {
+			var entry struct{ Msg, Listen, Admin string }
+			if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "serving" {
+				s.url, s.admin = "http://"+entry.Listen, entry.Admin
+				return s
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("does not serve after 5 s:\n%s", s.log)
+	return nil
+}
+
+// end stops the program as a signal does, and returns its exit code.
+func (s *server) end(t *testing.T) int {
+	t.Helper()
+	s.stop()
+	select {
+	case code := <-s.code:
+		s.code <- code
+		return code
+	case <-time.After(10 * time.Second):
+		t.Fatalf("does not stop within 10 s:\n%s", s.log)
+		return -1
+	}
+}
+
+// get returns the status and the body that url is answered with.
+func get(t *testing.T, url string) (status int, body string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Close = true // nothing is to be left open
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	b, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(b)
+}
+
+func TestBadSettingIsOneLineAndExitCode2(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing")
+	short := filepath.Join(t.TempDir(), "short")
+	if err := os.WriteFile(short, []byte("too short\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]struct {
+		args []string
+		env  map[string]string
+		want []string // parts of the line: the setting, its value, what is legal
+	}{
+		"unknown flag":            {args: []string{"-no-such-flag"}, want: []string{"-no-such-flag", "-help lists all"}},
+		"argument":                {args: []string{"serve"}, want: []string{`"serve"`, "-help lists all"}},
+		"flag without value":      {args: []string{"-listen"}, want: []string{"-listen", "-help lists all"}},
+		"listen":                  {args: []string{"-listen", "8080"}, want: []string{"-listen", `"8080"`, "host:port or :port"}},
+		"listen empty":            {args: []string{"-listen="}, want: []string{"-listen", `""`, "host:port or :port"}},
+		"listen nowhere":          {args: []string{"-listen", "127.0.0.1:99999"}, want: []string{"-listen", `"127.0.0.1:99999"`, "invalid port"}},
+		"admin-listen":            {args: []string{"--admin-listen", "here"}, want: []string{"-admin-listen", `"here"`, "host:port"}},
+		"redis-url":               {args: []string{"-redis-url", "http://h"}, want: []string{"-redis-url", `"http://`, "unknown scheme"}},
+		"redis-url without":       {args: []string{"-redis-url", "localhost:6379"}, want: []string{"-redis-url", "redis-cluster://"}},
+		"redis-url of sentinel":   {args: []string{"-redis-url", "redis-sentinel://a,b"}, want: []string{"-redis-url", "redis-sentinel://host1,host2/NAME"}},
+		"redis-prefix":            {args: []string{"-redis-prefix", "a b"}, want: []string{"-redis-prefix", `"a b"`, "1 to 64 characters"}},
+		"redis-password-file":     {args: []string{"-redis-password-file", missing}, want: []string{"-redis-password-file", missing, "needs -redis-url"}},
+		"redis-password-file 2":   {args: []string{"-redis-url", "redis://h", "-redis-password-file", missing}, want: []string{"-redis-password-file", missing, "no such file"}},
+		"session-secret-file":     {args: []string{"-session-secret-file", short}, want: []string{"-session-secret-file", short, "at least 16 bytes"}},
+		"heartbeat-interval":      {args: []string{"-heartbeat-interval", "soon"}, want: []string{"-heartbeat-interval", `"soon"`, "a duration, such as"}},
+		"heartbeat-interval low":  {args: []string{"-heartbeat-interval", "1ms"}, want: []string{"-heartbeat-interval", `"1ms"`, "between 100ms and 1h"}},
+		"member-ttl":              {args: []string{"-member-ttl", "19s"}, want: []string{"-member-ttl", `"19s"`, "at least twice the heartbeat interval, which is 10s"}},
+		"member-ttl, both":        {args: []string{"-member-ttl", "3s", "-heartbeat-interval", "1501ms"}, want: []string{"-member-ttl", `"3s"`, "twice", "1.501s"}},
+		"leave-grace":             {args: []string{"-leave-grace", "-1s"}, want: []string{"-leave-grace", `"-1s"`, "between 0s and 24h"}},
+		"coalesce":                {args: []string{"-coalesce", "0"}, want: []string{"-coalesce", `"0s"`, "between 1ms and 1m"}},
+		"allowed-origins":         {args: []string{"-allowed-origins", "example.org"}, want: []string{"-allowed-origins", `"example.org"`, "http:// or https://"}},
+		"allowed-origins path":    {args: []string{"-allowed-origins", "https://a.org, https://b.org/x"}, want: []string{"-allowed-origins", `"https://b.org/x"`, "nothing else"}},
+		"trusted-proxies":         {args: []string{"-trusted-proxies", "10.0.0.0/33"}, want: []string{"-trusted-proxies", `"10.0.0.0/33"`, "a CIDR such as 10.0.0.0/8"}},
+		"max-connections":         {args: []string{"-max-connections", "-1"}, want: []string{"-max-connections", `"-1"`, "0 (no limit) or more"}},
+		"max-connections-per-ip":  {args: []string{"-max-connections-per-ip", "many"}, want: []string{"-max-connections-per-ip", `"many"`, "a whole number"}},
+		"max-rooms":               {args: []string{"-max-rooms", "-5"}, want: []string{"-max-rooms", `"-5"`, "0 (no limit) or more"}},
+		"max-members-per-room":    {args: []string{"-max-members-per-room", "1.5"}, want: []string{"-max-members-per-room", `"1.5"`, "a whole number"}},
+		"shutdown-timeout":        {args: []string{"-shutdown-timeout", "2h"}, want: []string{"-shutdown-timeout", `"2h0m0s"`, "between 0s and 1h"}},
+		"log-level":               {args: []string{"-log-level", "loud"}, want: []string{"-log-level", `"loud"`, "debug, info, warn or error"}},
+		"log-format":              {args: []string{"-log-format", "xml"}, want: []string{"-log-format", `"xml"`, "text or json"}},
+		"healthcheck":             {args: []string{"-healthcheck=perhaps"}, want: []string{"-healthcheck", `"perhaps"`, "true or false"}},
+		"environment, duration":   {env: map[string]string{"PRESENCE_LEAVE_GRACE": "10"}, want: []string{"PRESENCE_LEAVE_GRACE", `"10"`, "a duration, such as"}},
+		"environment, number":     {env: map[string]string{"PRESENCE_MAX_ROOMS": "few"}, want: []string{"PRESENCE_MAX_ROOMS", `"few"`, "a whole number"}},
+		"environment, member-ttl": {env: map[string]string{"PRESENCE_MEMBER_TTL": "5s"}, want: []string{"-member-ttl", `"5s"`, "twice the heartbeat interval"}},
+		"environment, log-level":  {env: map[string]string{"PRESENCE_LOG_LEVEL": "INFO"}, want: []string{"-log-level", `"INFO"`, "debug, info, warn or error"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			var out buffer
+			args := append([]string{"-listen", "127.0.0.1:0", "-admin-listen", ""}, test.args...)
+			code := run(t.Context(), args, env(test.env), &out)
+			lines := slices.Collect(strings.Lines(out.String()))
+			if code != 2 || len(lines) != 1 {
+				t.Fatalf("exit code %d and %d lines, want 2 and 1:\n%s", code, len(lines), &out)
+			}
+			for _, part := range append(test.want, "bad setting: ") {
+				if !strings.Contains(lines[0], part) {
+					t.Errorf("%q does not contain %q", lines[0], part)
+				}
+			}
+		})
+	}
+}
+
+func TestBadRedisURLKeepsItsPassword(t *testing.T) {
+	var out buffer
+	code := run(t.Context(), []string{"-redis-url", "redis://user:hunter2@h:port"}, env(nil), &out)
+	if code != 2 || strings.Contains(out.String(), "hunter2") {
+		t.Errorf("exit code %d, want 2; printed %q", code, &out)
+	}
+}
+
+func TestHelpListsAllSettings(t *testing.T) {
+	for _, flagName := range []string{"-help", "--help", "-h"} {
+		var out buffer
+		if code := run(t.Context(), []string{flagName}, env(nil), &out); code != 0 {
+			t.Errorf("%s: exit code %d, want 0", flagName, code)
+		}
+		for _, s := range settings() {
+			if !strings.Contains(out.String(), "\n  -"+s.name) || !strings.Contains(out.String(), s.usage) {
+				t.Errorf("%s does not list -%s: %s", flagName, s.name, s.usage)
+			}
+		}
+	}
+}
+
+func TestServesWithTheEmbeddedStoreAndStops(t *testing.T) {
+	s := start(t, nil)
+	for path, want := range map[string]string{
+		"/":                    "user(s) online",
+		"/rooms/tea-break":     "tea-break",
+		"/v1/rooms/tea-break":  `"users":0`,
+		"/livez":               "ok",
+		"/lbz":                 "ok",
+		"/v1/rooms/no%20blank": "application/problem+json",
+	} {
+		status, body := get(t, s.url+path)
+		if want == "application/problem+json" {
+			if status != http.StatusNotFound {
+				t.Errorf("GET %s: %d, want 404", path, status)
+			}
+		} else if status != http.StatusOK || !strings.Contains(body, want) {
+			t.Errorf("GET %s: %d %q, want 200 with %q", path, status, body, want)
+		}
+	}
+	if code := s.end(t); code != 0 {
+		t.Errorf("exit code %d after a graceful stop, want 0:\n%s", code, s.log)
+	}
+	if !strings.Contains(s.log.String(), `"stopped"`) {
+		t.Errorf("the log does not end with the stop:\n%s", s.log)
+	}
+}
+
+func TestHealthcheck(t *testing.T) {
+	s := start(t, nil)
+	check := func(addr string) (int, string) {
+		var out buffer
+		code := run(t.Context(), []string{"-healthcheck", "-admin-listen", addr}, env(nil), &out)
+		return code, out.String()
+	}
+	// Ready as soon as the store has answered once.
+	deadline := time.Now().Add(5 * time.Second)
+	code, said := check(s.admin)
+	for code != 0 && time.Now().Before(deadline) {
+		time.Sleep(20 * time.Millisecond)
+		code, said = check(s.admin)
+	}
+	if code != 0 {
+		t.Errorf("exit code %d for a server that runs, want 0: %s", code, said)
+	}
+	s.end(t)
+	if code, said := check(s.admin); code != 1 || strings.Count(said, "\n") != 1 {
+		t.Errorf("exit code %d for a server that has stopped, want 1 and one line: %q", code, said)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func TestHealthcheckOfAServerWithoutRedis(t *testing.T) {
+	s := start(t, map[string]string{"PRESENCE_REDIS_URL": "redis://127.0.0.1:1"}, "-shutdown-timeout", "0s")
+	var out buffer
+	code := run(t.Context(), []string{"-healthcheck", "-admin-listen", s.admin}, env(nil), &out)
+	if code != 1 || !strings.Contains(out.String(), "not ready: redis") {
+		t.Errorf("exit code %d, want 1, and %q, want the reason", code, &out)
+	}
+	if code := s.end(t); code != 0 {
+		t.Errorf("exit code %d after the stop, want 0:\n%s", code, s.log)
+	}
+}
+
+func TestAddressInUseIsABadSetting(t *testing.T) {
+	s := start(t, nil)
+	var out buffer
+	addr := strings.TrimPrefix(s.url, "http://")
+	code := run(t.Context(), []string{"-listen", addr, "-admin-listen="}, env(nil), &out)
+	if code != 2 || !strings.Contains(out.String(), addr) || strings.Count(out.String(), "\n") != 1 {
+		t.Errorf("exit code %d, want 2 and one line with the address: %q", code, &out)
+	}
+}
+
+func TestEnvironmentIsReadAndFlagsWin(t *testing.T) {
+	for _, s := range settings() {
+		want := "PRESENCE_" + strings.ToUpper(strings.ReplaceAll(s.name, "-", "_"))
+		if got := app.EnvName(s.name); got != want {
+			t.Errorf("EnvName(%q) = %q, want %q", s.name, got, want)
+		}
+	}
+	vars := env(map[string]string{"PRESENCE_LEAVE_GRACE": "7s", "PRESENCE_LISTEN": ":1", "PRESENCE_MAX_ROOMS": "3", "PRESENCE_LOG_LEVEL": ""})
+	config := app.Default()
+	fs := flag.NewFlagSet("server", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	config.Flags(fs)
+	if err := parse(fs, []string{"-listen", ":2", "--max-rooms=4"}, vars); err != nil {
+		t.Fatal(err)
+	}
+	want := app.Default()
+	want.LeaveGrace, want.Listen, want.MaxRooms = 7*time.Second, ":2", 4
+	if config != want {
+		t.Errorf("got  %+v\nwant %+v", config, want)
+	}
+	if err := parse(fs, []string{"-help"}, env(nil)); !errors.Is(err, flag.ErrHelp) {
+		t.Errorf("parse(-help) = %v", err)
+	}
+}
+
+// setting is a row of the README's table.
+type setting struct{ name, env, value, usage string }
+
+// settings are all settings in the order in which Config has them, and then
+// -healthcheck.
+func settings() []setting {
+	config := app.Default()
+	fs := flag.NewFlagSet("server", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	config.Flags(fs)
+	var flags []*flag.Flag
+	fs.VisitAll(func(f *flag.Flag) { flags = append(flags, f) })
+	// A flag's value is a pointer to its field.
+	field := func(f *flag.Flag) uintptr { return reflect.ValueOf(f.Value).Pointer() }
+	slices.SortFunc(flags, func(a, b *flag.Flag) int {
+		if field(a) < field(b) {
+			return -1
+		}
+		return 1
+	})
+	var list []setting
+	for _, f := range flags {
+		list = append(list, setting{f.Name, app.EnvName(f.Name), f.DefValue, f.Usage})
+	}
+	return append(list, setting{"healthcheck", app.EnvName("healthcheck"), "false", "ask the running server's /readyz and exit with 0 or 1"})
+}
+
+func TestREADMEListsAllSettings(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, s := range settings() {
+		value := ""
+		if s.value != "" {
+			value = "`" + s.value + "`"
+		}
+		want = append(want, fmt.Sprintf("| `-%s` | `%s` | %s | %s |", s.name, s.env, value, s.usage))
+	}
+	row := regexp.MustCompile("(?m)^\\| `-.*$")
+	got := row.FindAllString(string(text), -1)
+	if !slices.Equal(got, want) {
+		t.Errorf("the table of settings in README.md should be\n%s", strings.Join(want, "\n"))
+	}
+}
