@@ -15,8 +15,8 @@ import (
 // assets stands in for web.Assets.
 type assets struct{ integrity string }
 
-func (a assets) URL(name string) string       { return "/assets/hash." + name }
-func (a assets) Integrity(name string) string { return a.integrity }
+func (a assets) URL(name string) string  { return "/assets/hash." + name }
+func (a assets) Integrity(string) string { return a.integrity }
 
 // state is a room with Ann and Bob, as a visitor sees it who has not joined.
 func state() controller.PresenceState {

@@ -270,7 +270,7 @@ func (a *App) Run(ctx context.Context) error {
 	if a.admin != nil {
 		serve(admin, a.admin)
 	}
-	a.announce()
+	a.announce(ctx)
 
 	var err error
 	select {
@@ -288,15 +288,15 @@ func (a *App) Run(ctx context.Context) error {
 }
 
 // announce says where to go.
-func (a *App) announce() {
+func (a *App) announce(ctx context.Context) {
 	if a.embedded != nil {
-		a.log.Info("no -redis-url: using an embedded store, for this one replica and until it stops")
+		a.log.InfoContext(ctx, "no -redis-url: using an embedded store, for this one replica and until it stops")
 	}
 	if !a.assets.Built() {
-		a.log.Warn("browser assets are not built in: pages load them from the npm CDN (run `make assets` to change that)")
+		a.log.WarnContext(ctx, "browser assets are not built in: pages load them from the npm CDN (run `make assets` to change that)")
 	}
 	_, port, _ := net.SplitHostPort(a.Addr())
-	a.log.Info("serving", "url", "http://localhost:"+port, "listen", a.Addr(), "admin", a.AdminAddr(), "replica", a.name)
+	a.log.InfoContext(ctx, "serving", "url", "http://localhost:"+port, "listen", a.Addr(), "admin", a.AdminAddr(), "replica", a.name)
 }
 
 // drain stops serving without anybody noticing: balancers are told first, then
@@ -331,7 +331,7 @@ func (a *App) drain(servers ...*http.Server) {
 // report logs an error of the stop, if there is one.
 func (a *App) report(what string, err error) {
 	if err != nil {
-		a.log.Warn(what, "err", err)
+		a.log.Warn("stop not clean", "what", what, "err", err)
 	}
 }
 

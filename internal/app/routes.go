@@ -149,10 +149,7 @@ const clientStyles = "'sha256-tn5QAQTrBfr6g5S0WnBprqsjxFkLlXrdlKagTj3E+dQ=' 'sha
 
 // contentPolicy is the Content-Security-Policy (CSP level 3) of all answers.
 func contentPolicy(origins []string) string {
-	others := ""
-	for _, origin := range origins {
-		others += " " + origin
-	}
+	others := strings.Join(append([]string{""}, origins...), " ")
 	return strings.Join([]string{
 		"default-src 'none'",
 		"script-src 'self'" + others,

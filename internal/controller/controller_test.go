@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,15 +36,15 @@ func view(users int, names ...string) replica.View {
 
 // rows is the roster as text, the own row in brackets.
 func rows(s PresenceState) string {
-	text := ""
+	var text strings.Builder
 	for _, row := range s.Roster {
 		if row.Own {
-			text += fmt.Sprintf("[%s] ", row.Name)
+			fmt.Fprintf(&text, "[%s] ", row.Name)
 		} else {
-			text += row.Name + " "
+			fmt.Fprintf(&text, "%s ", row.Name)
 		}
 	}
-	return text
+	return text.String()
 }
 
 func TestStateShowsTheViewAndMarksItsOwnRow(t *testing.T) {

@@ -205,7 +205,8 @@ func (s *Server) Restart() {
 		s.t.Fatalf("start redis-server: %v", err)
 	}
 	Eventually(s.t, 10*time.Second, "redis-server accepts connections", func() bool {
-		c, err := net.DialTimeout("tcp", s.Addr, time.Second)
+		d := net.Dialer{Timeout: time.Second}
+		c, err := d.DialContext(s.t.Context(), "tcp", s.Addr)
 		if err != nil {
 			return false
 		}

@@ -229,6 +229,7 @@ func (r *Replica) probeOnce(ctx context.Context) {
 		}
 	case settled:
 		r.readAll()
+	case nothing:
 	}
 }
 

@@ -89,17 +89,17 @@ func (ms *members) add(m *Member) {
 	ms.byID[key] = m
 }
 
-// remove takes m out and reports whether it was in.
-func (ms *members) remove(m *Member) bool {
+// remove takes m out, if it is still in.
+func (ms *members) remove(m *Member) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	return ms.removeLocked(m)
+	ms.removeLocked(m)
 }
 
-func (ms *members) removeLocked(m *Member) bool {
+func (ms *members) removeLocked(m *Member) {
 	c := m.cohort
 	if c == nil {
-		return false
+		return
 	}
 	m.cohort = nil
 	c.members[m.index] = nil
@@ -110,7 +110,6 @@ func (ms *members) removeLocked(m *Member) bool {
 		}
 	}
 	delete(ms.byID, memberKey{m.room, m.conn.ID})
-	return true
 }
 
 // has reports whether m is still in.

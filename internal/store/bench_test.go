@@ -38,6 +38,7 @@ func info(b *testing.B, rdb redis.UniversalClient, section string, fields ...str
 
 // redisCPU is the CPU time that Redis has spent on commands, in microseconds.
 func redisCPU(b *testing.B, rdb redis.UniversalClient) float64 {
+	b.Helper()
 	return 1e6 * info(b, rdb, "cpu", "used_cpu_user_main_thread", "used_cpu_sys_main_thread")
 }
 
@@ -49,8 +50,8 @@ func member(i int) presence.Connection {
 	}
 }
 
-// populate puts n members into room and returns their leases in join order.
-func populate(b *testing.B, s *Store, room string, n int) []Lease {
+// populate puts n members into the room r and returns their leases in join order.
+func populate(b *testing.B, s *Store, n int) []Lease {
 	b.Helper()
 	var leases []Lease
 	var conns []presence.Connection
@@ -59,7 +60,7 @@ func populate(b *testing.B, s *Store, room string, n int) []Lease {
 		leases = append(leases, Lease{conns[i].ID, conns[i].Generation})
 	}
 	for start := 0; start < n; start += 20_000 {
-		for _, err := range s.Restore(b.Context(), room, conns[start:min(start+20_000, n)]) {
+		for _, err := range s.Restore(b.Context(), "r", conns[start:min(start+20_000, n)]) {
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -75,7 +76,7 @@ func BenchmarkHeartbeat(b *testing.B) {
 	server := redistest.Start(b)
 	rdb := server.Client(b)
 	s := New(rdb, Options{})
-	leases := populate(b, s, "r", members)
+	leases := populate(b, s, members)
 	before, done := redisCPU(b, rdb), 0
 	for b.Loop() {
 		at := done % members
@@ -101,7 +102,7 @@ func BenchmarkJoin(b *testing.B) {
 			ctx, cancel := context.WithCancel(b.Context())
 			stopped := make(chan error, 1)
 			go func() { stopped <- s.Run(ctx) }()
-			populate(b, s, "r", 100_000)
+			populate(b, s, 100_000)
 			before := redisCPU(b, rdb)
 			var next atomic.Int64
 			b.ResetTimer()
@@ -142,7 +143,7 @@ func BenchmarkSweep(b *testing.B) {
 	longest, removed, cpu := 0.0, 0, 0.0
 	for b.Loop() {
 		b.StopTimer()
-		populate(b, s, "r", members)
+		populate(b, s, members)
 		rdb.Do(b.Context(), "EVAL", `for i, m in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do redis.call('ZADD', KEYS[1], 1, m) end`, 1, s.keys.beats("r"))
 		rdb.ConfigResetStat(b.Context())
 		before := redisCPU(b, rdb)
@@ -194,7 +195,7 @@ func BenchmarkMemory(b *testing.B) {
 	for b.Loop() {
 		rdb.FlushAll(b.Context())
 		before := info(b, rdb, "memory", "used_memory")
-		populate(b, s, "r", members)
+		populate(b, s, members)
 		b.ReportMetric((info(b, rdb, "memory", "used_memory")-before)/members, "bytes/member")
 	}
 	b.ReportMetric(0, "ns/op")

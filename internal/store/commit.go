@@ -109,7 +109,6 @@ func (l *lane) run(ctx context.Context) error {
 	var held []*op // left over from the last round, since a round changes a connection only once
 	for {
 		batch := held
-		held = nil
 		if len(batch) == 0 {
 			select {
 			case o := <-l.queue:

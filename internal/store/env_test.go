@@ -64,6 +64,7 @@ func must[T any](v T, err error) T {
 
 // store returns a running store of its own client, as a replica has one.
 func (e *env) store(t *testing.T, opts Options) *Store {
+	t.Helper()
 	opts.MemberTTL, opts.LeaveGrace = 30*e.unit, 10*e.unit
 	s := New(e.client(t), opts)
 	ctx, cancel := context.WithCancel(t.Context())

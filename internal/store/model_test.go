@@ -47,7 +47,7 @@ func (m *model) settle() {
 // TestModel makes random changes through several replicas, of which some crash,
 // and compares all that Redis holds with the model after each.
 func TestModel(t *testing.T) {
-	const steps, replicas = 1500, 3
+	const steps, replicas = 700, 3
 	each(t, func(t *testing.T, e *env) {
 		seed := rand.Uint64()
 		if testing.Short() {
