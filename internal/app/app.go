@@ -283,7 +283,7 @@ func (a *App) Run(ctx context.Context) error {
 	err = errors.Join(err, loopGroup.Wait())
 	stopStore()
 	err = errors.Join(err, storeGroup.Wait())
-	a.log.Info("stopped")
+	a.log.InfoContext(ctx, "stopped")
 	return err
 }
 

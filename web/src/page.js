@@ -30,38 +30,40 @@
 
   async function tabKey() {
     const kept = recall("presence.tab");
-    if (/^[\w-]{22}$/.test(kept) && await claim(kept)) return kept;
+    if (/^[\w-]{22}$/.test(kept) && await claim(kept).catch(() => false)) return kept;
     if (kept) forgetName();
     const bytes = crypto.getRandomValues(new Uint8Array(16));
     const key = btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").slice(0, 22);
     remember("presence.tab", key);
-    await claim(key);
+    await claim(key).catch(() => false);
     return key;
   }
 
+  // Whoever has the key says so when asked, and holds a lock. A lock without an
+  // answer is that of our own former document, which ends any moment: after a
+  // reload, that can take the browser a while. On plain http there are no locks.
   function claim(key) {
-    if (!navigator.locks) return ask(key);
     return new Promise((resolve) => {
-      // After a reload the old document may hold the lock for a moment more.
-      const patience = new AbortController();
-      setTimeout(() => patience.abort(), 300);
-      const held = () => { resolve(true); return new Promise(() => {}); };
-      navigator.locks.request(`presence.tab.${key}`, { signal: patience.signal }, held).catch(() => resolve(false));
-    });
-  }
-
-  // Web Locks need a secure context. On plain http, ask whoever has the key.
-  function ask(key) {
-    return new Promise((resolve) => {
-      let mine = false;
       const channel = new BroadcastChannel("presence.tab");
+      const giveUp = new AbortController();
+      let mine = false;
+      const take = () => { mine = true; resolve(true); };
+      const lose = () => { channel.close(); giveUp.abort(); resolve(false); };
       channel.onmessage = ({ data }) => {
         if (data.key !== key) return;
-        if (mine && data.ask) channel.postMessage({ key, ask: false });
-        if (!mine && !data.ask) { channel.close(); resolve(false); }
+        if (data.ask) return mine && channel.postMessage({ key, ask: false });
+        if (!mine) return lose();
+        if (navigator.locks) return; // the last word of our former document
+        // Whoever has it was slow to say so. A new document takes a new key.
+        remember("presence.tab", "");
+        forgetName();
+        location.reload();
       };
       channel.postMessage({ key, ask: true });
-      setTimeout(() => { mine = true; resolve(true); }, 100);
+      if (!navigator.locks) return setTimeout(() => giveUp.signal.aborted || take(), 100);
+      const held = () => { take(); return new Promise(() => {}); };
+      navigator.locks.request(`presence.tab.${key}`, { signal: giveUp.signal }, held).catch(lose);
+      setTimeout(() => mine || lose(), 5000);
     });
   }
 
