@@ -168,12 +168,8 @@ func (a *App) makePages() error {
 		MaxConnections: a.config.MaxConnections,
 		MaxPerIP:       a.config.MaxConnectionsPerIP,
 		RemoteIP:       forwarded.ClientIP,
-		OnUpgrade: func(r *http.Request, c *socket.Conn) {
-			controller.Alive(r, func() bool {
-				return time.Since(c.Heard()) < socket.DefaultPingInterval+socket.DefaultPongTimeout
-			})
-		},
-		Registerer: a.registry,
+		OnUpgrade:      func(r *http.Request, c *socket.Conn) { controller.Heard(r, c.Heard) },
+		Registerer:     a.registry,
 	})
 	options := append(templates.Options(a.assets),
 		livetemplate.WithUpgrader(a.sockets),

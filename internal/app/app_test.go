@@ -259,7 +259,7 @@ func TestAddresses(t *testing.T) {
 		if resp.StatusCode != c.status || !strings.Contains(body, c.contains) {
 			t.Errorf("%s %s: %s, %.200s", c.method, c.path, resp.Status, body)
 		}
-		for _, h := range []string{"Content-Security-Policy", "X-Content-Type-Options", "Referrer-Policy", "Cross-Origin-Opener-Policy"} {
+		for _, h := range []string{"Content-Security-Policy", "X-Content-Type-Options", "Referrer-Policy", "Cross-Origin-Resource-Policy"} {
 			if resp.Header.Get(h) == "" {
 				t.Errorf("%s %s: no %s", c.method, c.path, h)
 			}

@@ -122,17 +122,26 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 	wait, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	v.viewer = c.replica.Enter(wait, v.room)
-	member, err := c.replica.Resume(wait, v.room, v.connection, v.generation, v.heard)
-	if err != nil {
-		c.log.DebugContext(ctx, "connection not resumed", "err", err)
+	s = c.resume(wait, v, s)
+	s = v.update(s)
+	s.Rooms = c.roomLinks(v.room, s.Users)
+	return s, nil
+}
+
+// resume finds out whether the visit's tab is in the room already, and then has
+// it be so through this socket. While Redis can't tell, the page is shown as
+// stale, and it is tried again whenever there is something new to see.
+func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) PresenceState {
+	member, err := c.replica.Resume(ctx, v.room, v.connection, v.generation, v.heard)
+	if v.unresolved = err != nil; v.unresolved {
+		c.log.InfoContext(ctx, "connection not resumed yet", "room", v.room, "err", err)
+		return s
 	}
 	if member != nil {
 		v.member = member
 		s = s.as(member.User())
 	}
-	s = v.update(s)
-	s.Rooms = c.roomLinks(v.room, s.Users)
-	return s, nil
+	return s
 }
 
 // Join makes the visitor a user of the room under the name that was typed.
@@ -151,6 +160,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 		Generation: v.generation,
 		User:       c.user(v, name),
 	}
+	began := time.Now()
 	wait, cancel := context.WithTimeout(ctx, actionTimeout)
 	defer cancel()
 	var occupancy presence.Occupancy
@@ -167,7 +177,8 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 		return s, refuse(ctx, typed, err)
 	}
 	clearFlashes(ctx)
-	v.asOf = time.Now()
+	v.unresolved = false
+	v.version, v.asOf = occupancy.Version, began
 	return s.as(conn.User).counts(occupancy).listed(conn.User), nil
 }
 
@@ -180,6 +191,7 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	if !s.Joined {
 		return s, nil
 	}
+	began := time.Now()
 	wait, cancel := context.WithTimeout(ctx, actionTimeout)
 	defer cancel()
 	var occupancy presence.Occupancy
@@ -196,7 +208,7 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	v.member = nil
 	c.remember(ctx, v, "")
 	clearFlashes(ctx)
-	v.asOf = time.Now()
+	v.version, v.asOf = occupancy.Version, began
 	if occupancy.Users < s.Users {
 		s = s.unlisted(s.UserID)
 	}
@@ -218,8 +230,8 @@ func (c *Controller) remember(ctx *livetemplate.Context, v *visit, name string) 
 }
 
 // PresenceChanged shows the visitor what has changed of the room: the numbers,
-// the names, whether they are stale; never who the visitor is. It takes nothing
-// from whoever called it.
+// the names, whether they are stale; never who the visitor is, except where
+// Redis could not tell before. It takes nothing from whoever called it.
 func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	found, ok := c.visits.Load(s.Visit)
 	if !ok {
@@ -230,6 +242,11 @@ func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context)
 		return s, nil
 	}
 	stale := s.Stale
+	if v.unresolved {
+		wait, cancel := context.WithTimeout(ctx, actionTimeout)
+		s = c.resume(wait, v, s).owned()
+		cancel()
+	}
 	if s = v.update(s); stale && !s.Stale {
 		ctx.ClearFlash(flashNotice)
 	}
@@ -239,13 +256,20 @@ func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context)
 // update brings the state up to what the visit's viewer can see.
 func (v *visit) update(s PresenceState) PresenceState {
 	view := v.viewer.View()
-	if view.AsOf.Before(v.asOf) {
-		// Older than the answer to the visitor's own action: only the mark counts.
+	if view.Version < v.version && view.AsOf.Before(v.asOf) {
+		// Older than the answer to the visitor's own action: only the mark counts,
+		// and the room is not seen yet. A lower version that was read later is what
+		// a failover left.
 		s.Stale = view.Stale
-		return s
+	} else {
+		v.version, v.asOf = view.Version, view.AsOf
+		s = s.shows(view)
+		if !v.unresolved {
+			v.viewer.Saw(view) // otherwise the next reminder is the next attempt
+		}
 	}
-	v.asOf = view.AsOf
-	return s.shows(view)
+	s.Stale = s.Stale || v.unresolved
+	return s
 }
 
 // roomLinks lists the busiest rooms, and the one that is being looked at, which

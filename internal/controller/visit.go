@@ -32,13 +32,19 @@ type visit struct {
 	bare       bool   // without a tab key: a browser without JavaScript
 	lastName   string // under which a bare browser was in the room lately, or ""
 
-	alive atomic.Pointer[func() bool] // whether the socket was heard of lately
+	lastHeard atomic.Pointer[func() time.Time] // when the socket was heard of
 
 	// Owned by the visit's actions, which run one after another, and by
 	// Handler when they have ended.
 	viewer *replica.Viewer
 	member *replica.Member
-	asOf   time.Time // when what the state shows was true
+
+	// What the state shows is of this version, and was so at that time or later.
+	version int64
+	asOf    time.Time
+
+	// unresolved says that Redis could not tell yet whether this tab is in the room.
+	unresolved bool
 }
 
 type visitKey struct{}
@@ -49,17 +55,19 @@ func visitOf(ctx context.Context) *visit {
 	return v
 }
 
-// heard reports whether the visit's socket was heard of lately.
-func (v *visit) heard() bool {
-	alive := v.alive.Load()
-	return alive != nil && (*alive)()
+// heard is when the visit's socket was last heard of; zero if it has none.
+func (v *visit) heard() time.Time {
+	if last := v.lastHeard.Load(); last != nil {
+		return (*last)()
+	}
+	return time.Time{}
 }
 
-// Alive tells the visit of an upgraded request how to find out whether its
-// socket was heard of lately. Requests that are no visit's are ignored.
-func Alive(r *http.Request, alive func() bool) {
+// Heard tells the visit of an upgraded request how to find out when its socket
+// was last heard of. Requests that are no visit's are ignored.
+func Heard(r *http.Request, last func() time.Time) {
 	if v := visitOf(r.Context()); v != nil {
-		v.alive.Store(&alive)
+		v.lastHeard.Store(&last)
 	}
 }
 

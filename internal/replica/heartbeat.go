@@ -20,6 +20,9 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 	for slot := 0; ; {
 		select {
 		case <-tick.C:
+			for room, members := range r.members.contests() {
+				r.restore(ctx, room, members)
+			}
 			r.beatOnce(ctx, slot)
 			if slot = (slot + 1) % slots; slot == 0 {
 				r.registerOnce(ctx)
@@ -83,15 +86,23 @@ func (r *Replica) beatOnce(ctx context.Context, slot int) {
 	}
 }
 
+// silence is how long a living socket may go without being heard of: sockets are
+// pinged every 15 s and given 10 s to answer.
+const silence = 25 * time.Second
+
 // restore puts members of one room back that Redis does not know. Those whose
-// sockets were not heard of lately are left out: after a pause of this process
-// they may have gone, or moved, long ago. If they are still there they are heard
-// of soon, and put back by a later heartbeat.
+// sockets were not heard of lately, or not since this process was stopped, are
+// left out: they may have gone, or moved, long ago. If they are still there they
+// are heard of soon, and put back by a later heartbeat.
+//
+// A member whose connection another socket has is contested: if that socket was
+// only a latecomer and closes, this one is the tab's after all.
 func (r *Replica) restore(ctx context.Context, room string, lost []*Member) {
 	var back []*Member
 	var conns []presence.Connection
+	woke := r.link.lastStop()
 	for _, m := range lost {
-		if r.members.has(m) && m.alive() {
+		if heard := m.heard(); r.members.has(m) && heard.After(woke) && time.Since(heard) < silence {
 			back = append(back, m)
 			conns = append(conns, m.conn)
 		}
@@ -105,13 +116,14 @@ func (r *Replica) restore(ctx context.Context, room string, lost []*Member) {
 		switch {
 		case err == nil:
 			restored++
+			r.members.contest(m, false)
 			if !r.members.has(m) { // its socket closed meanwhile, and found nothing to release
 				if err := r.store.Release(ctx, room, m.conn.ID, m.conn.Generation); err != nil {
 					r.redisFailed(ctx, err)
 				}
 			}
 		case errors.Is(err, presence.ErrSuperseded):
-			r.members.remove(m)
+			r.members.contest(m, true)
 		default:
 			r.redisFailed(ctx, err) // lost again at the next heartbeat
 		}

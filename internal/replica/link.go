@@ -44,6 +44,7 @@ type link struct {
 	reason   error     // why away
 	ticked   time.Time // last probe
 	until    time.Time // end of settling
+	woke     time.Time // when this process last went on after a stop
 	heldFrom time.Time // leases may have gone without renewal until then
 	heldTo   time.Time // until then they get the benefit of the doubt
 }
@@ -160,6 +161,9 @@ func (l *link) answered(epoch string) (what event, why string) {
 	now := time.Now()
 	stopped := now.Sub(l.ticked)
 	l.ticked, l.failures = now, 0
+	if l.epoch != "" && stopped > l.probe+l.settle && l.phase != away {
+		l.woke = now
+	}
 	switch {
 	case l.epoch == "":
 		l.epoch = epoch
@@ -185,11 +189,27 @@ func (l *link) answered(epoch string) (what event, why string) {
 	return regain, why
 }
 
+// lastStop is when this process last went on after it had been stopped; zero if
+// it never was.
+func (l *link) lastStop() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.woke
+}
+
 // sameEpoch reports whether epoch is the one that is known.
 func (l *link) sameEpoch(epoch string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return epoch == l.epoch
+}
+
+// renew has all leases renewed at once.
+func (l *link) renew() {
+	select {
+	case l.regained <- struct{}{}:
+	default:
+	}
 }
 
 // runLink probes Redis until ctx ends.
@@ -220,14 +240,12 @@ func (r *Replica) probeOnce(ctx context.Context) {
 			r.markStale()
 		}
 		r.opts.Regained(ctx)
-		select {
-		case r.link.regained <- struct{}{}:
-		default:
-		}
+		r.link.renew()
 		if what == contact {
 			r.readAll()
 		}
 	case settled:
+		r.link.renew() // for those who were heard of again only now
 		r.readAll()
 	case nothing:
 	}

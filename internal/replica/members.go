@@ -30,7 +30,7 @@ const (
 type Member struct {
 	room  string
 	conn  presence.Connection
-	alive func() bool
+	heard func() time.Time
 
 	cohort *cohort // guarded by members.mu, like the rest; nil once removed
 	index  int
@@ -52,30 +52,29 @@ type memberKey struct{ room, id string }
 
 // members are the local members of all rooms.
 type members struct {
-	mu       sync.Mutex // guards:
-	byID     map[memberKey]*Member
-	slots    [slots]map[*cohort]bool
-	filling  map[string]*cohort // room -> the cohort that newcomers join
-	next     int                // slot of the next cohort
-	doubtful map[memberKey]string
+	mu        sync.Mutex // guards:
+	n         int
+	slots     [slots]map[*cohort]bool
+	filling   map[string]*cohort // room -> the cohort that newcomers join
+	next      int                // slot of the next cohort
+	contested map[*Member]bool   // another socket of their connection has it
+	doubtful  map[memberKey]string
 }
 
 func newMembers() *members {
-	m := &members{byID: map[memberKey]*Member{}, filling: map[string]*cohort{}, doubtful: map[memberKey]string{}}
+	m := &members{filling: map[string]*cohort{}, contested: map[*Member]bool{}, doubtful: map[memberKey]string{}}
 	for i := range m.slots {
 		m.slots[i] = map[*cohort]bool{}
 	}
 	return m
 }
 
-// add takes m in, in place of any earlier member of the same connection.
+// add takes m in. There may be earlier members of the same connection, whose
+// sockets are about to close, or were given up by the browser before this one
+// was: which of them stays is seen when they close.
 func (ms *members) add(m *Member) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	key := memberKey{m.room, m.conn.ID}
-	if old := ms.byID[key]; old != nil {
-		ms.removeLocked(old)
-	}
 	c := ms.filling[m.room]
 	if c == nil || len(c.members) == store.BatchSize {
 		c = &cohort{room: m.room, slot: ms.next}
@@ -86,7 +85,7 @@ func (ms *members) add(m *Member) {
 	m.cohort, m.index = c, len(c.members)
 	c.members = append(c.members, m)
 	c.live++
-	ms.byID[key] = m
+	ms.n++
 }
 
 // remove takes m out, if it is still in.
@@ -109,7 +108,30 @@ func (ms *members) removeLocked(m *Member) {
 			delete(ms.filling, c.room)
 		}
 	}
-	delete(ms.byID, memberKey{m.room, m.conn.ID})
+	delete(ms.contested, m)
+	ms.n--
+}
+
+// contest notes whether another socket of m's connection has it.
+func (ms *members) contest(m *Member, contested bool) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	if contested && m.cohort != nil {
+		ms.contested[m] = true
+	} else {
+		delete(ms.contested, m)
+	}
+}
+
+// contests lists the contested members of each room.
+func (ms *members) contests() map[string][]*Member {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	byRoom := map[string][]*Member{}
+	for m := range ms.contested {
+		byRoom[m.room] = append(byRoom[m.room], m)
+	}
+	return byRoom
 }
 
 // has reports whether m is still in.
@@ -123,7 +145,7 @@ func (ms *members) has(m *Member) bool {
 func (ms *members) count() int {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	return len(ms.byID)
+	return ms.n
 }
 
 // inSlot lists the members to renew in one slot, each list of one room and no
@@ -193,18 +215,17 @@ func (ms *members) doubt(room, id, generation string) {
 
 // Join makes conn.User present in room, and returns the room's occupancy
 // afterwards. From then on the replica renews the
-// lease, until Leave or Release. alive says whether the socket has been heard
-// of lately; it is asked before the connection is put back into a Redis that
-// lost it.
+// lease, until Leave or Release. heard says when the socket was last heard of;
+// it is asked before the connection is put back into a Redis that lost it.
 //
 // The errors are those of [store.Store.Join]. A join that failed with
 // [presence.ErrUnavailable] is undone should it turn out to have taken place.
-func (r *Replica) Join(ctx context.Context, room string, conn presence.Connection, alive func() bool) (*Member, presence.Occupancy, error) {
+func (r *Replica) Join(ctx context.Context, room string, conn presence.Connection, heard func() time.Time) (*Member, presence.Occupancy, error) {
 	occupancy, err := r.join(ctx, room, conn)
 	if err != nil {
 		return nil, occupancy, err
 	}
-	m := &Member{room: room, conn: conn, alive: alive}
+	m := &Member{room: room, conn: conn, heard: heard}
 	r.members.add(m)
 	return m, occupancy, nil
 }
@@ -224,12 +245,12 @@ func (r *Replica) join(ctx context.Context, room string, conn presence.Connectio
 // Resume takes over the connection id of room, if it is there, with the
 // generation of a new socket; the result is nil, without an error, if it is
 // not. The rest is as with Join.
-func (r *Replica) Resume(ctx context.Context, room, id, generation string, alive func() bool) (*Member, error) {
+func (r *Replica) Resume(ctx context.Context, room, id, generation string, heard func() time.Time) (*Member, error) {
 	user, found, err := r.store.Resume(ctx, room, id, generation)
 	if err != nil || !found {
 		return nil, err
 	}
-	m := &Member{room: room, conn: presence.Connection{ID: id, Generation: generation, User: user}, alive: alive}
+	m := &Member{room: room, conn: presence.Connection{ID: id, Generation: generation, User: user}, heard: heard}
 	r.members.add(m)
 	return m, nil
 }

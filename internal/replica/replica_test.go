@@ -71,6 +71,7 @@ func (p *process) look() {
 		return
 	}
 	view := p.viewer.View()
+	p.viewer.Saw(view)
 	now := fmt.Sprint(view.Users)
 	if view.Stale {
 		now += " stale"
@@ -114,7 +115,7 @@ func (p *process) pushes() int {
 // heard of for ever.
 func (p *process) join(name string) *Member {
 	p.t.Helper()
-	m, _, err := p.Join(p.t.Context(), lobby, connection(name, presence.NewGeneration()), func() bool { return true })
+	m, _, err := p.Join(p.t.Context(), lobby, connection(name, presence.NewGeneration()), time.Now)
 	if err != nil {
 		p.t.Fatalf("join %s: %v", name, err)
 	}
@@ -133,7 +134,7 @@ func (p *process) enter(name string) *Member {
 // resume comes back through the connection of that user.
 func (p *process) resume(name string) *Member {
 	p.t.Helper()
-	m, err := p.Resume(p.t.Context(), lobby, "c-"+name, presence.NewGeneration(), func() bool { return true })
+	m, err := p.Resume(p.t.Context(), lobby, "c-"+name, presence.NewGeneration(), time.Now)
 	if err != nil || m == nil || m.User().Name != name {
 		p.t.Fatalf("resume %s: %v, %v", name, m, err)
 	}
@@ -250,7 +251,7 @@ func TestRedisAwayLongerThanTheTTLLosesNobody(t *testing.T) {
 		if a.Ready() == nil || b.Ready() == nil {
 			t.Fatal("ready though redis is away")
 		}
-		if _, _, err := a.Join(t.Context(), lobby, connection("Cid", "gen1"), func() bool { return true }); !errors.Is(err, presence.ErrUnavailable) {
+		if _, _, err := a.Join(t.Context(), lobby, connection("Cid", "gen1"), time.Now); !errors.Is(err, presence.ErrUnavailable) {
 			t.Fatalf("join while redis is away: %v", err)
 		}
 		time.Sleep(time.Minute)
@@ -310,7 +311,7 @@ func TestRedisThatLostEverythingIsRightAgainWithinAHeartbeat(t *testing.T) {
 // enterSoon is enter for a time when Redis may not answer yet.
 func (p *process) enterSoon(name string) {
 	for range 20 {
-		_, _, err := p.Join(p.t.Context(), lobby, connection(name, "gen1"), func() bool { return true })
+		_, _, err := p.Join(p.t.Context(), lobby, connection(name, "gen1"), time.Now)
 		if err == nil {
 			return
 		}
@@ -322,10 +323,15 @@ func (p *process) enterSoon(name string) {
 func TestReplicaCutOffLongerThanTheTTLMakesNoGhostsAndDropsNobody(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
-		var heard atomic.Bool
-		heard.Store(true)
+		var dead atomic.Bool
+		heard := func() time.Time {
+			if dead.Load() {
+				return time.Now().Add(-time.Minute)
+			}
+			return time.Now()
+		}
 		for _, name := range []string{"moved", "gone"} {
-			if _, _, err := a.Join(t.Context(), lobby, connection(name, "gen1"), heard.Load); err != nil {
+			if _, _, err := a.Join(t.Context(), lobby, connection(name, "gen1"), heard); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(DefaultCoalesce)
@@ -334,7 +340,7 @@ func TestReplicaCutOffLongerThanTheTTLMakesNoGhostsAndDropsNobody(t *testing.T) 
 		a.enter("stayed")
 		time.Sleep(time.Minute)
 		a.link.Cut()
-		heard.Store(false) // both sockets are dead, and nobody has noticed yet
+		dead.Store(true) // both sockets are dead, and nobody has noticed yet
 		b.resume("moved")
 		time.Sleep(store.DefaultMemberTTL + time.Second)
 		b.saw("0", "1", "2", "3", "1")
@@ -344,6 +350,29 @@ func TestReplicaCutOffLongerThanTheTTLMakesNoGhostsAndDropsNobody(t *testing.T) 
 		time.Sleep(2 * time.Minute)
 		b.saw("0", "1", "2", "3", "1", "2")
 	})
+}
+
+func TestLatecomerOfTheSameTabDoesNotTakeItAway(t *testing.T) {
+	for name, elsewhere := range map[string]bool{"on the same replica": false, "on another replica": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a, b := start(t, fake), start(t, fake).watching()
+				a.enter("Ann")
+				time.Sleep(time.Minute)
+				other := a
+				if elsewhere {
+					other = b
+				}
+				late := other.resume("Ann") // of a socket that the browser had given up
+				time.Sleep(12 * time.Second)
+				if err := other.Release(late); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * time.Minute)
+				b.saw("0", "1")
+			})
+		})
+	}
 }
 
 func TestAllReplicasDownLongerThanTheTTLIsNoMassLeave(t *testing.T) {
@@ -419,7 +448,7 @@ func TestViewerWhoseNoticeWasLostIsReminded(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
 		deaf := b.Enter(t.Context(), lobby)
-		deaf.View()
+		deaf.Saw(deaf.View())
 		a.enter("Ann")
 		synctest.Wait()
 		before := b.pushes()
@@ -427,7 +456,7 @@ func TestViewerWhoseNoticeWasLostIsReminded(t *testing.T) {
 		if b.pushes() == before {
 			t.Fatal("nobody was reminded")
 		}
-		deaf.View()
+		deaf.Saw(deaf.View())
 		before = b.pushes()
 		time.Sleep(time.Minute)
 		if b.pushes() != before {
@@ -481,7 +510,7 @@ func TestBusiestRooms(t *testing.T) {
 		a, b := start(t, fake), start(t, fake)
 		for room, n := range map[string]int{"small": 1, "large": 3, "middle": 2} {
 			for i := range n {
-				if _, _, err := a.Join(t.Context(), room, connection(fmt.Sprint("user", i), "gen1"), func() bool { return true }); err != nil {
+				if _, _, err := a.Join(t.Context(), room, connection(fmt.Sprint("user", i), "gen1"), time.Now); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -61,13 +61,12 @@ type Viewer struct {
 	seen    atomic.Int64 // sequence of the view that was shown last
 }
 
-// View returns what there is to see now. Not asking for it after having been
-// notified is taken for not having been notified.
-func (v *Viewer) View() View {
-	view := v.room.view.Load()
-	v.seen.Store(view.sequence)
-	return *view
-}
+// View returns what there is to see now.
+func (v *Viewer) View() View { return *v.room.view.Load() }
+
+// Saw says that view is being shown. Whoever has not said so of the newest view
+// is notified again from time to time.
+func (v *Viewer) Saw(view View) { v.seen.Store(view.sequence) }
 
 // Enter begins to look at a room. It waits for the room to be read if nobody
 // here looks at it yet, but not for longer than ctx allows: what is not known

@@ -61,8 +61,8 @@ func (s *Store) Release(ctx context.Context, room, id, generation string) error 
 	return nil
 }
 
-// Restore puts back connections of one room that Redis lost. The result has one
-// error for each: nil when it is there again, [presence.ErrSuperseded] when
+// Restore puts back connections of one room that Redis lost, or whose last socket
+// is gone. The result has one error for each: nil when it is there again, [presence.ErrSuperseded] when
 // another generation has it, [presence.ErrRoomFull], or
 // [presence.ErrUnavailable], after which Restore may be repeated.
 func (s *Store) Restore(ctx context.Context, room string, conns []presence.Connection) []error {

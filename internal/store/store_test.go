@@ -140,12 +140,32 @@ func TestHeartbeatOfAReleasedConnectionRenewsNothing(t *testing.T) {
 		if len(beats.Lost) != 1 {
 			t.Fatalf("Lost = %v", beats.Lost)
 		}
-		if errs := s.Restore(t.Context(), "r", []presence.Connection{conn("c1", "gen1", "Ann")}); !errors.Is(errs[0], presence.ErrSuperseded) {
-			t.Fatalf("Restore = %v", errs)
-		}
 		e.advance(10)
 		s.Sweep(t.Context(), []string{"r"}, NotHeld)
 		check(t, s, "r", 0)
+	})
+}
+
+func TestRestoreTakesWhatNobodyHas(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		older := []presence.Connection{conn("c1", "gen1", "Ann")}
+		join(t, s, "r", older[0])
+		if _, found, err := s.Resume(t.Context(), "r", "c1", "gen2"); err != nil || !found {
+			t.Fatal(found, err)
+		}
+		if errs := s.Restore(t.Context(), "r", older); !errors.Is(errs[0], presence.ErrSuperseded) {
+			t.Fatalf("Restore of what a newer socket has = %v", errs)
+		}
+		if err := s.Release(t.Context(), "r", "c1", "gen2"); err != nil {
+			t.Fatal(err)
+		}
+		if errs := s.Restore(t.Context(), "r", older); errs[0] != nil {
+			t.Fatalf("Restore of what nobody has = %v", errs)
+		}
+		e.advance(20)
+		s.Sweep(t.Context(), []string{"r"}, NotHeld)
+		check(t, s, "r", 1, "Ann")
 	})
 }
 

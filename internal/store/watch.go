@@ -18,13 +18,13 @@ import (
 
 const (
 	// probeInterval is how often a listener sends itself a message.
-	probeInterval = time.Second
+	probeInterval = 500 * time.Millisecond
 
 	// probeDeadline is how long a probe may be on its way until the
 	// subscription counts as dead. After a failover Redis can leave a
 	// subscriber attached, without any error, to a server that nobody publishes
 	// on.
-	probeDeadline = 2 * time.Second
+	probeDeadline = 1500 * time.Millisecond
 
 	// retryDelay is the wait between two attempts to subscribe.
 	retryDelay = 250 * time.Millisecond

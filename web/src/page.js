@@ -181,11 +181,13 @@
   function onConnected() {
     if (trying === "client") begin("");
     rejoined = false;
+    leaving = false;
   }
 
   // --- Who we are -----------------------------------------------------------
 
   let rejoined = false; // whether this connection has asked to join by itself
+  let leaving = false; // Leave was pressed, and what is shown may be older than that
   let held = null; // a form sent while there was no connection
   let focusNext = ""; // what takes the place of the button that was pressed
 
@@ -195,6 +197,7 @@
       showLink("live");
     }
     quieten();
+    if (event.detail.action === "leave") leaving = false;
     if (!rejoin()) root.classList.remove("resuming");
     if (event.detail.action && focusNext) {
       if (document.activeElement === document.body) document.querySelector(focusNext)?.focus();
@@ -208,7 +211,7 @@
   function rejoin() {
     const { joined, stale, room } = page().dataset;
     if (joined === "true") {
-      remember("presence.name", JSON.stringify({ room, name: page().dataset.name }));
+      if (!leaving) remember("presence.name", JSON.stringify({ room, name: page().dataset.name }));
       return false;
     }
     if (stale === "true") rejoined = false;
@@ -222,8 +225,10 @@
 
   function onSubmit(event) {
     const form = event.target;
-    const leaving = event.submitter?.name === "leave";
-    if (leaving) forgetName();
+    if (event.submitter?.name === "leave") {
+      leaving = true;
+      forgetName();
+    }
     focusNext = leaving ? "input[name=username]" : "button[name=leave]";
     form.action = withTab(location.href); // in case the browser has to send it
     if (client() && (trying || !client().isReady())) {

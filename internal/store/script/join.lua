@@ -8,8 +8,9 @@
 --
 -- A connection that is known is only renewed and takes the new generation; a
 -- connection that joins as another user leaves as the one it was. With restore
--- a known connection of another generation is left alone: whoever restores
--- speaks for a socket that may be older than the one that has it now.
+-- a known connection that another generation has is left alone: whoever restores
+-- speaks for a socket that may be older than the one that has it now. One that
+-- nobody has, since its socket is gone, is taken.
 -- Needs prelude.lua.
 local limit, restore = tonumber(ARGV[7]), ARGV[8] == '1'
 local ids = {}
@@ -37,7 +38,7 @@ for i = 1, #ids do
   local was = now[conn]
   local wasgen, wasuser
   if was then wasgen, wasuser = parts(was) end
-  if was and restore and wasgen ~= gen then
+  if was and restore and wasgen ~= gen and wasgen ~= RELEASED then
     outcomes[i] = -1
   elseif wasuser ~= user and limit > 0 and has[user] == 0 and online >= limit then
     outcomes[i] = 0

@@ -1,0 +1,71 @@
+package browser
+
+import (
+	"io"
+	"log"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"sync/atomic"
+	"testing"
+
+	"presence/internal/redistest"
+	"presence/test/harness"
+	"presence/web"
+)
+
+// site is two replicas over one Redis, all of one test.
+type site struct {
+	redis *redistest.Server
+	a, b  *harness.Replica
+}
+
+// newSite starts the site. The replicas get flags in addition to those that
+// they need.
+func newSite(t *testing.T, flags ...string) *site {
+	t.Helper()
+	assets, err := web.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !assets.Built() {
+		t.Fatal("the browser assets are not built: run `npm ci && npm run build` in web/")
+	}
+	s := &site{redis: redistest.Start(t)}
+	flags = append([]string{"-redis-url", "redis://" + s.redis.Addr}, flags...)
+	s.a, s.b = harness.Start(t, flags...), harness.Start(t, flags...)
+	return s
+}
+
+// person returns somebody else, without JavaScript, who is at replica B.
+func (s *site) person(t *testing.T) *harness.Visitor {
+	t.Helper()
+	return harness.NewReader(t, harness.Options{}, s.b.URL)
+}
+
+// balancer passes everything on to one replica, at an address that stays.
+type balancer struct {
+	URL string
+
+	to atomic.Pointer[url.URL]
+}
+
+func newBalancer(t *testing.T, to *harness.Replica) *balancer {
+	t.Helper()
+	b := &balancer{}
+	b.switchTo(to)
+	server := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(b.to.Load())
+			r.Out.Host = r.In.Host
+		},
+		ErrorLog: log.New(io.Discard, "", 0), // a killed replica is no news
+	})
+	t.Cleanup(server.Close)
+	b.URL = server.URL
+	return b
+}
+
+func (b *balancer) switchTo(r *harness.Replica) {
+	b.to.Store(&url.URL{Scheme: "http", Host: r.Addr})
+}

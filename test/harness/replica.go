@@ -1,0 +1,242 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"presence/internal/redistest"
+)
+
+const (
+	// startTimeout bounds how long a replica may take to answer.
+	startTimeout = 20 * time.Second
+
+	// stopTimeout bounds how long it may take to end when asked to: longer than
+	// -shutdown-timeout by default.
+	stopTimeout = 60 * time.Second
+)
+
+// Binary returns the path of the server, which is built once per test process.
+func Binary(t testing.TB) string {
+	t.Helper()
+	path, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+var build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "presence-test-")
+	if err != nil {
+		return "", fmt.Errorf("build the server: %w", err)
+	}
+	if err := theUndertaker.begin(dir); err != nil {
+		_ = os.RemoveAll(dir)
+		return "", fmt.Errorf("build the server: %w", err)
+	}
+	path := filepath.Join(dir, "server")
+	output, err := exec.Command("go", "build", "-o", path, "presence/cmd/server").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build the server: %w\n%s", err, output)
+	}
+	return path, nil
+})
+
+// undertaker is a shell that outlives this process for a moment, in whatever way
+// that ends: not even a test that ran out of time leaves replicas behind. It
+// also removes the folder of the binary, which no test is the last to need.
+type undertaker struct {
+	mu    sync.Mutex // guards:
+	shell io.WriteCloser
+}
+
+var theUndertaker undertaker
+
+// undertake reads who started and who ended, until there is nobody left to say.
+const undertake = `trap "" INT TERM
+while read -r what pid; do
+	case $what in
+	started) pids="$pids $pid " ;;
+	ended) pids="${pids%%" $pid "*}${pids#*" $pid "}" ;;
+	esac
+done
+test -z "$pids" || kill -9 $pids
+rm -rf "$0"`
+
+func (u *undertaker) begin(dir string) error {
+	cmd := exec.Command("sh", "-c", undertake, dir) //nolint:noctx // ends with this process
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var err error
+	if u.shell, err = cmd.StdinPipe(); err != nil {
+		return err
+	}
+	return cmd.Start()
+}
+
+func (u *undertaker) tell(what string, pid int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	_, _ = fmt.Fprintln(u.shell, what, pid) // without it there is less order, and no failure
+}
+
+// Replica is one server process on the loopback interface.
+type Replica struct {
+	URL      string // of the pages, such as http://127.0.0.1:12345
+	Addr     string // the same without http://
+	AdminURL string
+
+	t    testing.TB
+	args []string // of the caller
+	log  *os.File
+
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when the process has
+}
+
+// Start starts a replica with the flags args, on free ports, and returns when it
+// is ready. It ends with the test.
+func Start(t testing.TB, args ...string) *Replica {
+	t.Helper()
+	r := newReplica(t, args)
+	r.await("readyz")
+	return r
+}
+
+// StartUnready is Start, but returns as soon as the process answers, as it does
+// when there is no Redis.
+func StartUnready(t testing.TB, args ...string) *Replica {
+	t.Helper()
+	r := newReplica(t, args)
+	r.await("livez")
+	return r
+}
+
+func newReplica(t testing.TB, args []string) *Replica {
+	t.Helper()
+	log, err := os.OpenFile(filepath.Join(t.TempDir(), "log"), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := ports(t, 2)
+	r := &Replica{Addr: "127.0.0.1:" + strconv.Itoa(free[0]), t: t, args: args, log: log}
+	r.URL = "http://" + r.Addr
+	r.AdminURL = "http://127.0.0.1:" + strconv.Itoa(free[1])
+	t.Cleanup(func() { _ = log.Close() })
+	r.launch()
+	t.Cleanup(func() {
+		r.Kill()
+		if t.Failed() {
+			t.Logf("log of the replica at %s:\n%s", r.Addr, r.Logs())
+		}
+	})
+	return r
+}
+
+func (r *Replica) launch() {
+	r.t.Helper()
+	args := append([]string{"-listen", r.Addr, "-admin-listen", strings.TrimPrefix(r.AdminURL, "http://")}, r.args...)
+	cmd, ended := exec.Command(Binary(r.t), args...), make(chan struct{}) //nolint:noctx // Kill ends it
+	cmd.Stdout, cmd.Stderr = r.log, r.log
+	// What the tester has set for servers of their own is not meant for this one.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "PRESENCE_") })
+	if err := cmd.Start(); err != nil {
+		r.t.Fatalf("start a replica: %v", err)
+	}
+	theUndertaker.tell("started", cmd.Process.Pid)
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // how it ended is in ProcessState
+		theUndertaker.tell("ended", cmd.Process.Pid)
+	}()
+	r.cmd, r.ended = cmd, ended
+}
+
+// await waits until an admin endpoint answers with 200.
+func (r *Replica) await(endpoint string) {
+	r.t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	redistest.Eventually(r.t, startTimeout, fmt.Sprintf("/%s of %s is 200", endpoint, r.AdminURL), func() bool {
+		select {
+		case <-r.ended:
+			r.t.Fatalf("the replica ended: %v", r.cmd.ProcessState)
+		default:
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.AdminURL+"/"+endpoint, nil)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		reply, err := client.Do(request)
+		if err != nil {
+			return false
+		}
+		_ = reply.Body.Close()
+		return reply.StatusCode == http.StatusOK
+	})
+}
+
+// Kill ends the process at once, as kill -9 does, and returns when it is gone.
+func (r *Replica) Kill() {
+	_ = r.cmd.Process.Kill() // an error is its having ended
+	<-r.ended
+}
+
+// Stop asks the process to end, as orchestrators do, and returns when it has:
+// its exit code, and how long it took. A process that was killed has code -1.
+func (r *Replica) Stop() (code int, took time.Duration) {
+	r.t.Helper()
+	begin := time.Now()
+	_ = r.cmd.Process.Signal(syscall.SIGTERM)
+	limit := time.NewTimer(stopTimeout)
+	defer limit.Stop()
+	select {
+	case <-r.ended:
+	case <-limit.C:
+		r.t.Errorf("the replica did not stop within %v", stopTimeout)
+		r.Kill()
+	}
+	return r.cmd.ProcessState.ExitCode(), time.Since(begin)
+}
+
+// Pause stops the process as a frozen machine is stopped, until Continue.
+func (r *Replica) Pause() { _ = r.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Continue ends Pause.
+func (r *Replica) Continue() { _ = r.cmd.Process.Signal(syscall.SIGCONT) }
+
+// Restart starts the replica again, on the same ports and with the same flags,
+// and returns when it is ready. The process must have ended.
+func (r *Replica) Restart() {
+	r.t.Helper()
+	select {
+	case <-r.ended:
+	default:
+		r.t.Fatal("restart of a replica that runs")
+	}
+	r.launch()
+	r.await("readyz")
+}
+
+// Logs returns what all processes of the replica have written so far.
+func (r *Replica) Logs() string {
+	text, err := os.ReadFile(r.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}

@@ -1,0 +1,246 @@
+package harness
+
+import (
+	"fmt"
+	"html"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// tree is what the browser knows of a live region: statics under "s", dynamics
+// under "0", "1"…, ranges with their items under "d". It is the JSON of the wire,
+// decoded into Go's generic values.
+type tree = map[string]any
+
+// merge applies an update to what is known, as the client of livetemplate does:
+// absent keys keep their values, whole branches replace what they can't extend,
+// and a list in the place of a range is a list of changes of that range. It
+// changes known.
+func merge(known, update tree) error {
+	for key, value := range update {
+		switch value := value.(type) {
+		case []any:
+			if rng, ok := known[key].(tree); ok && isRange(rng) {
+				if err := apply(rng, value); err != nil {
+					return fmt.Errorf("slot %s: %w", key, err)
+				}
+				continue
+			}
+		case tree:
+			if before, ok := known[key].(tree); ok && !replaces(before, value) {
+				if err := merge(before, value); err != nil {
+					return fmt.Errorf("slot %s: %w", key, err)
+				}
+				continue
+			}
+		}
+		known[key] = value
+	}
+	return nil
+}
+
+// replaces reports whether an update takes the place of what is known, instead
+// of being merged into it.
+func replaces(known, update tree) bool {
+	if _, whole := update["s"]; !whole {
+		return false
+	}
+	if holdsRange(known) && !holdsRange(update) {
+		return true
+	}
+	for key := range known {
+		if _, err := strconv.Atoi(key); err == nil {
+			if _, ok := update[key]; !ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func isRange(t tree) bool {
+	_, ok := t["d"].([]any)
+	return ok
+}
+
+func holdsRange(v any) bool {
+	t, ok := v.(tree)
+	if !ok {
+		return false
+	}
+	if isRange(t) {
+		return true
+	}
+	for _, value := range t {
+		if holdsRange(value) {
+			return true
+		}
+	}
+	return false
+}
+
+// apply makes the changes of a list to a range.
+func apply(rng tree, changes []any) error {
+	items, _ := rng["d"].([]any)
+	items = slices.Clone(items)
+	for _, change := range changes {
+		op, ok := change.([]any)
+		if !ok || len(op) < 2 {
+			return fmt.Errorf("change %v is none", change) //nolint:err113 // of a test
+		}
+		at := slices.IndexFunc(items, func(item any) bool { return keyOf(rng, item) == op[1] })
+		if needs := op[0] == "i" || op[0] == "r" || op[0] == "u"; needs && at < 0 {
+			return fmt.Errorf("change %v of what is not there", op[:2]) //nolint:err113 // of a test
+		}
+		list, _ := op[len(op)-1].([]any)
+		switch {
+		case op[0] == "a" || op[0] == "p":
+			if list, _ = op[1].([]any); op[0] == "a" {
+				items = append(items, list...)
+			} else {
+				items = slices.Concat(list, items)
+			}
+			if len(op) > 2 && op[2] != nil {
+				rng["s"] = op[2]
+			}
+			if len(op) > 3 {
+				rng["m"] = op[3]
+			}
+		case op[0] == "i" && len(op) > 2:
+			if list == nil {
+				list = []any{op[2]}
+			}
+			items = slices.Insert(items, at+1, list...)
+		case op[0] == "r":
+			items = slices.Delete(items, at, at+1)
+		case op[0] == "u" && len(op) > 2:
+			item, _ := items[at].(tree)
+			slots, _ := op[2].(tree)
+			if err := merge(item, slots); err != nil {
+				return err
+			}
+		case op[0] == "o":
+			ordered := make([]any, 0, len(items))
+			for _, key := range list {
+				for _, item := range items {
+					if keyOf(rng, item) == key {
+						ordered = append(ordered, item)
+					}
+				}
+			}
+			items = ordered
+		default:
+			return fmt.Errorf("change %v is unknown", op[0]) //nolint:err113 // of a test
+		}
+	}
+	rng["d"] = items
+	return nil
+}
+
+// keyOf is what an item of a range is called by.
+func keyOf(rng tree, item any) any {
+	t, _ := item.(tree)
+	if key, ok := t["_k"]; ok {
+		return key
+	}
+	meta, _ := rng["m"].(tree)
+	slot, _ := meta["idKey"].(string)
+	return t[slot]
+}
+
+// forgetRanges takes the items of ranges, and changes of them, out of a tree:
+// crowds do not read names and need not keep them.
+func forgetRanges(t tree) {
+	for key, value := range t {
+		switch value := value.(type) {
+		case []any:
+			if key == "d" {
+				t[key] = []any{}
+			} else if key != "s" {
+				delete(t, key)
+			}
+		case tree:
+			forgetRanges(value)
+		}
+	}
+}
+
+// render writes the HTML of a part of a tree.
+func render(b *strings.Builder, v any) {
+	switch v := v.(type) {
+	case string:
+		b.WriteString(v)
+	case float64:
+		b.WriteString(strconv.FormatFloat(v, 'f', -1, 64))
+	case bool:
+		b.WriteString(strconv.FormatBool(v))
+	case tree:
+		statics, _ := v["s"].([]any)
+		items, ok := v["d"].([]any)
+		if !ok {
+			interleave(b, statics, v)
+			return
+		}
+		if len(items) == 0 {
+			render(b, v["else"])
+		}
+		for _, item := range items {
+			if slots, ok := item.(tree); ok {
+				interleave(b, statics, slots)
+			}
+		}
+	}
+}
+
+func interleave(b *strings.Builder, statics []any, slots tree) {
+	for i, static := range statics {
+		text, _ := static.(string)
+		b.WriteString(text)
+		if i < len(statics)-1 {
+			render(b, slots[strconv.Itoa(i)])
+		}
+	}
+}
+
+// readSight reads a page as a person does.
+func readSight(page string) Sight {
+	var s Sight
+	_, mark, _ := strings.Cut(page, "<mark")
+	if users, _, ok := strings.Cut(between(mark, ">", "</mark>"), " user(s) online"); ok {
+		n, err := strconv.Atoi(strings.TrimSpace(users))
+		s.Users, s.Known = n, err == nil
+	}
+	text := func(from, to string) string { return html.UnescapeString(between(page, from, to)) }
+	s.Joined = text(`data-joined="`, `"`) == "true"
+	s.Stale = text(`data-stale="`, `"`) == "true"
+	s.Name = text(`data-name="`, `"`)
+	s.Replica = text("Served by <code>", "</code>")
+	s.Notice = text(`class="alert" role="alert">`, "</p>")
+	s.NameError = text(`id="username-error" role="alert">`, "</p>")
+	s.Typed = html.UnescapeString(between(between(page, `<input id="username"`, ">"), ` value="`, `"`))
+	return s
+}
+
+// readRoster reads the names of the roster, in their order.
+func readRoster(page string) []string {
+	names := []string{}
+	for {
+		_, rest, ok := strings.Cut(page, `<li data-key="`)
+		if !ok {
+			return names
+		}
+		names = append(names, html.UnescapeString(between(rest, `<span class="name">`, "</span>")))
+		page = rest
+	}
+}
+
+// between is what stands between the first from and the next to in s, or "".
+func between(s, from, to string) string {
+	_, after, _ := strings.Cut(s, from)
+	inner, _, ok := strings.Cut(after, to)
+	if !ok {
+		return ""
+	}
+	return inner
+}

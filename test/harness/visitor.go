@@ -1,0 +1,895 @@
+package harness
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// What the page script and the client of livetemplate do, web/src/page.js:
+// their times are part of what people go through.
+const (
+	firstWait   = 300 * time.Millisecond // longest wait before the first attempt
+	nextWait    = 100 * time.Millisecond // doubled with each attempt
+	longestWait = 3 * time.Second
+	headTimeout = 4 * time.Second
+	openTimeout = 10 * time.Second
+	pingEvery   = 6 * time.Second
+	pongTimeout = 3 * time.Second
+)
+
+// answerTimeout is how long a visitor waits for the answer to a button, well
+// above what is promised, so that a test can say how late it was.
+const answerTimeout = 10 * time.Second
+
+// Sight is what a visitor could read on the screen at one instant.
+type Sight struct {
+	At time.Time
+
+	// Socket tells a live page from one that was loaded or posted.
+	Socket bool
+
+	// Users is the count; it means nothing unless Known, when the page shows a
+	// dash. Stale is the mark that the count may be out of date.
+	Users int
+	Known bool
+	Stale bool
+
+	// Joined and Name: whether the page says that the visitor is logged in, and
+	// as whom.
+	Joined bool
+	Name   string
+
+	// Notice, NameError and Typed are what the page says when something did not
+	// happen, and what it kept in the field.
+	Notice    string
+	NameError string
+	Typed     string
+
+	// Replica is who served the page.
+	Replica string
+}
+
+// same reports whether a person would see no difference between two sights.
+func (s Sight) same(other Sight) bool {
+	s.At, other.At = time.Time{}, time.Time{}
+	return s == other
+}
+
+// String is for failures.
+func (s Sight) String() string {
+	text := s.At.Format("05.000") + ": "
+	if s.Known {
+		text += fmt.Sprint(s.Users)
+	} else {
+		text += "–"
+	}
+	if s.Stale {
+		text += " stale"
+	}
+	if s.Joined {
+		text += " joined as " + s.Name
+	}
+	if !s.Socket {
+		text += " (no socket)"
+	}
+	if s.Notice != "" {
+		text += fmt.Sprintf(" %q", s.Notice)
+	}
+	return text + " by " + s.Replica
+}
+
+// Ending is the end of one socket of a visitor.
+type Ending struct {
+	At   time.Time
+	Code int  // of RFC 6455; 1006 for a connection that broke
+	Own  bool // the visitor closed the tab
+}
+
+// Browser is the memory that a visitor's tabs share.
+type Browser struct{ jar http.CookieJar }
+
+// NewBrowser returns one that was never here.
+func NewBrowser() *Browser {
+	jar, _ := cookiejar.New(nil) // never fails
+	return &Browser{jar: jar}
+}
+
+// Options describe a visitor. The zero value has a browser of its own, looks at
+// the lobby, reconnects and reads no names.
+type Options struct {
+	// Room is the path of the page; "" is the lobby's.
+	Room string
+
+	// Browser is shared by tabs; nil is a new one. Tab is the tab's key; "" is
+	// a new one.
+	Browser *Browser
+	Tab     string
+
+	// Still keeps the visitor from reconnecting: one socket, then none.
+	Still bool
+
+	// Names has the roster kept. Crowds do without.
+	Names bool
+
+	// PingEvery and PongTimeout replace the client's 6 s and 3 s, for tests
+	// that scale all times down.
+	PingEvery   time.Duration
+	PongTimeout time.Duration
+
+	// Patience is how long the visitor waits for an answer; 0 means 10 s. It is
+	// no promise: a crowd shares its machine with the server.
+	Patience time.Duration
+
+	// Address is sent as X-Forwarded-For, for crowds whose limits by address
+	// are not the subject. The replica must trust the loopback interface.
+	Address string
+}
+
+// Visitor is a person who has one page open in one tab. Methods may be called
+// from several goroutines.
+type Visitor struct {
+	t    testing.TB
+	opts Options
+	http *http.Client
+	ws   *websocket.Dialer
+
+	ctx    context.Context //nolint:containedctx // ends when the tab is closed
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when nothing of the visitor runs any more
+
+	mu       sync.Mutex // guards:
+	bases    []string   // where to connect, the first being in use
+	conn     *websocket.Conn
+	live     bool // the first frame of conn has come
+	known    tree
+	history  []Sight
+	endings  []Ending
+	frames   int
+	remember string // the name to join under again
+	rejoined bool   // whether this connection has asked to join by itself
+	leaving  bool   // Leave was pressed and not answered: what is shown is to be over
+	answers  chan answer
+	unheard  time.Time // when the ping was sent that was not answered yet
+	waiting  []*waiter
+	problem  error
+
+	write sync.Mutex // guards writing to conn
+}
+
+// waiter is somebody who waits for a sight.
+type waiter struct {
+	cond func(Sight) bool
+	done chan struct{}
+}
+
+// answer is the reply to an action.
+type answer struct {
+	success bool
+	errors  map[string]string
+}
+
+// RefusalError is the error of an action that the server refused.
+type RefusalError struct{ Reason string }
+
+func (r *RefusalError) Error() string { return "refused: " + r.Reason }
+
+// ErrNotLive is returned for an action while there is no connection, or when it
+// is lost before the answer.
+var ErrNotLive = errors.New("not connected")
+
+// transport carries the requests of all visitors, over connections that are
+// kept, as browsers keep theirs.
+var transport = &http.Transport{
+	MaxIdleConnsPerHost: 64,
+	IdleConnTimeout:     30 * time.Second,
+	DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+}
+
+var writeBuffers = &sync.Pool{}
+
+// Open opens the page at one of the base URLs, and returns when it is live; the
+// others are where the visitor tries next when a connection is lost. The test
+// fails if the page does not become live.
+func Open(t testing.TB, opts Options, bases ...string) *Visitor {
+	t.Helper()
+	v := newVisitor(t, opts, bases)
+	if err := v.open(); err != nil {
+		t.Fatalf("open %s: %v", bases[0]+v.opts.Room, err)
+	}
+	return v
+}
+
+// Visit is Open for a page that may not become live, or not yet: it goes on
+// trying in the background.
+func Visit(t testing.TB, opts Options, bases ...string) *Visitor {
+	t.Helper()
+	v := newVisitor(t, opts, bases)
+	v.cleanUp()
+	go v.run(nil, make(chan error, 1))
+	return v
+}
+
+// OpenMany opens n pages, some at a time; of gives each its options and base
+// URLs.
+func OpenMany(t testing.TB, n int, of func(i int) (Options, []string)) []*Visitor {
+	t.Helper()
+	all := make([]*Visitor, n)
+	InParallel(n, func(i int) {
+		opts, bases := of(i)
+		all[i] = newVisitor(t, opts, bases)
+		if err := all[i].open(); err != nil {
+			t.Errorf("open page %d: %v", i, err)
+		}
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	return all
+}
+
+// atATime is how many of a crowd act at once.
+const atATime = 48
+
+// InParallel calls do for 0 to n-1, a few at a time, and returns when all have
+// returned.
+func InParallel(n int, do func(i int)) {
+	var group sync.WaitGroup
+	next := make(chan int)
+	for range min(n, atATime) {
+		group.Go(func() {
+			for i := range next {
+				do(i)
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	group.Wait()
+}
+
+func newVisitor(t testing.TB, opts Options, bases []string) *Visitor {
+	if opts.Browser == nil {
+		opts.Browser = NewBrowser()
+	}
+	if opts.Tab == "" {
+		opts.Tab = rand.Text()
+	}
+	if opts.Room == "" {
+		opts.Room = "/"
+	}
+	if opts.PingEvery == 0 {
+		opts.PingEvery = pingEvery
+	}
+	if opts.PongTimeout == 0 {
+		opts.PongTimeout = pongTimeout
+	}
+	if opts.Patience == 0 {
+		opts.Patience = answerTimeout
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Visitor{
+		t:    t,
+		opts: opts,
+		http: &http.Client{Jar: opts.Browser.jar, Transport: transport, Timeout: 2 * opts.Patience},
+		ws: &websocket.Dialer{
+			Jar:              opts.Browser.jar,
+			HandshakeTimeout: openTimeout,
+			ReadBufferSize:   1 << 10,
+			WriteBufferSize:  1 << 10,
+			WriteBufferPool:  writeBuffers,
+		},
+		ctx:    ctx,
+		cancel: cancel,
+		ended:  make(chan struct{}),
+		bases:  slices.Clone(bases),
+	}
+}
+
+// open loads the page, connects, and starts what keeps the visitor live.
+func (v *Visitor) open() error {
+	v.cleanUp()
+	conn, err := v.arrive()
+	if err != nil {
+		close(v.ended)
+		return err
+	}
+	first := make(chan error, 1)
+	go v.run(conn, first)
+	select {
+	case err := <-first:
+		return err
+	case <-time.After(v.opts.Patience):
+		return fmt.Errorf("%w: no first frame within %v", ErrNotLive, v.opts.Patience)
+	}
+}
+
+// cleanUp closes the tab at the end of the test, and fails it if the server ever
+// sent what no client understands.
+func (v *Visitor) cleanUp() {
+	v.t.Cleanup(func() {
+		v.Close()
+		if err := v.Problem(); err != nil {
+			v.t.Errorf("what the server sent was wrong: %v", err)
+		}
+	})
+}
+
+// arrive loads the page and opens a socket.
+func (v *Visitor) arrive() (*websocket.Conn, error) {
+	if err := v.load(http.MethodGet, nil); err != nil {
+		return nil, err
+	}
+	return v.connect()
+}
+
+// Reload loads the page again in the same tab, as F5 does: the old socket is
+// closed with 1001. The visitor that is returned takes over the tab; the old one
+// is no more.
+func (v *Visitor) Reload() *Visitor {
+	v.t.Helper()
+	v.Close()
+	next := newVisitor(v.t, v.opts, v.bases)
+	next.remember = v.remember // sessionStorage survives
+	if err := next.open(); err != nil {
+		v.t.Fatalf("reload: %v", err)
+	}
+	return next
+}
+
+// Goto changes the base URLs that are tried from now on.
+func (v *Visitor) Goto(bases ...string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.bases = slices.Clone(bases)
+}
+
+// base is the base URL in use, which is also the page's origin.
+func (v *Visitor) base() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.bases[0]
+}
+
+// pass puts another base first.
+func (v *Visitor) pass() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.bases = append(v.bases[1:], v.bases[0])
+}
+
+// path is the path and query of the page's URL.
+func (v *Visitor) path() string { return v.opts.Room + "?tab=" + v.opts.Tab }
+
+// request makes a request for the page as this browser does.
+func (v *Visitor) request(ctx context.Context, method string, form url.Values) (*http.Response, error) {
+	base := v.base()
+	var body io.Reader
+	if form != nil {
+		body = strings.NewReader(form.Encode())
+	}
+	r, err := http.NewRequestWithContext(ctx, method, base+v.path(), body)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Accept", "text/html")
+	if form != nil {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Origin", base)
+		r.Header.Set("Sec-Fetch-Site", "same-origin")
+	}
+	if v.opts.Address != "" {
+		r.Header.Set("X-Forwarded-For", v.opts.Address)
+	}
+	return v.http.Do(r)
+}
+
+// load gets or posts the whole page and reads it.
+func (v *Visitor) load(method string, form url.Values) error {
+	resp, err := v.request(v.ctx, method, form)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	page, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the page answers %s", resp.Status) //nolint:err113 // of a test
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.sawLocked(readSight(string(page)), false)
+	return nil
+}
+
+// NewReader returns a visitor without JavaScript: the page is loaded once, by
+// [Visitor.Post] and [Visitor.Load], and never live.
+func NewReader(t testing.TB, opts Options, base string) *Visitor {
+	v := newVisitor(t, opts, []string{base})
+	close(v.ended)
+	t.Cleanup(v.cancel)
+	return v
+}
+
+// Load loads the page.
+func (v *Visitor) Load() error { return v.load(http.MethodGet, nil) }
+
+// Post joins or leaves by a form, as a browser without JavaScript does, and
+// reads the page that follows.
+func (v *Visitor) Post(action, name string) error {
+	return v.load(http.MethodPost, url.Values{"lvt-action": {action}, "username": {name}, action: {""}})
+}
+
+// connect asks whether the server answers, and opens a socket.
+func (v *Visitor) connect() (*websocket.Conn, error) {
+	ctx, cancel := context.WithTimeout(v.ctx, headTimeout)
+	defer cancel()
+	resp, err := v.request(ctx, http.MethodHead, nil)
+	if err != nil {
+		return nil, err
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode >= http.StatusInternalServerError {
+		return nil, fmt.Errorf("%w: HEAD answers %s", ErrNotLive, resp.Status)
+	}
+	ctx, cancel = context.WithTimeout(v.ctx, openTimeout)
+	defer cancel()
+	base := v.base()
+	header := http.Header{"Origin": {base}}
+	if v.opts.Address != "" {
+		header.Set("X-Forwarded-For", v.opts.Address)
+	}
+	conn, resp, err := v.ws.DialContext(ctx, "ws"+strings.TrimPrefix(base, "http")+v.path(), header)
+	if resp != nil {
+		_ = resp.Body.Close()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open a socket: %w", err)
+	}
+	return conn, nil
+}
+
+// run reads from one socket after another until the tab is closed. first gets
+// what became of the first.
+func (v *Visitor) run(conn *websocket.Conn, first chan<- error) {
+	defer close(v.ended)
+	stop := context.AfterFunc(v.ctx, v.hangUp)
+	defer stop()
+	tell := func(err error) {
+		select {
+		case first <- err:
+		default: // it was told already
+		}
+	}
+	attempts := 0
+	for {
+		if conn != nil {
+			tell(v.listen(conn, func() {
+				attempts = 0
+				tell(nil)
+			}))
+		}
+		if v.opts.Still || v.ctx.Err() != nil {
+			return
+		}
+		// Full jitter, as in web/src/page.js.
+		longest := firstWait
+		if attempts > 0 {
+			longest = min(longestWait, nextWait<<min(attempts, 10))
+		}
+		attempts++
+		select {
+		case <-time.After(mathrand.N(longest)):
+		case <-v.ctx.Done():
+			return
+		}
+		var err error
+		if conn, err = v.connect(); err != nil {
+			conn = nil
+			v.pass()
+		}
+	}
+}
+
+// listen reads from conn until it ends, and says why it did. started is called
+// after the first frame.
+func (v *Visitor) listen(conn *websocket.Conn, started func()) error {
+	v.mu.Lock()
+	if v.ctx.Err() != nil {
+		v.mu.Unlock()
+		return errors.Join(v.ctx.Err(), conn.Close())
+	}
+	v.conn, v.live, v.known, v.rejoined, v.unheard = conn, false, nil, false, time.Time{}
+	v.mu.Unlock()
+	heart := time.AfterFunc(v.opts.PingEvery, func() { v.beat(conn) })
+	var err error
+	for {
+		var data []byte
+		if _, data, err = conn.ReadMessage(); err != nil {
+			break
+		}
+		if err = v.take(data); err != nil {
+			v.mu.Lock()
+			v.problem = errors.Join(v.problem, err)
+			v.mu.Unlock()
+			break
+		}
+		started()
+		v.rejoin()
+	}
+	heart.Stop()
+	_ = conn.Close()
+
+	ending := Ending{At: time.Now(), Code: websocket.CloseAbnormalClosure, Own: v.ctx.Err() != nil}
+	if closed, ok := errors.AsType[*websocket.CloseError](err); ok {
+		ending.Code = closed.Code
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.conn, v.live = nil, false
+	v.endings = append(v.endings, ending)
+	if v.answers != nil {
+		close(v.answers)
+		v.answers = nil
+	}
+	v.tellLocked()
+	return fmt.Errorf("%w: %w", ErrNotLive, err)
+}
+
+// beat sends the client's heartbeat, and gives up a socket on which it is not
+// answered in time.
+func (v *Visitor) beat(conn *websocket.Conn) {
+	sent := time.Now()
+	v.mu.Lock()
+	if v.conn != conn {
+		v.mu.Unlock()
+		return
+	}
+	if v.unheard.IsZero() {
+		v.unheard = sent
+	}
+	v.mu.Unlock()
+	_ = v.send(conn, map[string]any{"action": "__ping__"})
+	time.AfterFunc(v.opts.PongTimeout, func() {
+		v.mu.Lock()
+		dead := v.conn == conn && v.unheard.Equal(sent)
+		v.mu.Unlock()
+		if dead {
+			_ = conn.Close()
+		}
+	})
+	time.AfterFunc(v.opts.PingEvery, func() { v.beat(conn) })
+}
+
+// send writes one frame.
+func (v *Visitor) send(conn *websocket.Conn, frame any) error {
+	if conn == nil {
+		return ErrNotLive
+	}
+	v.write.Lock()
+	defer v.write.Unlock()
+	_ = conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	return conn.WriteJSON(frame)
+}
+
+// take applies one frame from the server.
+func (v *Visitor) take(data []byte) error {
+	var frame struct {
+		Pong bool
+		Tree tree
+		Meta *struct {
+			Success bool
+			Errors  map[string]string
+			Action  string
+		}
+	}
+	if err := json.Unmarshal(data, &frame); err != nil {
+		return fmt.Errorf("frame %.200s: %w", data, err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if frame.Pong {
+		v.unheard = time.Time{}
+		return nil
+	}
+	v.frames++
+	_, whole := frame.Tree["s"]
+	if frame.Tree == nil || !v.live && !whole {
+		return fmt.Errorf("frame %.200s has no tree, or is the first and has not all", data) //nolint:err113 // of a test
+	}
+	if !v.opts.Names {
+		forgetRanges(frame.Tree)
+	}
+	began := !v.live
+	if v.live = true; began {
+		v.known = frame.Tree
+	} else if err := merge(v.known, frame.Tree); err != nil {
+		return fmt.Errorf("frame %.200s: %w", data, err)
+	}
+	if began || frame.Meta != nil && frame.Meta.Action == "leave" {
+		v.leaving = false
+	}
+	if began || len(frame.Tree) > 0 {
+		v.sawLocked(readSight(v.htmlLocked()), true)
+	}
+	if frame.Meta != nil && frame.Meta.Action != "" && v.answers != nil {
+		v.answers <- answer{frame.Meta.Success, frame.Meta.Errors}
+		v.answers = nil
+	}
+	return nil
+}
+
+func (v *Visitor) htmlLocked() string {
+	var b strings.Builder
+	render(&b, v.known)
+	return b.String()
+}
+
+// sawLocked notes what there is to see now.
+func (v *Visitor) sawLocked(s Sight, socket bool) {
+	s.At, s.Socket = time.Now(), socket
+	if s.Joined && !v.leaving {
+		v.remember = s.Name
+	}
+	if len(v.history) == 0 || !v.history[len(v.history)-1].same(s) {
+		v.history = append(v.history, s)
+	}
+	v.tellLocked()
+}
+
+// tellLocked wakes those whose condition holds.
+func (v *Visitor) tellLocked() {
+	now := v.nowLocked()
+	v.waiting = slices.DeleteFunc(v.waiting, func(w *waiter) bool {
+		if !w.cond(now) {
+			return false
+		}
+		close(w.done)
+		return true
+	})
+}
+
+// rejoin joins again where the page was joined and nothing is known of it, once
+// for each connection, as web/src/page.js does.
+func (v *Visitor) rejoin() {
+	v.mu.Lock()
+	now := v.nowLocked()
+	if now.Stale {
+		v.rejoined = false
+	}
+	conn, name := v.conn, v.remember
+	if now.Joined || now.Stale || v.rejoined || name == "" || !v.live {
+		v.mu.Unlock()
+		return
+	}
+	v.rejoined = true
+	v.mu.Unlock()
+	_ = v.send(conn, press("join", name)) // an error ends the socket
+}
+
+// press is the frame of a button.
+func press(action, name string) map[string]any {
+	data := map[string]any{}
+	if action == "join" {
+		data["username"] = name
+	}
+	return map[string]any{"action": action, "data": data, "submitter": action}
+}
+
+// Join presses the button and waits for the answer. The error is a
+// *[RefusalError] when the server said no, or wraps [ErrNotLive].
+func (v *Visitor) Join(name string) error { return v.act(press("join", name)) }
+
+// Leave presses the button and waits for the answer. The errors are those of
+// Join.
+func (v *Visitor) Leave() error {
+	v.mu.Lock()
+	v.remember, v.leaving = "", true
+	v.mu.Unlock()
+	return v.act(press("leave", ""))
+}
+
+func (v *Visitor) act(frame map[string]any) error {
+	v.mu.Lock()
+	if !v.live || v.answers != nil {
+		v.mu.Unlock()
+		return ErrNotLive
+	}
+	answers := make(chan answer, 1)
+	v.answers = answers
+	conn := v.conn
+	v.mu.Unlock()
+	if err := v.send(conn, frame); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotLive, err)
+	}
+	select {
+	case a, ok := <-answers:
+		switch {
+		case !ok:
+			return fmt.Errorf("%w: lost before the answer", ErrNotLive)
+		case !a.success:
+			return &RefusalError{fmt.Sprint(a.errors)}
+		}
+		return nil
+	case <-time.After(v.opts.Patience):
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.answers == answers {
+			v.answers = nil
+		}
+		return fmt.Errorf("%w: no answer within %v", ErrNotLive, v.opts.Patience)
+	}
+}
+
+// MustJoin joins, or fails the test.
+func (v *Visitor) MustJoin(name string) *Visitor {
+	v.t.Helper()
+	if err := v.Join(name); err != nil {
+		v.t.Fatalf("join as %s: %v", name, err)
+	}
+	return v
+}
+
+// Send writes any frame, for those who do not keep to the rules. kind is one of
+// RFC 6455, section 11.8.
+func (v *Visitor) Send(kind int, data []byte) error {
+	v.mu.Lock()
+	conn := v.conn
+	v.mu.Unlock()
+	if conn == nil {
+		return ErrNotLive
+	}
+	v.write.Lock()
+	defer v.write.Unlock()
+	_ = conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	return conn.WriteMessage(kind, data)
+}
+
+// Close closes the tab: the browser sends 1001 and the visitor is gone.
+func (v *Visitor) Close() {
+	v.cancel()
+	<-v.ended
+}
+
+// Crash ends the tab as a crashed browser does: with a TCP reset, without a
+// farewell.
+func (v *Visitor) Crash() {
+	v.mu.Lock()
+	v.opts.Still = true
+	if v.conn != nil {
+		if tcp, ok := v.conn.NetConn().(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+		_ = v.conn.NetConn().Close()
+	}
+	v.mu.Unlock()
+	v.Close()
+}
+
+// hangUp says goodbye on the open socket, and ends it.
+func (v *Visitor) hangUp() {
+	v.mu.Lock()
+	conn := v.conn
+	v.mu.Unlock()
+	if conn == nil {
+		return
+	}
+	bye := websocket.FormatCloseMessage(websocket.CloseGoingAway, "")
+	_ = conn.WriteControl(websocket.CloseMessage, bye, time.Now().Add(time.Second))
+	_ = conn.Close()
+}
+
+// Now is what there is to see. Socket is false while there is no connection.
+func (v *Visitor) Now() Sight {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.nowLocked()
+}
+
+func (v *Visitor) nowLocked() Sight {
+	if len(v.history) == 0 {
+		return Sight{}
+	}
+	now := v.history[len(v.history)-1]
+	now.Socket = now.Socket && v.live
+	return now
+}
+
+// Roster is the names on the page, in their order; it needs Options.Names.
+func (v *Visitor) Roster() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return readRoster(v.htmlLocked())
+}
+
+// Since is everything that was to be seen from an instant on, what was on the
+// screen at that instant included.
+func (v *Visitor) Since(from time.Time) []Sight {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	start := 0
+	for i, s := range v.history {
+		if !s.At.After(from) {
+			start = i
+		}
+	}
+	return slices.Clone(v.history[start:])
+}
+
+// Endings are the ends of the visitor's sockets so far.
+func (v *Visitor) Endings() []Ending {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Clone(v.endings)
+}
+
+// Frames is how many updates came so far, first frames and answers included.
+func (v *Visitor) Frames() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.frames
+}
+
+// Problem is what was wrong with what the server sent.
+func (v *Visitor) Problem() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.problem
+}
+
+// Sees waits until the page shows what cond asks for, and returns how long that
+// took. It fails the test when that does not happen within limit.
+func (v *Visitor) Sees(limit time.Duration, what string, cond func(Sight) bool) time.Duration {
+	v.t.Helper()
+	took, ok := v.Await(limit, cond)
+	if !ok {
+		sights := v.Since(time.Time{})
+		v.t.Fatalf("not within %v, at %s: %s. It saw\n\t%v", limit.Round(time.Millisecond), time.Now().Format("05.000"), what,
+			sights[max(0, len(sights)-8):])
+	}
+	return took
+}
+
+// Await is Sees for those who go on when it does not happen: it reports whether
+// it did. It may be called from any goroutine.
+func (v *Visitor) Await(limit time.Duration, cond func(Sight) bool) (time.Duration, bool) {
+	start := time.Now()
+	w := &waiter{cond: cond, done: make(chan struct{})}
+	v.mu.Lock()
+	v.waiting = append(v.waiting, w)
+	v.tellLocked()
+	v.mu.Unlock()
+	select {
+	case <-w.done:
+		return time.Since(start), true
+	case <-time.After(limit):
+		return limit, false
+	}
+}
+
+// SeesUsers waits until the page shows a count that is not stale, as Sees does.
+func (v *Visitor) SeesUsers(limit time.Duration, users int) time.Duration {
+	v.t.Helper()
+	return v.Sees(limit, fmt.Sprintf("%d user(s) online", users), func(s Sight) bool {
+		return s.Socket && s.Known && !s.Stale && s.Users == users
+	})
+}

@@ -1,0 +1,38 @@
+// Package system tests what people see when things fail, on real parts: server
+// processes, Redis, Sentinel, a Cluster, HAProxy. It holds nothing but tests.
+//
+// A test looks at the pages of people who are there and of people who only look
+// on, with everything they showed and when. Bounds are those that are promised
+// (docs/design.md, section 1), computed from the flags of the servers, and a
+// little more for a machine that is shared.
+//
+// The failures of docs/design.md, section 9, and where each is tested:
+//
+//	closed tab, crashed tab          TestClosedTabLeavesAfterTheGrace
+//	vanished network                 TestVanishedNetworkLeavesAfterPingAndGrace
+//	refresh                          TestRefreshIsNotSeen
+//	two tabs one name                TestTwoTabsOfOneNameAreOneUser
+//	two browsers one name            TestTwoBrowsersOfOneNameAreTwoUsers
+//	no JavaScript                    TestVisitorWithoutScript
+//	killed replica                   TestKilledReplica
+//	drained replica                  TestDrainedReplica, TestRollingRestartBehindHAProxy
+//	paused replica                   TestPausedReplica, TestFrozenReplicaBehindHAProxy
+//	all replicas down and back       TestAllReplicasDown, TestAllReplicasDownUntilTheRoomIsForgotten
+//	Redis restarted empty            TestRedisRestartedEmpty
+//	Redis flushed                    TestRedisFlushed
+//	Redis failed over by Sentinel    TestSentinelFailover, TestSentinelMasterStandsStill
+//	a Cluster master lost            TestClusterMasterLost
+//	Redis slow                       TestRedisPaused
+//	Redis unreachable at start       TestRedisUnreachableAtStart
+//	Redis unreachable in flight      TestRedisUnreachableInFlight
+//	pub/sub connection killed alone  TestSubscriptionKilledAlone
+//	slow reader of a socket          TestSlowReader
+//	storm of 10,000 joins            TestStormOfTenThousandJoins
+//	thundering reconnect             TestThunderingReconnect
+//	malformed and hostile frames     TestHostileFrames
+//	full rooms, full replica         TestFullRoom, TestFullReplica
+//	least rights in Redis            TestLeastRightsInRedisAreEnough
+//
+// Hidden and duplicated tabs need a browser. A wrong clock of a replica needs
+// none of this: Redis' is the only clock, and the tests of the store say so.
+package system

@@ -1,0 +1,188 @@
+package system
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"presence/test/harness"
+)
+
+func TestFullRoom(t *testing.T) {
+	t.Parallel()
+	_, url := startRedis(t)
+	r := start(t, 2, brisk, url, "-max-members-per-room", "2")
+	watcher := harness.Open(t, harness.Options{}, r[1].URL)
+	members := join(t, 2, harness.Options{}, r[0].URL)
+	late := harness.Open(t, harness.Options{}, r[1].URL)
+	watcher.SeesUsers(5*time.Second, 2)
+	from := time.Now()
+	var refusal *harness.RefusalError
+	if err := late.Join("Late"); !errors.As(err, &refusal) {
+		t.Errorf("join of a full room: %v, want a refusal", err)
+	}
+	if now := late.Now(); !strings.Contains(now.Notice, "full") || now.Typed != "Late" || now.Joined {
+		t.Errorf("the page shows %v and %q in the field", now, now.Typed)
+	}
+	if err := members[0].Leave(); err != nil {
+		t.Fatalf("leave: %v", err)
+	}
+	late.MustJoin("Late")
+	watcher.SeesUsers(5*time.Second, 2)
+	neverAbove(t, from, 2, watcher, late)
+}
+
+func TestFullReplica(t *testing.T) {
+	t.Parallel()
+	_, url := startRedis(t)
+	r := start(t, 1, brisk, url, "-max-connections", "2")
+	inside := join(t, 2, harness.Options{}, r[0].URL)
+	outside := harness.Visit(t, harness.Options{}, r[0].URL)
+	if _, live := outside.Await(2*time.Second, func(s harness.Sight) bool { return s.Socket }); live {
+		t.Fatal("a socket too many was served")
+	}
+	if n := closedWith(t, time.Time{}, 1013, outside); n == 0 {
+		t.Error("nobody said to try again later")
+	}
+	inside[0].Close()
+	outside.Sees(10*time.Second, "live as soon as there is a place", func(s harness.Sight) bool { return s.Socket })
+	outside.MustJoin("Ann")
+	inside[1].SeesUsers(5*time.Second, 2)
+}
+
+// Whatever is sent, nothing happens to others, and the sender gets the code that
+// RFC 6455 has for it.
+func TestHostileFrames(t *testing.T) {
+	t.Parallel()
+	_, url := startRedis(t)
+	r := start(t, 2, brisk, url)
+	watcher := harness.Open(t, harness.Options{}, r[1].URL)
+	harness.Open(t, harness.Options{}, r[0].URL).MustJoin("Ann")
+	watcher.SeesUsers(5*time.Second, 1)
+	from := time.Now()
+	text := func(frames ...string) [][]byte {
+		list := make([][]byte, len(frames))
+		for i, frame := range frames {
+			list[i] = []byte(frame)
+		}
+		return list
+	}
+	still := harness.Options{Still: true}
+	for name, c := range map[string]struct {
+		kind   int
+		frames [][]byte
+		code   int // 0: the connection stays
+	}{
+		"binary":    {websocket.BinaryMessage, text(`{"action":"join","data":{"username":"Eve"}}`), 1003},
+		"huge":      {websocket.TextMessage, [][]byte{bytes.Repeat([]byte(" "), 100_000)}, 1009},
+		"not UTF-8": {websocket.TextMessage, text("{\"action\":\"join\",\"data\":{\"username\":\"\xff\"}}"), 1007},
+		"forged": {websocket.TextMessage, text(
+			``, `{`, `null`, `[]`, `7`, `{"action":7}`, `{"action":"join","data":[]}`, `{"action":"Join","data":{"username":"Eve"}}`,
+			`{"action":"Mount"}`, `{"action":"OnConnect"}`, `{"action":"PresenceChanged","data":{"Users":99}}`,
+			`{"action":"presenceChanged"}`, `{"action":"__navigate__","data":{"tab":"aaaaaaaaaaaaaaaaaaaaaa"}}`,
+			`{"action":"join","ACTION":"leave","data":{"username":null}}`,
+		), 0},
+		"flood": {websocket.TextMessage, text(strings.Split(strings.Repeat(`{"action":"join","data":{}}|`, 400), "|")...), 1008},
+	} {
+		eve := harness.Open(t, still, r[0].URL)
+		for _, frame := range c.frames {
+			if eve.Send(c.kind, frame) != nil {
+				break // closed already
+			}
+		}
+		if c.code == 0 {
+			if err := eve.Join(""); err == nil {
+				t.Errorf("%s: then a join without a name was accepted", name)
+			}
+			if now := eve.Now(); now.Joined || !now.Socket || now.Users != 1 {
+				t.Errorf("%s: the page shows %v", name, now)
+			}
+			continue
+		}
+		eve.Await(5*time.Second, func(s harness.Sight) bool { return !s.Socket })
+		if n := closedWith(t, time.Time{}, c.code, eve); n != 1 {
+			t.Errorf("%s: %d sockets ended, want 1", name, n)
+		}
+	}
+	neverBelow(t, from, 1, watcher)
+	neverAbove(t, from, 1, watcher)
+	harness.Open(t, harness.Options{}, r[0].URL).MustJoin("Ben")
+	watcher.SeesUsers(5*time.Second, 2)
+}
+
+// A peer that never reads is given up, and holds up nobody meanwhile.
+func TestSlowReader(t *testing.T) {
+	t.Parallel()
+	_, url := startRedis(t)
+	r := start(t, 1, brisk, url)
+	watcher := harness.Open(t, harness.Options{}, r[0].URL)
+	slow := dialDeaf(t, r[0].Addr)
+	defer func() { _ = slow.Close() }()
+	send := func(name string) error {
+		_ = slow.SetWriteDeadline(time.Now().Add(2 * time.Second))
+		return slow.WriteJSON(map[string]any{"action": "join", "data": map[string]any{"username": name}})
+	}
+	if err := send("Slow"); err != nil {
+		t.Fatal(err)
+	}
+	watcher.SeesUsers(5*time.Second, 1)
+	begin := time.Now()
+	// Every answer repeats what was typed, so that much has to be sent to it.
+	long := strings.Repeat("x", 7000)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		tick := time.NewTicker(110 * time.Millisecond) // within the limit of messages
+		defer tick.Stop()
+		for time.Since(begin) < time.Minute && send(long) == nil {
+			<-tick.C
+		}
+	}()
+	ben := harness.Open(t, harness.Options{}, r[0].URL)
+	for waiting, i := true, 0; waiting; i++ {
+		select {
+		case <-gone:
+			waiting = false
+		default:
+			ben.MustJoin(fmt.Sprint("Ben ", i))
+			within(t, watcher.SeesUsers(5*time.Second, 2), time.Second, "seeing a join beside a slow reader")
+			if err := ben.Leave(); err != nil {
+				t.Fatalf("leave: %v", err)
+			}
+			if time.Since(begin) > 50*time.Second {
+				t.Fatal("the slow reader is still there")
+			}
+			harness.Observe(t, time.Second, "the next join")
+		}
+	}
+	t.Logf("given up after %v", time.Since(begin).Round(time.Millisecond))
+	within(t, watcher.SeesUsers(10*time.Second, 0), brisk.grace+time.Second, "the leave of the slow reader")
+}
+
+// dialDeaf opens a page's socket that takes next to nothing from the network.
+func dialDeaf(t *testing.T, addr string) *websocket.Conn {
+	t.Helper()
+	dialer := &websocket.Dialer{NetDial: func(network, addr string) (net.Conn, error) {
+		c, err := net.Dial(network, addr) //nolint:noctx // loopback: at once
+		if err != nil {
+			return nil, err
+		}
+		if tcp, ok := c.(*net.TCPConn); ok {
+			_ = tcp.SetReadBuffer(1) // the kernel makes it some 2 KiB
+		}
+		return c, nil
+	}}
+	conn, resp, err := dialer.Dial("ws://"+addr+"/?tab=deafdeafdeafdeafdeaf", http.Header{"Origin": {"http://" + addr}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	return conn
+}

@@ -1,0 +1,210 @@
+package system
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"presence/internal/redistest"
+	"presence/test/harness"
+)
+
+// calm is a pace for crowds, which two cores need seconds to serve.
+var calm = pace{heartbeat: 10 * time.Second, ttl: time.Minute, grace: 10 * time.Second}
+
+// Ten thousand people join by forms, half on each of two replicas, as fast as
+// the machine can. Everybody is counted, and those who look on are told no more
+// often than the coalescing window allows.
+func TestStormOfTenThousandJoins(t *testing.T) {
+	const people = 10_000
+	const coalesce = 100 * time.Millisecond
+	p := calm
+	p.ttl = 5 * time.Minute // forms renew nothing, and nobody shall leave meanwhile
+	_, redisURL := startRedis(t)
+	r := start(t, 2, p, redisURL, "-coalesce", coalesce.String())
+	var watchers []*harness.Visitor
+	for i := range 6 {
+		watchers = append(watchers, harness.Open(t, harness.Options{}, r[i%2].URL))
+	}
+	before := make([]int, len(watchers))
+	for i, w := range watchers {
+		before[i] = w.Frames()
+	}
+	client := &http.Client{
+		Timeout:       30 * time.Second,
+		Transport:     &http.Transport{MaxIdleConnsPerHost: 64},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	defer client.CloseIdleConnections()
+	var failed atomic.Int64
+	from := time.Now()
+	harness.InParallel(people, func(i int) {
+		form := url.Values{"lvt-action": {"join"}, "username": {fmt.Sprint("Ann ", i)}, "join": {""}}
+		req, err := http.NewRequest(http.MethodPost, r[i%2].URL+"/", strings.NewReader(form.Encode())) //nolint:noctx // the client has a timeout
+		if err != nil {
+			failed.Add(1)
+			return
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("Accept", "text/html")
+		req.Header.Set("X-Forwarded-For", fmt.Sprintf("10.1.%d.%d", i/250, i%250)) // everybody at home
+		resp, err := client.Do(req)
+		if err != nil {
+			failed.Add(1)
+			return
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusSeeOther {
+			failed.Add(1)
+		}
+	})
+	took := time.Since(from)
+	if n := failed.Load(); n > 0 {
+		t.Errorf("%d joins failed", n)
+	}
+	for _, w := range watchers {
+		within(t, w.SeesUsers(5*time.Second, people), shown, "the last join")
+	}
+	harness.Observe(t, 3*coalesce, "pushes that are under way arrive")
+	most := int(time.Since(from)/coalesce) + 3
+	for i, w := range watchers {
+		if got := w.Frames() - before[i]; got > most || got < 3 {
+			t.Errorf("watcher %d got %d pushes in %v, at most %d are promised", i, got, took, most)
+		}
+		sights := w.Since(from)
+		for j := 1; j < len(sights); j++ {
+			if sights[j].Users < sights[j-1].Users {
+				t.Errorf("the count went back from %d to %d", sights[j-1].Users, sights[j].Users)
+			}
+		}
+	}
+	t.Logf("%d joins in %v, %.0f a second; watchers got %d pushes", people, took.Round(time.Millisecond),
+		people/took.Seconds(), watchers[0].Frames()-before[0])
+}
+
+// Two thousand pages lose their replica at once and come back to the other.
+func TestThunderingReconnect(t *testing.T) {
+	const rooms = 4
+	people := crowd(t, 2000)
+	_, redisURL := startRedis(t)
+	// The crowd and its pushes share two cores with the server: few pushes, and
+	// browsers that are patient, leave it room.
+	r := start(t, 2, calm, redisURL, "-coalesce", "2s")
+	roomOf := func(i int) harness.Options {
+		return harness.Options{
+			Room: fmt.Sprint("/rooms/", i%rooms), Patience: time.Minute, PongTimeout: 30 * time.Second, PingEvery: 20 * time.Second,
+		}
+	}
+	var watchers []*harness.Visitor
+	for i := range rooms {
+		watchers = append(watchers, harness.Open(t, roomOf(i), r[1].URL))
+	}
+	idle := measure(t, r[1])
+	everybody := harness.OpenMany(t, people, func(i int) (harness.Options, []string) {
+		return roomOf(i), []string{r[0].URL, r[1].URL}
+	})
+	harness.InParallel(people, func(i int) {
+		err := everybody[i].Join(fmt.Sprint("Ann ", i))
+		for tries := 0; err != nil && tries < 5; tries++ {
+			t.Logf("join again: %v", err)
+			err = everybody[i].Join(fmt.Sprint("Ann ", i)) // as people do who are told to try again
+		}
+		if err != nil {
+			t.Errorf("join: %v", err)
+		}
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	allSee(t, 20*time.Second, people/rooms, append(watchers, everybody...)...)
+	from := time.Now()
+	r[0].Kill()
+	for _, v := range everybody {
+		if _, ok := v.Await(max(time.Millisecond, calm.ttl-calm.heartbeat-time.Since(from)), func(s harness.Sight) bool {
+			return s.Socket && s.Joined && s.At.After(from)
+		}); !ok {
+			t.Fatalf("somebody is not back: %v", v.Now())
+		}
+	}
+	took := time.Since(from)
+	within(t, took, calm.ttl-calm.heartbeat, "the return of all")
+	busy := measure(t, r[1])
+	harness.Observe(t, calm.heartbeat, "members who were not taken over would be missed")
+	allSee(t, 5*time.Second, people/rooms, append(watchers, everybody...)...)
+	neverBelow(t, from, people/rooms, append(watchers, everybody...)...)
+	neverAbove(t, from, people/rooms, append(watchers, everybody...)...)
+	// Redis' answers may be too late for a page that comes back when both cores are
+	// taken: it shows the form to join for a moment, and joins by itself.
+	loggedOut := 0
+	for _, v := range everybody {
+		if slices.ContainsFunc(v.Since(from), func(s harness.Sight) bool { return !s.Joined }) {
+			loggedOut++
+		}
+	}
+	if loggedOut > people/20 {
+		t.Errorf("%d of %d pages said for a moment that nobody was joined", loggedOut, people)
+	}
+
+	harness.InParallel(people, func(i int) { everybody[i].Close() })
+	allSee(t, calm.grace+5*time.Second, 0, watchers...)
+	redistest.Eventually(t, 20*time.Second, "goroutines and memory return", func() bool {
+		now := measure(t, r[1])
+		return now.goroutines <= idle.goroutines+50 && now.heap <= idle.heap+16<<20
+	})
+	now := measure(t, r[1])
+	t.Logf("all back in %v, %d not joined for a moment; goroutines %.0f, %.0f, %.0f; heap %.1f, %.1f, %.1f MB; resident %.0f, %.0f, %.0f MB (idle, busy, after)",
+		took.Round(time.Millisecond), loggedOut, idle.goroutines, busy.goroutines, now.goroutines,
+		idle.heap/1e6, busy.heap/1e6, now.heap/1e6, idle.resident/1e6, busy.resident/1e6, now.resident/1e6)
+	const most = 150 << 10 // bytes for each page, with what the collector has not given back
+	if now.resident > idle.resident+float64(people)*most {
+		t.Errorf("%.0f MB are resident, %.0f MB were before", now.resident/1e6, idle.resident/1e6)
+	}
+}
+
+// crowd is n, or a quarter of that on a machine so busy with other things that a
+// crowd would measure those. In CI it is always n.
+func crowd(t *testing.T, n int) int {
+	t.Helper()
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil || os.Getenv("CI") != "" {
+		return n
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	load, err := strconv.ParseFloat(first, 64)
+	if err != nil || load < 3*float64(runtime.NumCPU()) {
+		return n
+	}
+	t.Logf("the load of this machine is %v already: %d people instead of %d", load, n/4, n)
+	return n / 4
+}
+
+// usage is what a replica takes.
+type usage struct{ goroutines, heap, resident float64 }
+
+// measure asks a replica after a garbage collection.
+func measure(t *testing.T, r *harness.Replica) usage {
+	t.Helper()
+	_ = status(t, r.AdminURL+"/debug/pprof/heap?gc=1")
+	resp, err := http.Get(r.AdminURL + "/metrics") //nolint:noctx // of a process of this test
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	values := map[string]float64{}
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		values[name], _ = strconv.ParseFloat(value, 64)
+	}
+	return usage{values["go_goroutines"], values["go_memstats_heap_alloc_bytes"], values["process_resident_memory_bytes"]}
+}
