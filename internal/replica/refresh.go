@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"runtime"
 	"time"
 
 	"presence/internal/store"
@@ -13,7 +14,30 @@ const (
 
 	// retryRead is the wait after a read that failed.
 	retryRead = 250 * time.Millisecond
+
+	// maxFanOut and fanOutShare bound how long a room waits for its viewers to
+	// have shown the last view before it is read again without those who are
+	// behind: a share for each viewer, several times what rendering a page takes,
+	// so that in a small room nobody waits for somebody who hangs.
+	maxFanOut   = 5 * time.Second
+	fanOutShare = 2 * time.Millisecond
 )
+
+// window returns how long after viewers were told of a room they may be told
+// again, and whether it is known yet. It is the coalescing window, or longer if
+// showing the last view took long: rendering uses at most all processors for
+// that time, so that with twice their number of times it uses half a processor.
+// A room that changes faster than its pages can be rendered so slows down by
+// itself, instead of starving the joins that it is about. The caller holds
+// rooms.mu.
+func (r *Replica) window(rm *room, now time.Time) (window time.Duration, known bool) {
+	behind, all, took := rm.spread()
+	if 20*behind > all && now.Sub(rm.told) < min(maxFanOut, time.Duration(all)*fanOutShare) {
+		return r.opts.Coalesce, false
+	}
+	stretch := time.Duration(2 * runtime.GOMAXPROCS(0))
+	return max(r.opts.Coalesce, min(stretch*took, maxFanOut)), true
+}
 
 // changed takes a message, or the advice to read a room again, from the watch.
 func (r *Replica) changed(e store.Event) {
@@ -142,6 +166,12 @@ func (r *Replica) nextDue(now time.Time) (batch []*room, next time.Duration, ok 
 			continue
 		}
 		wait := max(0, rm.retry.Sub(now), rm.told.Add(r.opts.Coalesce).Sub(now))
+		if wait == 0 {
+			window, known := r.window(rm, now)
+			if wait = max(0, rm.told.Add(window).Sub(now)); !known {
+				wait = r.opts.Coalesce
+			}
+		}
 		if wait == 0 && len(batch) < refreshRooms {
 			batch = append(batch, rm)
 			continue
@@ -167,18 +197,13 @@ func (r *Replica) putBack(batch []*room) {
 func (r *Replica) remind() {
 	for _, rm := range r.rooms.watched() {
 		r.rooms.mu.Lock()
-		behind := false
-		newest := rm.view.Load().sequence
-		if time.Since(rm.told) > r.opts.Coalesce {
-			for v := range rm.viewers {
-				behind = behind || v.seen.Load() < newest
-			}
-		}
-		if behind {
+		behind, _, _ := rm.spread()
+		remind := behind > 0 && time.Since(rm.told) > r.opts.Coalesce
+		if remind {
 			rm.told = time.Now()
 		}
 		r.rooms.mu.Unlock()
-		if behind {
+		if remind {
 			r.metrics.reminders.Inc()
 			r.opts.Notify(rm.name)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -441,6 +442,63 @@ func TestStormIsPushedOnceAWindow(t *testing.T) {
 		if last := b.last(); last != "500" {
 			t.Fatalf("the last push said %s", last)
 		}
+	})
+}
+
+func TestRoomThatTakesLongToShowIsPushedLessOften(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		// A crowd, the last of whom shows each view 200 ms after it came.
+		const took = 200 * time.Millisecond
+		var crowd []*Viewer
+		for range 400 {
+			crowd = append(crowd, b.Enter(t.Context(), lobby))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for seen := int64(0); ctx.Err() == nil; time.Sleep(time.Millisecond) {
+				if view := crowd[0].View(); view.sequence > seen {
+					seen = view.sequence
+					time.Sleep(took)
+					for _, v := range crowd {
+						v.Saw(view)
+					}
+				}
+			}
+		})
+		time.Sleep(time.Second)
+		before, began := b.pushes(), time.Now()
+		for i := range 400 {
+			a.join(fmt.Sprint("user", i))
+			time.Sleep(10 * time.Millisecond)
+		}
+		window := min(took*time.Duration(2*runtime.GOMAXPROCS(0)), maxFanOut)
+		if n, most := b.pushes()-before, int(time.Since(began)/window)+2; n > most || n == 0 {
+			t.Errorf("%d pushes, want at most %d", n, most)
+		}
+		time.Sleep(2 * maxFanOut)
+		if last := b.last(); last != "400" {
+			t.Errorf("in the end %s users", last)
+		}
+		cancel()
+		wg.Wait()
+		for _, v := range crowd {
+			v.Exit()
+		}
+	})
+}
+
+func TestSomebodyWhoHangsHoldsUpNobody(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		hangs := b.Enter(t.Context(), lobby) // and never shows anything
+		time.Sleep(time.Second)
+		a.enter("Ann")
+		a.enter("Ben")
+		time.Sleep(DefaultCoalesce)
+		b.saw("0", "1", "2")
+		hangs.Exit()
 	})
 }
 

@@ -32,6 +32,8 @@ type room struct {
 	dirty bool      // has to be read
 	retry time.Time // but not before, since reading it failed
 	told  time.Time // when viewers were last told
+
+	sawLast atomic.Int64 // when the last viewer began to show the newest view, Unix ns
 }
 
 // rooms are all of them.
@@ -66,7 +68,24 @@ func (v *Viewer) View() View { return *v.room.view.Load() }
 
 // Saw says that view is being shown. Whoever has not said so of the newest view
 // is notified again from time to time.
-func (v *Viewer) Saw(view View) { v.seen.Store(view.sequence) }
+func (v *Viewer) Saw(view View) {
+	if v.seen.Swap(view.sequence) < view.sequence {
+		v.room.sawLast.Store(time.Now().UnixNano())
+	}
+}
+
+// spread returns how many viewers have not shown the newest view yet, of how
+// many, and how long after they were told the last one did. The caller holds
+// rooms.mu.
+func (rm *room) spread() (behind, all int, took time.Duration) {
+	newest := rm.view.Load().sequence
+	for v := range rm.viewers {
+		if v.seen.Load() < newest {
+			behind++
+		}
+	}
+	return behind, len(rm.viewers), time.Unix(0, rm.sawLast.Load()).Sub(rm.told)
+}
 
 // Enter begins to look at a room. It waits for the room to be read if nobody
 // here looks at it yet, but not for longer than ctx allows: what is not known

@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
+
 	"presence/internal/redistest"
 	"presence/test/harness"
 )
@@ -46,6 +49,7 @@ const atOnce = "3"
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	redis.SetLogger(&logging.VoidLogger{}) // servers are killed on purpose
 	asked := false
 	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
 	if !asked {
