@@ -11,8 +11,7 @@ GOLANGCI_LINT := bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
 ASSETS := web/dist/client.js
 
 UNIT    := ./cmd/... ./internal/... ./templates/... ./web/... ./test/gotest/...
-BROWSER := $(patsubst %,./%/...,$(wildcard test/browser))
-SYSTEM  := $(patsubst %,./%/...,$(wildcard test/system test/deploy))
+SYSTEM  := ./test/system/... ./test/deploy/... ./test/drill/...
 
 # A bound for each package: what hangs says where.
 GOTEST  := go run ./test/gotest -timeout 6m
@@ -42,9 +41,9 @@ $(ASSETS): web/package.json web/package-lock.json web/.npmrc web/build.mjs
 
 .PHONY: test
 test: export GOTEST_SKIPPED := $(SKIPPED)
-test: ## everything CI runs: lint, unit, browser and system tests
+test: ## all tests: vet, unit, browser, system (CI also runs `make lint`)
 	@mkdir -p bin && rm -f $(SKIPPED)
-	@failed=; for part in assets lint test-unit test-browser test-system; do \
+	@failed=; for part in assets vet test-unit test-browser test-system; do \
 		echo "=== $$part"; begin=$$(date +%s); \
 		$(MAKE) --no-print-directory $$part || failed="$$failed $$part"; \
 		echo "=== $$part: $$(( $$(date +%s) - begin )) s"; \
@@ -59,11 +58,23 @@ test-unit: assets ## packages one by one, with the race detector
 
 .PHONY: test-browser
 test-browser: assets ## pages in a real browser (needs chromium)
-	$(if $(BROWSER),$(GOTEST) -count=1 $(BROWSER),@echo "test/browser does not exist: nothing to test")
+	$(GOTEST) -count=1 ./test/browser/...
 
 .PHONY: test-system
 test-system: assets ## several replicas on a real Redis behind a real balancer (needs redis-server, haproxy)
-	$(if $(SYSTEM),$(GOTEST) -count=1 $(SYSTEM),@echo "neither test/system nor test/deploy exists: nothing to test")
+	$(GOTEST) -count=1 -p 1 $(SYSTEM)
+
+.PHONY: cluster
+cluster: assets ## three replicas behind HAProxy on this machine, without Docker (ARGS="-help" and other flags)
+	go run ./cmd/cluster $(ARGS)
+
+.PHONY: drill
+drill: assets ## kill a replica under load and watch what people see, with a stopwatch
+	go test -count=1 -v -run TestDrill ./test/drill
+
+.PHONY: vet
+vet: ## go vet
+	go vet ./...
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## golangci-lint, go vet, go fix and go.mod

@@ -301,7 +301,7 @@ func (a *App) announce(ctx context.Context) {
 func (a *App) drain(servers ...*http.Server) {
 	timeout := a.config.ShutdownTimeout
 	share := func(part float64) time.Duration { return time.Duration(part * float64(timeout)) }
-	a.log.Info("draining", "sockets", a.sockets.Len(), "timeout", timeout)
+	a.log.Info("draining", "sockets", a.sockets.Len(), "timeout", timeout.String())
 	a.draining.Store(true)
 
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)

@@ -13,6 +13,10 @@ import (
 // that one late answer does not mark every page.
 const maxFailures = 2
 
+// minStop is the shortest gap that is taken for a stop of this process: a busy
+// machine makes shorter ones.
+const minStop = time.Second
+
 // phase is how this replica stands with Redis.
 type phase int
 
@@ -33,6 +37,7 @@ type link struct {
 	probe  time.Duration // between two probes
 	settle time.Duration // from an answer to trust in what Redis holds
 	start  time.Duration // from the first answer to trust in leases nobody renewed
+	stop   time.Duration // between two probes: this process was stopped, or as good as
 
 	regained chan struct{} // holds one: renew all leases now
 
@@ -55,6 +60,7 @@ func newLink(o Options) *link {
 		probe:    settle / 3,
 		settle:   settle,
 		start:    o.MemberTTL * 2 / 3,
+		stop:     max(settle+settle/3, o.MemberTTL/3, minStop),
 		regained: make(chan struct{}, 1),
 		changed:  make(chan struct{}),
 		reason:   errNoContact,
@@ -118,7 +124,7 @@ func (l *link) enterLocked(p phase) {
 func (l *link) held() (since time.Duration, held, sweep bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.phase == away || time.Since(l.ticked) > l.probe+l.settle {
+	if l.phase == away || time.Since(l.ticked) > l.stop {
 		return 0, false, false
 	}
 	return time.Since(l.heldFrom), time.Now().Before(l.heldTo), true
@@ -131,10 +137,10 @@ func (l *link) failed(err error) bool {
 	defer l.mu.Unlock()
 	l.failures++
 	if l.phase == away {
-		if !errors.Is(l.reason, errNoContact) || l.epoch != "" {
-			l.reason = err
+		if l.reason = err; l.epoch == "" {
+			l.reason = fmt.Errorf("%w: %w", errNoContact, err)
 		}
-		return false
+		return l.epoch == "" && l.failures == maxFailures
 	}
 	if l.failures < maxFailures {
 		return false
@@ -161,7 +167,7 @@ func (l *link) answered(epoch string) (what event, why string) {
 	now := time.Now()
 	stopped := now.Sub(l.ticked)
 	l.ticked, l.failures = now, 0
-	if l.epoch != "" && stopped > l.probe+l.settle && l.phase != away {
+	if l.epoch != "" && stopped > l.stop && l.phase != away {
 		l.woke = now
 	}
 	switch {
@@ -174,7 +180,7 @@ func (l *link) answered(epoch string) (what event, why string) {
 		why = "Redis answers again"
 	case epoch != l.epoch:
 		why = "Redis lost its data"
-	case stopped > l.probe+l.settle:
+	case stopped > l.stop:
 		why = fmt.Sprintf("this process was stopped for %v", stopped.Round(time.Millisecond))
 	case l.phase == settling && !now.Before(l.until):
 		l.enterLocked(present)

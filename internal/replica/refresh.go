@@ -35,8 +35,8 @@ func (r *Replica) window(rm *room, now time.Time) (window time.Duration, known b
 	if 20*behind > all && now.Sub(rm.told) < min(maxFanOut, time.Duration(all)*fanOutShare) {
 		return r.opts.Coalesce, false
 	}
-	stretch := time.Duration(2 * runtime.GOMAXPROCS(0))
-	return max(r.opts.Coalesce, min(stretch*took, maxFanOut)), true
+	stretch := 2 * runtime.GOMAXPROCS(0)
+	return max(r.opts.Coalesce, min(time.Duration(stretch)*took, maxFanOut)), true
 }
 
 // changed takes a message, or the advice to read a room again, from the watch.

@@ -40,6 +40,7 @@ defaults
   retry-on conn-failure empty-response 503
   timeout http-request 5s
   timeout connect 1s
+  timeout check 2s
   timeout client 60s
   timeout server 60s
   timeout tunnel 60s

@@ -158,6 +158,8 @@ func TestThunderingReconnect(t *testing.T) {
 
 	harness.InParallel(people, func(i int) { everybody[i].Close() })
 	allSee(t, calm.grace+5*time.Second, 0, watchers...)
+	// What the collector has freed it gives back to the system only in the course
+	// of minutes: the heap tells what is still in use.
 	redistest.Eventually(t, 20*time.Second, "goroutines and memory return", func() bool {
 		now := measure(t, r[1])
 		return now.goroutines <= idle.goroutines+50 && now.heap <= idle.heap+16<<20
@@ -166,10 +168,6 @@ func TestThunderingReconnect(t *testing.T) {
 	t.Logf("all back in %v, %d not joined for a moment; goroutines %.0f, %.0f, %.0f; heap %.1f, %.1f, %.1f MB; resident %.0f, %.0f, %.0f MB (idle, busy, after)",
 		took.Round(time.Millisecond), loggedOut, idle.goroutines, busy.goroutines, now.goroutines,
 		idle.heap/1e6, busy.heap/1e6, now.heap/1e6, idle.resident/1e6, busy.resident/1e6, now.resident/1e6)
-	const most = 150 << 10 // bytes for each page, with what the collector has not given back
-	if now.resident > idle.resident+float64(people)*most {
-		t.Errorf("%.0f MB are resident, %.0f MB were before", now.resident/1e6, idle.resident/1e6)
-	}
 }
 
 // crowd is n, or a quarter of that on a machine so busy with other things that a

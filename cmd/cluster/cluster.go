@@ -1,0 +1,371 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+)
+
+const (
+	// startTimeout is how long a process may take until it answers: a machine
+	// that also compiles is slow.
+	startTimeout = 30 * time.Second
+
+	// drainTimeout is the -shutdown-timeout of replicas: nobody waits for a
+	// balancer elsewhere.
+	drainTimeout = 3 * time.Second
+
+	// stopTimeout is how long a process may take to end when asked to.
+	stopTimeout = drainTimeout + 5*time.Second
+
+	// askInterval is how often a process is asked whether it answers.
+	askInterval = 50 * time.Millisecond
+)
+
+// cluster is all that runs.
+type cluster struct {
+	settings
+	out    io.Writer
+	client *http.Client
+	ports  *ports
+	dir    string // of the binary, configurations and logs
+
+	redisAddr string
+	embedded  *miniredis.Miniredis // nil where Redis is a process
+	redis     *process             // nil where it is embedded
+	replicas  []*process
+	balancer  *process // nil where there is none
+	missing   string   // why
+
+	mu sync.Mutex // guards writing to out
+}
+
+func newCluster(s settings, out io.Writer) (*cluster, error) {
+	dir, err := os.MkdirTemp("", "presence-cluster-")
+	if err != nil {
+		return nil, fmt.Errorf("folder for logs: %w", err)
+	}
+	return &cluster{
+		settings: s, out: out, dir: dir, ports: newPorts(s.port),
+		client: &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+	}, nil
+}
+
+// run starts everything, watches over it until ctx ends, and stops it: replicas
+// first, while the others can still be reached.
+func (c *cluster) run(ctx context.Context) error {
+	defer func() { _ = os.RemoveAll(c.dir) }() //nolint:gosec // made by newCluster; what remains is the system's to remove
+	defer func() {
+		if c.embedded != nil {
+			c.embedded.Close()
+		}
+	}()
+	if err := c.prepare(ctx); err != nil {
+		return quiet(ctx, err)
+	}
+
+	// Undone backwards: the replicas are stopped first.
+	var around, servers sync.WaitGroup
+	aroundCtx, stopAround := context.WithCancel(context.WithoutCancel(ctx))
+	defer around.Wait()
+	defer stopAround()
+	serverCtx, stopServers := context.WithCancel(context.WithoutCancel(ctx))
+	defer servers.Wait()
+	defer stopServers()
+
+	// start starts processes, which are stopped when until ends, and returns
+	// when all answer.
+	start := func(until context.Context, group *sync.WaitGroup, processes ...*process) error {
+		for _, p := range processes {
+			if err := p.start(); err != nil {
+				return err
+			}
+			group.Go(func() { c.supervise(until, p) })
+		}
+		for _, p := range processes {
+			if err := c.await(ctx, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if c.redis != nil {
+		if err := start(aroundCtx, &around, c.redis); err != nil {
+			return quiet(ctx, err)
+		}
+	}
+	if err := start(serverCtx, &servers, c.replicas...); err != nil {
+		return quiet(ctx, err)
+	}
+	if c.balancer != nil {
+		if err := start(aroundCtx, &around, c.balancer); err != nil {
+			return quiet(ctx, err)
+		}
+	}
+	c.overview()
+	<-ctx.Done()
+	c.say("\nStopping: replicas close their sockets, then the rest ends.")
+	return nil
+}
+
+// quiet makes an error nil that only says that ctx ended.
+func quiet(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// prepare builds what is missing and lists what is to run.
+func (c *cluster) prepare(ctx context.Context) error {
+	if c.server == "" {
+		c.say("Building the server ...")
+		c.server = filepath.Join(c.dir, "server")
+		build := exec.CommandContext(ctx, "go", "build", "-o", c.server, "presence/cmd/server") //nolint:gosec // our own program
+		if said, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("build the server: %w\n%s", err, said)
+		}
+	}
+	path, err := filepath.Abs(c.server)
+	if err != nil {
+		return err
+	}
+	c.server = path
+
+	haproxy, missing := c.findHAProxy()
+	c.missing = missing
+	entry, err := c.ports.next()
+	if err != nil {
+		return err
+	}
+	if c.port != 0 && entry != c.port {
+		c.say("Port %d is taken: using %d.", c.port, entry)
+	}
+	pages := make([]string, c.count) // without a balancer the first is the entry
+	for i := range pages {
+		port := entry
+		if haproxy != "" || i > 0 {
+			if port, err = c.ports.next(); err != nil {
+				return err
+			}
+		}
+		pages[i] = at(port)
+	}
+	for i, page := range pages {
+		admin, err := c.ports.next()
+		if err != nil {
+			return err
+		}
+		c.replicas = append(c.replicas, c.replica(i+1, page, at(admin)))
+	}
+	if err := c.prepareRedis(); err != nil {
+		return err
+	}
+	for _, p := range c.replicas {
+		p.args = append(p.args, "-redis-url", "redis://"+c.redisAddr)
+		p.args = append(p.args, c.args...)
+	}
+	if haproxy == "" {
+		return nil
+	}
+	c.balancer, err = c.prepareHAProxy(haproxy, at(entry), pages)
+	return err
+}
+
+// at is a port of the loopback interface.
+func at(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// replica describes a server process.
+func (c *cluster) replica(n int, listen, admin string) *process {
+	return &process{
+		name: fmt.Sprintf("replica %d", n), url: "http://" + listen, addr: listen,
+		path: c.server,
+		args: []string{
+			"-listen", listen, "-admin-listen", admin, "-trusted-proxies", "127.0.0.0/8",
+			"-shutdown-timeout", drainTimeout.String(), "-log-format", "text",
+		},
+		log:     filepath.Join(c.dir, fmt.Sprintf("replica-%d.log", n)),
+		answers: c.says200("http://" + admin + "/readyz"),
+		loss:    "its visitors come back on the others",
+	}
+}
+
+// prepareRedis makes Redis ready to start, or starts an embedded one.
+func (c *cluster) prepareRedis() error {
+	binary, _ := exec.LookPath("redis-server")
+	if binary == "" {
+		c.embedded = miniredis.NewMiniRedis()
+		c.embedded.ClockTTL(true)
+		if err := c.embedded.StartAddr("127.0.0.1:0"); err != nil {
+			return fmt.Errorf("start the embedded store: %w", err)
+		}
+		c.redisAddr = c.embedded.Addr()
+		return nil
+	}
+	port, err := c.ports.next()
+	if err != nil {
+		return err
+	}
+	c.redisAddr = at(port)
+	c.redis = &process{
+		name: "Redis", addr: c.redisAddr, path: binary,
+		args: []string{
+			"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+			"--dir", c.dir, "--maxmemory-policy", "noeviction",
+		},
+		log:     filepath.Join(c.dir, "redis.log"),
+		answers: accepts(c.redisAddr),
+		loss:    "pages show the last count, marked stale",
+	}
+	return nil
+}
+
+// says200 returns whether a URL is answered with 200.
+func (c *cluster) says200(url string) func(context.Context) bool {
+	return func(ctx context.Context) bool {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil) //nolint:gosec // one of our own processes
+		if err != nil {
+			return false
+		}
+		reply, err := c.client.Do(r) //nolint:gosec // likewise
+		if err != nil {
+			return false
+		}
+		_ = reply.Body.Close()
+		return reply.StatusCode == http.StatusOK
+	}
+}
+
+// accepts returns whether somebody listens on an address.
+func accepts(addr string) func(context.Context) bool {
+	return func(ctx context.Context) bool {
+		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", addr)
+		if err != nil {
+			return false
+		}
+		return conn.Close() == nil
+	}
+}
+
+var (
+	errEnded    = errors.New("it ended")
+	errNoAnswer = fmt.Errorf("no answer within %v", startTimeout)
+)
+
+// await waits until a process that was started answers.
+func (c *cluster) await(ctx context.Context, p *process) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	tick := time.NewTicker(askInterval)
+	defer tick.Stop()
+	now := p.running()
+	for !p.answers(ctx) {
+		select {
+		case <-now.ended:
+			return fmt.Errorf("%s: %w (%v):\n%s", p.name, errEnded, now.how(), p.lastWords())
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w:\n%s", p.name, errNoAnswer, p.lastWords())
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// supervise does what an orchestrator does: it says that a process died, and
+// starts it again. When ctx ends it stops the process, and returns when that has.
+func (c *cluster) supervise(ctx context.Context, p *process) {
+	for {
+		now := p.running()
+		select {
+		case <-ctx.Done():
+			p.stop()
+			return
+		case <-now.ended:
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		again := "it stays away (-restart 0)"
+		if c.restart > 0 {
+			again = fmt.Sprintf("it starts again in %v", c.restart)
+		}
+		c.say("%s  %s (pid %d) died: %v; %s; %s", clock(), p.name, now.pid, now.how(), p.loss, again)
+		if c.restart == 0 {
+			return
+		}
+		select {
+		case <-time.After(c.restart):
+		case <-ctx.Done():
+			return
+		}
+		if err := p.start(); err != nil {
+			c.say("%s  %s does not start: %v", clock(), p.name, err)
+			return
+		}
+		if err := c.await(ctx, p); err == nil {
+			c.say("%s  %s is back (pid %d)", clock(), p.name, p.running().pid)
+		}
+	}
+}
+
+func clock() string { return time.Now().Format(time.TimeOnly) }
+
+// say prints a line.
+func (c *cluster) say(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, _ = fmt.Fprintf(c.out, format+"\n", args...)
+}
+
+// overview says what runs and what can be done with it.
+func (c *cluster) overview() {
+	entry := c.replicas[0].url
+	if c.balancer != nil {
+		entry = c.balancer.url
+	}
+	_, port, _ := net.SplitHostPort(entry[len("http://"):])
+	c.say("\n  Presence: %d replicas over one Redis\n\n  open       http://localhost:%s\n", len(c.replicas), port)
+	line := func(name, addr string, p *process) {
+		pid := "in this process"
+		if p != nil {
+			pid = fmt.Sprintf("pid %d", p.running().pid)
+		}
+		c.say("  %-10s %-24s %s", name, addr, pid)
+	}
+	for _, p := range c.replicas {
+		line(p.name, p.url, p)
+	}
+	line("Redis", c.redisAddr, c.redis)
+	if c.balancer != nil {
+		line(c.balancer.name, c.balancer.addr, c.balancer)
+	}
+	if c.embedded != nil {
+		c.say("             redis-server is not installed (apt-get install redis-server):\n             a store in memory takes its place")
+	}
+	if c.balancer == nil {
+		c.say("  HAProxy    %s\n             open the replicas one by one", c.missing)
+	}
+	c.say("\n  logs       %s", c.dir)
+	last := c.replicas[len(c.replicas)-1]
+	after := ""
+	if c.restart > 0 {
+		after = fmt.Sprintf(", and is back after %v", c.restart)
+	}
+	c.say("  try        kill -9 %d: %s dies%s", last.running().pid, last.name, after)
+	if c.redis != nil {
+		_, port, _ := net.SplitHostPort(c.redisAddr)
+		c.say("             redis-cli -p %s SCARD 'presence:{lobby}:online'", port)
+	}
+	c.say("  stop       Ctrl-C\n")
+}
