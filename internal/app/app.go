@@ -168,7 +168,7 @@ func (a *App) makePages() error {
 		MaxConnections: a.config.MaxConnections,
 		MaxPerIP:       a.config.MaxConnectionsPerIP,
 		RemoteIP:       forwarded.ClientIP,
-		OnUpgrade:      func(r *http.Request, c *socket.Conn) { controller.Heard(r, c.Heard) },
+		OnUpgrade:      func(r *http.Request, c *socket.Conn) { controller.Attach(r, c) },
 		Registerer:     a.registry,
 	})
 	options := append(templates.Options(a.assets),

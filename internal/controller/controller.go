@@ -132,7 +132,7 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 // it be so through this socket. While Redis can't tell, the page is shown as
 // stale, and it is tried again whenever there is something new to see.
 func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) PresenceState {
-	member, err := c.replica.Resume(ctx, v.room, v.connection, v.generation, v.heard)
+	member, err := c.replica.Resume(ctx, v.room, v.connection, v.generation, v)
 	if v.unresolved = err != nil; v.unresolved {
 		c.log.InfoContext(ctx, "connection not resumed yet", "room", v.room, "err", err)
 		return s
@@ -166,7 +166,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	var occupancy presence.Occupancy
 	if v.socket {
 		var member *replica.Member
-		if member, occupancy, err = c.replica.Join(wait, v.room, conn, v.heard); err == nil {
+		if member, occupancy, err = c.replica.Join(wait, v.room, conn, v); err == nil {
 			v.member = member
 		}
 	} else if occupancy, err = c.replica.JoinHTTP(wait, v.room, conn); err == nil {

@@ -32,7 +32,7 @@ type visit struct {
 	bare       bool   // without a tab key: a browser without JavaScript
 	lastName   string // under which a bare browser was in the room lately, or ""
 
-	lastHeard atomic.Pointer[func() time.Time] // when the socket was heard of
+	browser atomic.Pointer[replica.Socket] // nil before the upgrade, and without one
 
 	// Owned by the visit's actions, which run one after another, and by
 	// Handler when they have ended.
@@ -55,19 +55,27 @@ func visitOf(ctx context.Context) *visit {
 	return v
 }
 
-// heard is when the visit's socket was last heard of; zero if it has none.
-func (v *visit) heard() time.Time {
-	if last := v.lastHeard.Load(); last != nil {
-		return (*last)()
+// Heard is when the visit's socket was last heard of; zero if it has none.
+func (v *visit) Heard() time.Time {
+	if s := v.browser.Load(); s != nil {
+		return (*s).Heard()
 	}
 	return time.Time{}
 }
 
-// Heard tells the visit of an upgraded request how to find out when its socket
-// was last heard of. Requests that are no visit's are ignored.
-func Heard(r *http.Request, last func() time.Time) {
+// Ping asks the visit's browser for a sign of life.
+func (v *visit) Ping() error {
+	if s := v.browser.Load(); s != nil {
+		return (*s).Ping()
+	}
+	return errNoVisit
+}
+
+// Attach tells the visit of an upgraded request which socket it has. Requests
+// that are no visit's are ignored.
+func Attach(r *http.Request, s replica.Socket) {
 	if v := visitOf(r.Context()); v != nil {
-		v.lastHeard.Store(&last)
+		v.browser.Store(&s)
 	}
 }
 

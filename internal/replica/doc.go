@@ -25,8 +25,7 @@
 //
 // This process was stopped for a while and continues: the same follows. Those
 // of its members that moved to other replicas meanwhile have newer generations
-// and are left alone; those whose sockets have not been heard from since are
-// not put back.
+// and are left alone; whoever is to be put back is asked for a sign of life first.
 //
 // Another replica is killed: its members' leases run out, and whichever replica
 // sweeps first removes them. There is no leader; a doubled sweep finds nothing.

@@ -20,7 +20,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 	for slot := 0; ; {
 		select {
 		case <-tick.C:
-			for room, members := range r.members.contests() {
+			for room, members := range r.members.proven() {
 				r.restore(ctx, room, members)
 			}
 			r.beatOnce(ctx, slot)
@@ -77,38 +77,23 @@ func (r *Replica) beatOnce(ctx context.Context, slot int) {
 				r.redisFailed(ctx, b.Err)
 				continue
 			}
-			lost := make([]*Member, len(b.Lost))
-			for j, at := range b.Lost {
-				lost[j] = part[i][at]
+			for _, at := range b.Lost {
+				r.members.ask(part[i][at])
 			}
-			r.restore(ctx, b.Room, lost)
 		}
 	}
 }
 
-// silence is how long a living socket may go without being heard of: sockets are
-// pinged every 15 s and given 10 s to answer.
-const silence = 25 * time.Second
-
-// restore puts members of one room back that Redis does not know. Those whose
-// sockets were not heard of lately, or not since this process was stopped, are
-// left out: they may have gone, or moved, long ago. If they are still there they
-// are heard of soon, and put back by a later heartbeat.
+// restore puts members of one room back that Redis does not know, and who have
+// just given a sign of life: a tab that is silent may have gone, or moved, or left
+// elsewhere long ago, and its old socket only not have noticed.
 //
-// A member whose connection another socket has is contested: if that socket was
+// A member whose connection another socket has stays in doubt: if that socket was
 // only a latecomer and closes, this one is the tab's after all.
-func (r *Replica) restore(ctx context.Context, room string, lost []*Member) {
-	var back []*Member
-	var conns []presence.Connection
-	woke := r.link.lastStop()
-	for _, m := range lost {
-		if heard := m.heard(); r.members.has(m) && heard.After(woke) && time.Since(heard) < silence {
-			back = append(back, m)
-			conns = append(conns, m.conn)
-		}
-	}
-	if len(back) == 0 {
-		return
+func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
+	conns := make([]presence.Connection, len(back))
+	for i, m := range back {
+		conns[i] = m.conn
 	}
 	restored := 0
 	for i, err := range r.store.Restore(ctx, room, conns) {
@@ -116,14 +101,14 @@ func (r *Replica) restore(ctx context.Context, room string, lost []*Member) {
 		switch {
 		case err == nil:
 			restored++
-			r.members.contest(m, false)
+			r.members.trust(m)
 			if !r.members.has(m) { // its socket closed meanwhile, and found nothing to release
 				if err := r.store.Release(ctx, room, m.conn.ID, m.conn.Generation); err != nil {
 					r.redisFailed(ctx, err)
 				}
 			}
 		case errors.Is(err, presence.ErrSuperseded):
-			r.members.contest(m, true)
+			r.members.ask(m)
 		default:
 			r.redisFailed(ctx, err) // lost again at the next heartbeat
 		}

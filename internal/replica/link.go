@@ -49,7 +49,6 @@ type link struct {
 	reason   error     // why away
 	ticked   time.Time // last probe
 	until    time.Time // end of settling
-	woke     time.Time // when this process last went on after a stop
 	heldFrom time.Time // leases may have gone without renewal until then
 	heldTo   time.Time // until then they get the benefit of the doubt
 }
@@ -167,9 +166,6 @@ func (l *link) answered(epoch string) (what event, why string) {
 	now := time.Now()
 	stopped := now.Sub(l.ticked)
 	l.ticked, l.failures = now, 0
-	if l.epoch != "" && stopped > l.stop && l.phase != away {
-		l.woke = now
-	}
 	switch {
 	case l.epoch == "":
 		l.epoch = epoch
@@ -193,14 +189,6 @@ func (l *link) answered(epoch string) (what event, why string) {
 	l.until = now.Add(l.settle)
 	l.heldFrom, l.heldTo = now, now.Add(l.settle)
 	return regain, why
-}
-
-// lastStop is when this process last went on after it had been stopped; zero if
-// it never was.
-func (l *link) lastStop() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.woke
 }
 
 // sameEpoch reports whether epoch is the one that is known.
@@ -251,7 +239,6 @@ func (r *Replica) probeOnce(ctx context.Context) {
 			r.readAll()
 		}
 	case settled:
-		r.link.renew() // for those who were heard of again only now
 		r.readAll()
 	case nothing:
 	}

@@ -25,15 +25,25 @@ const (
 	releaseTimeout = 5 * time.Second
 )
 
+// Socket is what a member's connection to the browser can tell of itself.
+type Socket interface {
+	// Heard is when the browser was last heard of.
+	Heard() time.Time
+
+	// Ping asks the browser for a sign of life, without waiting for it.
+	Ping() error
+}
+
 // Member is a connection that is in a room through a socket of this process,
 // which renews its lease.
 type Member struct {
-	room  string
-	conn  presence.Connection
-	heard func() time.Time
+	room   string
+	conn   presence.Connection
+	socket Socket
 
 	cohort *cohort // guarded by members.mu, like the rest; nil once removed
 	index  int
+	asked  time.Time // when it was last asked whether it is there
 }
 
 // User is who is there through the member's connection.
@@ -52,17 +62,17 @@ type memberKey struct{ room, id string }
 
 // members are the local members of all rooms.
 type members struct {
-	mu        sync.Mutex // guards:
-	n         int
-	slots     [slots]map[*cohort]bool
-	filling   map[string]*cohort // room -> the cohort that newcomers join
-	next      int                // slot of the next cohort
-	contested map[*Member]bool   // another socket of their connection has it
-	doubtful  map[memberKey]string
+	mu       sync.Mutex // guards:
+	n        int
+	slots    [slots]map[*cohort]bool
+	filling  map[string]*cohort // room -> the cohort that newcomers join
+	next     int                // slot of the next cohort
+	suspect  map[*Member]bool   // Redis does not know them, or another socket has them
+	doubtful map[memberKey]string
 }
 
 func newMembers() *members {
-	m := &members{filling: map[string]*cohort{}, contested: map[*Member]bool{}, doubtful: map[memberKey]string{}}
+	m := &members{filling: map[string]*cohort{}, suspect: map[*Member]bool{}, doubtful: map[memberKey]string{}}
 	for i := range m.slots {
 		m.slots[i] = map[*cohort]bool{}
 	}
@@ -108,28 +118,42 @@ func (ms *members) removeLocked(m *Member) {
 			delete(ms.filling, c.room)
 		}
 	}
-	delete(ms.contested, m)
+	delete(ms.suspect, m)
 	ms.n--
 }
 
-// contest notes whether another socket of m's connection has it.
-func (ms *members) contest(m *Member, contested bool) {
+// ask asks m for a sign of life, since Redis does not know it or another socket
+// has its connection.
+func (ms *members) ask(m *Member) {
 	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	if contested && m.cohort != nil {
-		ms.contested[m] = true
-	} else {
-		delete(ms.contested, m)
+	in := m.cohort != nil
+	if in {
+		ms.suspect[m] = true
+		m.asked = time.Now()
+	}
+	ms.mu.Unlock()
+	if in {
+		_ = m.socket.Ping() // without it, the next regular ping will do
 	}
 }
 
-// contests lists the contested members of each room.
-func (ms *members) contests() map[string][]*Member {
+// trust ends the doubts about m.
+func (ms *members) trust(m *Member) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	delete(ms.suspect, m)
+}
+
+// proven lists, for each room, the members in doubt that have given a sign of
+// life since they were asked for it.
+func (ms *members) proven() map[string][]*Member {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	byRoom := map[string][]*Member{}
-	for m := range ms.contested {
-		byRoom[m.room] = append(byRoom[m.room], m)
+	for m := range ms.suspect {
+		if m.socket.Heard().After(m.asked) {
+			byRoom[m.room] = append(byRoom[m.room], m)
+		}
 	}
 	return byRoom
 }
@@ -215,17 +239,17 @@ func (ms *members) doubt(room, id, generation string) {
 
 // Join makes conn.User present in room, and returns the room's occupancy
 // afterwards. From then on the replica renews the
-// lease, until Leave or Release. heard says when the socket was last heard of;
-// it is asked before the connection is put back into a Redis that lost it.
+// lease, until Leave or Release. Before the connection is put back into a Redis
+// that lost it, socket is asked for a sign of life.
 //
 // The errors are those of [store.Store.Join]. A join that failed with
 // [presence.ErrUnavailable] is undone should it turn out to have taken place.
-func (r *Replica) Join(ctx context.Context, room string, conn presence.Connection, heard func() time.Time) (*Member, presence.Occupancy, error) {
+func (r *Replica) Join(ctx context.Context, room string, conn presence.Connection, socket Socket) (*Member, presence.Occupancy, error) {
 	occupancy, err := r.join(ctx, room, conn)
 	if err != nil {
 		return nil, occupancy, err
 	}
-	m := &Member{room: room, conn: conn, heard: heard}
+	m := &Member{room: room, conn: conn, socket: socket}
 	r.members.add(m)
 	return m, occupancy, nil
 }
@@ -245,12 +269,12 @@ func (r *Replica) join(ctx context.Context, room string, conn presence.Connectio
 // Resume takes over the connection id of room, if it is there, with the
 // generation of a new socket; the result is nil, without an error, if it is
 // not. The rest is as with Join.
-func (r *Replica) Resume(ctx context.Context, room, id, generation string, heard func() time.Time) (*Member, error) {
+func (r *Replica) Resume(ctx context.Context, room, id, generation string, socket Socket) (*Member, error) {
 	user, found, err := r.store.Resume(ctx, room, id, generation)
 	if err != nil || !found {
 		return nil, err
 	}
-	m := &Member{room: room, conn: presence.Connection{ID: id, Generation: generation, User: user}, heard: heard}
+	m := &Member{room: room, conn: presence.Connection{ID: id, Generation: generation, User: user}, socket: socket}
 	r.members.add(m)
 	return m, nil
 }

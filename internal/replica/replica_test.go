@@ -116,7 +116,7 @@ func (p *process) pushes() int {
 // heard of for ever.
 func (p *process) join(name string) *Member {
 	p.t.Helper()
-	m, _, err := p.Join(p.t.Context(), lobby, connection(name, presence.NewGeneration()), time.Now)
+	m, _, err := p.Join(p.t.Context(), lobby, connection(name, presence.NewGeneration()), living{})
 	if err != nil {
 		p.t.Fatalf("join %s: %v", name, err)
 	}
@@ -135,12 +135,29 @@ func (p *process) enter(name string) *Member {
 // resume comes back through the connection of that user.
 func (p *process) resume(name string) *Member {
 	p.t.Helper()
-	m, err := p.Resume(p.t.Context(), lobby, "c-"+name, presence.NewGeneration(), time.Now)
+	m, err := p.Resume(p.t.Context(), lobby, "c-"+name, presence.NewGeneration(), living{})
 	if err != nil || m == nil || m.User().Name != name {
 		p.t.Fatalf("resume %s: %v, %v", name, m, err)
 	}
 	return m
 }
+
+// living is the socket of a browser that answers at once, for ever.
+type living struct{}
+
+func (living) Heard() time.Time { return time.Now() }
+func (living) Ping() error      { return nil }
+
+// mortal is a socket that nobody noticed is dead.
+type mortal struct{ dead *atomic.Bool }
+
+func (m mortal) Heard() time.Time {
+	if m.dead.Load() {
+		return time.Time{}
+	}
+	return time.Now()
+}
+func (mortal) Ping() error { return nil }
 
 func connection(name, generation string) presence.Connection {
 	return presence.Connection{ID: "c-" + name, Generation: generation, User: presence.User{ID: "u-" + name, Name: name}}
@@ -252,7 +269,7 @@ func TestRedisAwayLongerThanTheTTLLosesNobody(t *testing.T) {
 		if a.Ready() == nil || b.Ready() == nil {
 			t.Fatal("ready though redis is away")
 		}
-		if _, _, err := a.Join(t.Context(), lobby, connection("Cid", "gen1"), time.Now); !errors.Is(err, presence.ErrUnavailable) {
+		if _, _, err := a.Join(t.Context(), lobby, connection("Cid", "gen1"), living{}); !errors.Is(err, presence.ErrUnavailable) {
 			t.Fatalf("join while redis is away: %v", err)
 		}
 		time.Sleep(time.Minute)
@@ -312,7 +329,7 @@ func TestRedisThatLostEverythingIsRightAgainWithinAHeartbeat(t *testing.T) {
 // enterSoon is enter for a time when Redis may not answer yet.
 func (p *process) enterSoon(name string) {
 	for range 20 {
-		_, _, err := p.Join(p.t.Context(), lobby, connection(name, "gen1"), time.Now)
+		_, _, err := p.Join(p.t.Context(), lobby, connection(name, "gen1"), living{})
 		if err == nil {
 			return
 		}
@@ -325,14 +342,8 @@ func TestReplicaCutOffLongerThanTheTTLMakesNoGhostsAndDropsNobody(t *testing.T) 
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
 		var dead atomic.Bool
-		heard := func() time.Time {
-			if dead.Load() {
-				return time.Now().Add(-time.Minute)
-			}
-			return time.Now()
-		}
 		for _, name := range []string{"moved", "gone"} {
-			if _, _, err := a.Join(t.Context(), lobby, connection(name, "gen1"), heard); err != nil {
+			if _, _, err := a.Join(t.Context(), lobby, connection(name, "gen1"), mortal{&dead}); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(DefaultCoalesce)
@@ -374,6 +385,25 @@ func TestLatecomerOfTheSameTabDoesNotTakeItAway(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestLeaveIsNotUndoneByAnOldSocketOfTheTab(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		var dead atomic.Bool
+		if _, _, err := a.Join(t.Context(), lobby, connection("Ann", "gen1"), mortal{&dead}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		dead.Store(true) // the network is gone; a does not know yet
+		moved := b.resume("Ann")
+		time.Sleep(12 * time.Second) // a has learned by now that another socket has the tab
+		if _, err := b.Leave(t.Context(), moved); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		b.saw("0", "1", "0")
+	})
 }
 
 func TestAllReplicasDownLongerThanTheTTLIsNoMassLeave(t *testing.T) {
@@ -568,7 +598,7 @@ func TestBusiestRooms(t *testing.T) {
 		a, b := start(t, fake), start(t, fake)
 		for room, n := range map[string]int{"small": 1, "large": 3, "middle": 2} {
 			for i := range n {
-				if _, _, err := a.Join(t.Context(), room, connection(fmt.Sprint("user", i), "gen1"), time.Now); err != nil {
+				if _, _, err := a.Join(t.Context(), room, connection(fmt.Sprint("user", i), "gen1"), living{}); err != nil {
 					t.Fatal(err)
 				}
 			}
