@@ -260,11 +260,11 @@ func (r *report) table() string {
 	}
 	var b strings.Builder
 	for _, row := range rows {
-		line := ""
+		var line strings.Builder
 		for i, cell := range row {
-			line += cell + strings.Repeat(" ", width[i]-len([]rune(cell))+2)
+			line.WriteString(cell + strings.Repeat(" ", width[i]-len([]rune(cell))+2))
 		}
-		b.WriteString(strings.TrimRight(line, " ") + "\n")
+		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 	}
 	return b.String()
 }
