@@ -57,6 +57,7 @@ type App struct {
 	store    *store.Store
 	replica  *replica.Replica
 	cookies  *session.Cookies
+	secret   *secret
 	sockets  *socket.Upgrader
 	pages    *controller.Controller
 	live     livetemplate.LiveHandler
@@ -94,6 +95,7 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 		secret = []byte(text)
 	}
 	a.cookies = session.New(secret)
+	a.secret = newSecret(a.cookies, config.SessionSecretFile != "")
 
 	sharded, err := a.openRedis()
 	if err != nil {
@@ -168,8 +170,11 @@ func (a *App) makePages() error {
 		MaxConnections: a.config.MaxConnections,
 		MaxPerIP:       a.config.MaxConnectionsPerIP,
 		RemoteIP:       forwarded.ClientIP,
-		OnUpgrade:      func(r *http.Request, c *socket.Conn) { controller.Attach(r, c) },
-		Registerer:     a.registry,
+		OnUpgrade: func(r *http.Request, c *socket.Conn) {
+			controller.Attach(r, c)
+			a.secret.opened(c)
+		},
+		Registerer: a.registry,
 	})
 	options := append(templates.Options(a.assets),
 		livetemplate.WithUpgrader(a.sockets),
@@ -230,9 +235,7 @@ func (a *App) shareSecret(ctx context.Context) {
 		a.log.WarnContext(ctx, "session secret not shared; trying again when redis answers", "err", err)
 		return
 	}
-	if shared != own {
-		a.cookies.SetSecret([]byte(shared))
-	}
+	a.secret.learn(shared)
 }
 
 // Run serves until ctx ends, then stops gracefully within the shutdown timeout,

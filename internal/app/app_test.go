@@ -573,6 +573,35 @@ func TestStopClosesSocketsWithServiceRestartWhileStillServing(t *testing.T) {
 	}
 }
 
+func TestVisitorsAreKnownEvenBeforeRedisIs(t *testing.T) {
+	address, m := redisURL(t)
+	onRedis := func(c *Config) { c.RedisURL, c.HeartbeatInterval = address, 500*time.Millisecond }
+	a := start(t, onRedis).ready(t)
+	ann := newBrowser(t)
+	ann.get(a.url("/"))
+	tab := ann.open(a, "/?tab=aaaaaaaaaaaaaaaa")
+	tab.send(`{"action":"join","data":{"username":"Ann"}}`)
+	tab.until(`"action":"join"`)
+	m.SetError("LOADING")
+	b := start(t, onRedis)
+	page := ann.get(b.url("/"))
+	demand(t, page, "Stale")
+	early := ann.open(b, "/?tab=aaaaaaaaaaaaaaaa")
+	early.until(`"tree"`)
+	m.SetError("")
+	_ = early.SetReadDeadline(time.Now().Add(5 * time.Second))
+	for {
+		if _, _, err := early.ReadMessage(); err != nil {
+			if !websocket.IsCloseError(err, websocket.CloseServiceRestart) {
+				t.Fatalf("the socket of a stranger ended with %v", err)
+			}
+			break
+		}
+	}
+	ann.open(b, "/?tab=aaaaaaaaaaaaaaaa").until("Logged in as")
+	demand(t, ann.get(b.url("/")), "1 user(s) online")
+}
+
 func TestSecretIsSharedThroughRedisAndPutBack(t *testing.T) {
 	address, m := redisURL(t)
 	onRedis := func(c *Config) { c.RedisURL, c.HeartbeatInterval = address, 500*time.Millisecond }

@@ -44,7 +44,7 @@ func (a *App) server(h http.Handler) *http.Server {
 
 // routes are all addresses that the public listener answers.
 func (a *App) routes() http.Handler {
-	page := a.pages.Handler(a.live, roomOf, a.cookies.Ensure)
+	page := a.pages.Handler(a.live, roomOf, a.secret.session)
 	api := httpapi.New(a.replica)
 	mux := http.NewServeMux()
 	mux.Handle("/{$}", a.onlyRooms(page))

@@ -67,9 +67,7 @@ func (c *Cookies) Ensure(w http.ResponseWriter, r *http.Request) string {
 			return id
 		}
 	}
-	var b [idBytes]byte
-	_, _ = rand.Read(b[:]) // never fails
-	id := base64.RawURLEncoding.EncodeToString(b[:])
+	id := Stranger()
 	http.SetCookie(w, &http.Cookie{
 		Name:     name,
 		Value:    id + "." + c.sign(id),
@@ -80,6 +78,14 @@ func (c *Cookies) Ensure(w http.ResponseWriter, r *http.Request) string {
 		SameSite: http.SameSiteLaxMode,
 	})
 	return id
+}
+
+// Stranger returns the session of a browser that can't be told from others: a new
+// one, that nobody will have again.
+func Stranger() string {
+	var b [idBytes]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
 // open returns the id of a cookie's value, and whether we signed it.

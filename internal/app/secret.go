@@ -1,0 +1,94 @@
+package app
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/livetemplate/livetemplate"
+
+	"presence/internal/session"
+	"presence/internal/socket"
+)
+
+const (
+	// socketPatience is how long a socket waits for the shared secret after the
+	// start, and pagePatience how long a page does.
+	socketPatience = 2 * time.Second
+	pagePatience   = time.Second
+)
+
+// secret is the session secret that all replicas share. Until it is known nobody
+// can be told who they are: cookies that are as good as ever would look forged.
+type secret struct {
+	cookies *session.Cookies
+	known   chan struct{} // closed when it is
+
+	mu        sync.Mutex // guards:
+	strangers []*socket.Conn
+	once      bool
+}
+
+func newSecret(cookies *session.Cookies, known bool) *secret {
+	s := &secret{cookies: cookies, known: make(chan struct{})}
+	if known {
+		s.learn("")
+	}
+	return s
+}
+
+// learn takes over the shared secret; "" keeps the one there is. Sockets that were
+// opened before are closed, to come back as who they are.
+func (s *secret) learn(shared string) {
+	if shared != "" && shared != s.cookies.Secret() {
+		s.cookies.SetSecret([]byte(shared))
+	}
+	s.mu.Lock()
+	strangers := s.strangers
+	s.strangers = nil
+	if !s.once {
+		s.once = true
+		close(s.known)
+	}
+	s.mu.Unlock()
+	for _, c := range strangers {
+		_ = c.CloseWith(livetemplate.WSCloseServiceRestart, "known again") // an error: it has gone
+	}
+}
+
+// session returns the session of the browser that sent r. While the secret is not
+// known it waits a moment, and then takes the browser for a stranger, without a
+// cookie: the one it has may be good.
+func (s *secret) session(w http.ResponseWriter, r *http.Request) string {
+	patience := pagePatience
+	if livetemplate.WSIsUpgrade(r) {
+		patience = socketPatience
+	}
+	if !s.await(r.Context(), patience) {
+		return session.Stranger()
+	}
+	return s.cookies.Ensure(w, r)
+}
+
+// await reports whether the secret is known, within patience.
+func (s *secret) await(ctx context.Context, patience time.Duration) bool {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-s.known:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// opened notes a socket, for as long as its browser is a stranger.
+func (s *secret) opened(c *socket.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.once {
+		s.strangers = append(s.strangers, c)
+	}
+}
