@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"presence/internal/app"
+	"presence/internal/redistest"
 )
 
 // livetemplate v0.25.0 never stops the goroutine that tidies up its session store.
@@ -70,19 +71,17 @@ func start(t *testing.T, vars map[string]string, args ...string) *server {
 	args = append([]string{"-listen", "127.0.0.1:0", "-admin-listen", "127.0.0.1:0"}, args...)
 	go func() { s.code <- run(ctx, args, env(vars), s.log) }()
 	t.Cleanup(func() { s.end(t) })
-	deadline := time.Now().Add(5 * time.Second)
-	for time.Now().Before(deadline) {
+	redistest.Eventually(t, 5*time.Second, "the server says where it serves", func() bool {
 		for line := range strings.Lines(s.log.String()) {
 			var entry struct{ Msg, Listen, Admin string }
 			if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "serving" {
 				s.url, s.admin = "http://"+entry.Listen, entry.Admin
-				return s
+				return true
 			}
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("does not serve after 5 s:\n%s", s.log)
-	return nil
+		return false
+	})
+	return s
 }
 
 // end stops the program as a signal does, and returns its exit code.
@@ -241,15 +240,10 @@ func TestHealthcheck(t *testing.T) {
 		return code, out.String()
 	}
 	// Ready as soon as the store has answered once.
-	deadline := time.Now().Add(5 * time.Second)
-	code, said := check(s.admin)
-	for code != 0 && time.Now().Before(deadline) {
-		time.Sleep(20 * time.Millisecond)
-		code, said = check(s.admin)
-	}
-	if code != 0 {
-		t.Errorf("exit code %d for a server that runs, want 0: %s", code, said)
-	}
+	redistest.Eventually(t, 5*time.Second, "the health check of a server that runs exits with 0", func() bool {
+		code, _ := check(s.admin)
+		return code == 0
+	})
 	s.end(t)
 	if code, said := check(s.admin); code != 1 || strings.Count(said, "\n") != 1 {
 		t.Errorf("exit code %d for a server that has stopped, want 1 and one line: %q", code, said)

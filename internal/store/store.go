@@ -119,17 +119,6 @@ func (s *Store) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Ping returns nil when Redis answers, else an error that wraps
-// [presence.ErrUnavailable].
-func (s *Store) Ping(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
-	defer cancel()
-	if err := s.rdb.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("ping: %w", unavailable(err))
-	}
-	return nil
-}
-
 // Epoch returns a token that stays the same for as long as Redis keeps its
 // data. When there is none, since the data is new or was lost, fresh becomes it.
 func (s *Store) Epoch(ctx context.Context, fresh string) (string, error) {
