@@ -40,7 +40,6 @@ type settings struct {
 	port    int
 	restart time.Duration
 	server  string
-	haproxy string
 	args    []string // of each replica
 }
 
@@ -60,7 +59,6 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.IntVar(&s.port, "port", 8080, "where to open the page; the others get the next free ones; 0: any")
 	fs.DurationVar(&s.restart, "restart", 10*time.Second, "how long what died stays away; 0: for ever")
 	fs.StringVar(&s.server, "server", "", "program of the server; empty: it is built")
-	fs.StringVar(&s.haproxy, "haproxy", "deploy/haproxy/haproxy.cfg", "configuration of HAProxy, whose addresses are replaced")
 	if err := fs.Parse(args); err != nil {
 		return s, err
 	}

@@ -216,6 +216,7 @@ func (e *Endpoint) Open(name string) redis.UniversalClient {
 		SentinelPassword:      e.sentinelPassword,
 		TLSConfig:             e.tls,
 		ClientName:            name,
+		DisableIdentity:       true, // CLIENT SETINFO would be one right more
 		Protocol:              3,
 		ContextTimeoutEnabled: true,
 		DialTimeout:           time.Second,

@@ -20,7 +20,8 @@ type env struct {
 	// time that the test itself takes must not count.
 	unit time.Duration
 
-	client  func(t testing.TB) redis.UniversalClient
+	client  func(t testing.TB) redis.UniversalClient // as a store has one
+	admin   redis.UniversalClient                    // the test's own, which may do everything
 	advance func(units int)
 }
 
@@ -32,6 +33,7 @@ func each(t *testing.T, test func(t *testing.T, e *env)) {
 			test(t, &env{
 				unit:    time.Second,
 				client:  fake.Client,
+				admin:   fake.Client(t),
 				advance: func(n int) { time.Sleep(time.Duration(n) * time.Second) }, // a bubble's: takes no time
 			})
 		})
@@ -41,7 +43,8 @@ func each(t *testing.T, test func(t *testing.T, e *env)) {
 		rdb := server.Client(t)
 		test(t, &env{
 			unit:   time.Hour,
-			client: server.Client,
+			client: server.UserClient,
+			admin:  rdb,
 			// Leases are the only thing that ages: bring them nearer instead of waiting.
 			advance: func(n int) {
 				keys := must(rdb.Keys(t.Context(), "*:beats").Result())

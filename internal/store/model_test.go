@@ -158,14 +158,14 @@ func TestModel(t *testing.T) {
 				clear(held[r])
 			}
 			m.settle()
-			version, seen = m.compare(t, s, fmt.Sprintf("seed %d, step %d, %s", seed, step, what), version, seen)
+			version, seen = m.compare(t, e, s, fmt.Sprintf("seed %d, step %d, %s", seed, step, what), version, seen)
 		}
 	})
 }
 
 // compare fails unless all keys of the room agree with the model, and the
 // version rose exactly if what people see changed. It returns both.
-func (m *model) compare(t *testing.T, s *Store, what string, version int64, seen string) (int64, string) {
+func (m *model) compare(t *testing.T, e *env, s *Store, what string, version int64, seen string) (int64, string) {
 	t.Helper()
 	ctx := t.Context()
 	online := m.online()
@@ -180,11 +180,11 @@ func (m *model) compare(t *testing.T, s *Store, what string, version int64, seen
 	if !slices.Equal(roster, m.order) {
 		t.Fatalf("%s: roster %v, want %v", what, roster, m.order)
 	}
-	users := must(s.rdb.SMembers(ctx, s.keys.online("r")).Result())
+	users := must(e.admin.SMembers(ctx, s.keys.online("r")).Result())
 	if len(users) != len(online) || snaps[0].Users != len(online) {
 		t.Fatalf("%s: online %v, want %v", what, users, online)
 	}
-	refs := must(s.rdb.HGetAll(ctx, s.keys.refs("r")).Result())
+	refs := must(e.admin.HGetAll(ctx, s.keys.refs("r")).Result())
 	for name, n := range online {
 		id := user(name).ID
 		if !slices.Contains(users, id) {
@@ -200,8 +200,8 @@ func (m *model) compare(t *testing.T, s *Store, what string, version int64, seen
 	if len(refs) > 0 {
 		t.Fatalf("%s: refs left: %v", what, refs)
 	}
-	beats := must(s.rdb.ZRange(ctx, s.keys.beats("r"), 0, -1).Result())
-	conns := must(s.rdb.HGetAll(ctx, s.keys.conns("r")).Result())
+	beats := must(e.admin.ZRange(ctx, s.keys.beats("r"), 0, -1).Result())
+	conns := must(e.admin.HGetAll(ctx, s.keys.conns("r")).Result())
 	if len(beats) != len(m.conns) || len(conns) != len(m.conns) {
 		t.Fatalf("%s: %d beats, %d conns, want %d", what, len(beats), len(conns), len(m.conns))
 	}

@@ -337,7 +337,7 @@ func TestEpochAndSecretAreAgreedOn(t *testing.T) {
 		if one != "one" || two != "one" {
 			t.Fatalf("epochs %q, %q", one, two)
 		}
-		a.rdb.FlushAll(t.Context())
+		e.admin.FlushAll(t.Context())
 		if _, epoch, err := a.Snapshots(t.Context()); err != nil || epoch != "" {
 			t.Fatalf("after a flush: %q, %v", epoch, err)
 		}
@@ -408,7 +408,7 @@ func TestChangesArePublishedInOrder(t *testing.T) {
 
 func TestWatchResyncsAfterItsConnectionIsKilled(t *testing.T) {
 	server := redistest.Start(t)
-	s := New(server.Client(t), Options{})
+	s := New(server.UserClient(t), Options{})
 	resyncs := make(chan string, 16)
 	w := s.NewWatch(quiet(), func(ev Event) {
 		if ev.Resync {
@@ -420,7 +420,7 @@ func TestWatchResyncsAfterItsConnectionIsKilled(t *testing.T) {
 	go func() { done <- w.Run(ctx) }()
 	w.Add("r")
 	<-resyncs
-	if err := s.rdb.Do(ctx, "CLIENT", "KILL", "TYPE", "pubsub").Err(); err != nil {
+	if err := server.Client(t).Do(ctx, "CLIENT", "KILL", "TYPE", "pubsub").Err(); err != nil {
 		t.Fatal(err)
 	}
 	select {

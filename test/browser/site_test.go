@@ -32,7 +32,7 @@ func newSite(t *testing.T, flags ...string) *site {
 		t.Fatal("the browser assets are not built: run `npm ci && npm run build` in web/")
 	}
 	s := &site{redis: redistest.Start(t)}
-	flags = append([]string{"-redis-url", "redis://" + s.redis.Addr}, flags...)
+	flags = append([]string{"-redis-url", s.redis.URL()}, flags...)
 	s.a, s.b = harness.Start(t, flags...), harness.Start(t, flags...)
 	return s
 }

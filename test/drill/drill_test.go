@@ -67,7 +67,7 @@ func TestDrill(t *testing.T) {
 	s := redistest.Start(t)
 	replicas := make([]*harness.Replica, 3)
 	for i := range replicas {
-		replicas[i] = harness.Start(t, "-redis-url", "redis://"+s.Addr, "-trusted-proxies", "127.0.0.0/8",
+		replicas[i] = harness.Start(t, "-redis-url", s.URL(), "-trusted-proxies", "127.0.0.0/8",
 			"-heartbeat-interval", heartbeat.String(), "-member-ttl", ttl.String(), "-leave-grace", grace.String())
 	}
 	victim, survivors := replicas[1], []*harness.Replica{replicas[0], replicas[2]}

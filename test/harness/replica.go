@@ -131,7 +131,7 @@ func newReplica(t testing.TB, args []string) *Replica {
 	if err != nil {
 		t.Fatal(err)
 	}
-	free := ports(t, 2)
+	free := redistest.FreePorts(t, 2)
 	r := &Replica{Addr: "127.0.0.1:" + strconv.Itoa(free[0]), t: t, args: args, log: log}
 	r.URL = "http://" + r.Addr
 	r.AdminURL = "http://127.0.0.1:" + strconv.Itoa(free[1])

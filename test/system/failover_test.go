@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"presence/internal/redistest"
 	"presence/test/harness"
 )
 
@@ -63,7 +64,7 @@ func TestSentinelFailover(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it starts processes and takes seconds")
 	}
-	s := harness.StartSentinel(t)
+	s := harness.StartSentinel(t, redistest.NewCertificate(t))
 	h := newHousehold(t, patient, s.URL())
 	h.survives(t, "a planned failover", "", s.Failover)
 	h.survives(t, "a crash of the master", "", func() {
@@ -79,7 +80,7 @@ func TestSentinelMasterStandsStill(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it starts processes and takes seconds")
 	}
-	s := harness.StartSentinel(t)
+	s := harness.StartSentinel(t, nil)
 	h := newHousehold(t, patient, s.URL())
 	old := s.Master()
 	h.survives(t, "a master that stands still", "", old.Pause)
@@ -115,9 +116,9 @@ func TestClusterMasterLost(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it starts processes and takes seconds")
 	}
-	c := harness.StartCluster(t)
+	c := harness.StartCluster(t, redistest.NewCertificate(t))
 	var rooms []string
-	roomOf := map[*harness.Node]string{}
+	roomOf := map[*redistest.Server]string{}
 	for owner, list := range c.RoomsOfEach(2) {
 		rooms = append(rooms, list...)
 		roomOf[owner] = list[0]

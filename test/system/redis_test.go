@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -51,9 +50,14 @@ func (h *household) exact(t *testing.T, limit time.Duration) {
 
 func isStale(s harness.Sight) bool { return s.Stale }
 
+// Over TLS, as one test of each kind of Redis is.
 func TestRedisRestartedEmpty(t *testing.T) {
 	t.Parallel()
-	r, url := startRedis(t)
+	if testing.Short() {
+		t.Skip("it starts processes and takes seconds")
+	}
+	r := redistest.StartTLS(t)
+	url := r.URL()
 	h := newHousehold(t, steady, url)
 	for _, outage := range []time.Duration{0, 3 * time.Second} {
 		from := time.Now()
@@ -108,9 +112,9 @@ func TestRedisPaused(t *testing.T) {
 			harness.Observe(t, d, name(d))
 		},
 		"SIGSTOP": func(d time.Duration) {
-			_ = r.Process().Signal(syscall.SIGSTOP)
+			r.Pause()
 			harness.Observe(t, d, name(d))
-			_ = r.Process().Signal(syscall.SIGCONT)
+			r.Continue()
 		},
 	} {
 		for _, d := range []time.Duration{3 * time.Second, p.ttl + time.Second} {
@@ -132,7 +136,7 @@ func TestRedisUnreachableAtStart(t *testing.T) {
 	r, _ := startRedis(t)
 	network := harness.NewProxy(t, r.Addr)
 	network.Refuse()
-	s := harness.StartUnready(t, append(brisk.flags(), "-redis-url", "redis://"+network.Addr)...)
+	s := harness.StartUnready(t, append(brisk.flags(), "-redis-url", r.URLBy(network.Addr))...)
 	if code := status(t, s.URL+"/readyz"); code != http.StatusServiceUnavailable {
 		t.Errorf("/readyz answers %d, want 503", code)
 	}
@@ -183,7 +187,7 @@ func TestRedisUnreachableInFlight(t *testing.T) {
 	t.Parallel()
 	r, _ := startRedis(t)
 	network := harness.NewProxy(t, r.Addr)
-	h := newHousehold(t, steady, "redis://"+network.Addr)
+	h := newHousehold(t, steady, r.URLBy(network.Addr))
 	ann := harness.Open(t, harness.Options{}, h.replicas[0].URL)
 	for _, outage := range []struct {
 		name        string
@@ -191,11 +195,7 @@ func TestRedisUnreachableInFlight(t *testing.T) {
 	}{
 		{"refusing", network.Refuse, network.Restore},
 		{"silent", network.Silence, network.Restore},
-		{
-			"frozen",
-			func() { _ = r.Process().Signal(syscall.SIGSTOP) },
-			func() { _ = r.Process().Signal(syscall.SIGCONT) },
-		},
+		{"frozen", r.Pause, r.Continue},
 	} {
 		from := time.Now()
 		outage.begin()

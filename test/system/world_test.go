@@ -79,7 +79,7 @@ func startRedis(t *testing.T) (*redistest.Server, string) {
 		t.Skip("it starts processes and takes seconds")
 	}
 	s := redistest.Start(t)
-	return s, "redis://" + s.Addr
+	return s, s.URL()
 }
 
 // join opens n pages at bases, and joins with each under a name of its own.

@@ -1,5 +1,3 @@
-// Package redistest gives tests a Redis: an in-memory one that fits into a
-// synctest bubble, or a real redis-server on a free port.
 package redistest
 
 import (
@@ -7,10 +5,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os"
-	"os/exec"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -162,110 +156,4 @@ func (w *writeBehind) Write(b []byte) (int, error) {
 func (w *writeBehind) Close() error {
 	w.once.Do(func() { close(w.done) })
 	return w.Conn.Close()
-}
-
-// Server is a real redis-server process.
-type Server struct {
-	// Addr is where it listens, on the loopback interface.
-	Addr string
-
-	t   testing.TB
-	cmd *exec.Cmd
-	arg []string
-}
-
-// Start starts a redis-server that keeps nothing on disk and ends with the test.
-// Where there is no such binary the test is skipped, except in CI, where it
-// fails. args are appended to the command line.
-func Start(t testing.TB, args ...string) *Server {
-	t.Helper()
-	binary, err := exec.LookPath("redis-server")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("redis-server is not installed, and CI must not go without it")
-		}
-		t.Skip("redis-server is not installed")
-	}
-	s := &Server{Addr: "127.0.0.1:" + strconv.Itoa(FreePort(t)), t: t}
-	_, port, _ := net.SplitHostPort(s.Addr)
-	s.arg = append([]string{
-		binary, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-		"--dir", t.TempDir(), "--enable-debug-command", "local",
-	}, args...)
-	s.Restart()
-	t.Cleanup(s.Kill)
-	return s
-}
-
-// Restart starts the server again, empty, after Kill.
-func (s *Server) Restart() {
-	s.t.Helper()
-	s.cmd = exec.Command(s.arg[0], s.arg[1:]...) //nolint:gosec,noctx // the test's own command; Kill ends it
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatalf("start redis-server: %v", err)
-	}
-	Eventually(s.t, 10*time.Second, "redis-server accepts connections", func() bool {
-		d := net.Dialer{Timeout: time.Second}
-		c, err := d.DialContext(s.t.Context(), "tcp", s.Addr)
-		if err != nil {
-			return false
-		}
-		defer func() { _ = c.Close() }()
-		_ = c.SetDeadline(time.Now().Add(time.Second))
-		_, _ = c.Write([]byte("PING\r\n"))
-		b := make([]byte, 64)
-		n, _ := c.Read(b)
-		return n > 0 && !strings.HasPrefix(string(b[:n]), "-LOADING")
-	})
-}
-
-// Kill ends the server at once, as kill -9 does.
-func (s *Server) Kill() {
-	if s.cmd == nil {
-		return
-	}
-	_ = s.cmd.Process.Kill()
-	_ = s.cmd.Wait()
-	s.cmd = nil
-}
-
-// Process is the server's, for signals. It is nil after Kill.
-func (s *Server) Process() *os.Process {
-	if s.cmd == nil {
-		return nil
-	}
-	return s.cmd.Process
-}
-
-// Client returns a client of its own that ends with the test.
-func (s *Server) Client(t testing.TB) redis.UniversalClient {
-	c := redis.NewClient(&redis.Options{Addr: s.Addr, ContextTimeoutEnabled: true})
-	t.Cleanup(func() { _ = c.Close() })
-	return c
-}
-
-// FreePort returns a TCP port of the loopback interface that nobody listens on.
-func FreePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once
-	if err != nil {
-		t.Fatalf("find a free port: %v", err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-// Eventually waits until cond holds and fails the test when it does not within
-// limit. It looks every 10 ms.
-func Eventually(t testing.TB, limit time.Duration, what string, cond func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.Now().Add(limit)
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", limit, what)
-		}
-		<-tick.C
-	}
 }

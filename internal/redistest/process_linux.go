@@ -1,13 +1,13 @@
-package harness
+package redistest
 
 import (
 	"os/exec"
 	"syscall"
 )
 
-// endWithTest has the kernel end the process when the test's is no more, in
+// EndWithTest has the kernel end the process when the test's is no more, in
 // whatever way that came about: a test that panics or runs out of time cleans up
 // nothing.
-func endWithTest(cmd *exec.Cmd) {
+func EndWithTest(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }

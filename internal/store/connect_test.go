@@ -6,6 +6,9 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -82,4 +85,33 @@ func FuzzParseMessage(f *testing.F) {
 			t.Errorf("parseMessage(%q) = %+v", payload, e)
 		}
 	})
+}
+
+// The URL of a server that is reached over TLS only, with and without its
+// certificate.
+func TestOpenOverTLS(t *testing.T) {
+	server := redistest.StartTLS(t)
+	open := func(url string) *Store {
+		e, err := ParseURL(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rdb := e.Open("test")
+		t.Cleanup(func() { _ = rdb.Close() })
+		return New(rdb, Options{})
+	}
+	for i, err := range open(server.URL()).Restore(t.Context(), "r", []presence.Connection{conn("c", "g001", "Ann")}) {
+		if err != nil {
+			t.Errorf("restore %d: %v", i, err)
+		}
+	}
+	trusted, _, _ := strings.Cut(server.URL(), "?")
+	for name, url := range map[string]string{
+		"a certificate nobody vouches for": trusted,
+		"no TLS":                           strings.Replace(trusted, "rediss:", "redis:", 1),
+	} {
+		if _, _, err := open(url).Snapshots(t.Context(), "r"); !errors.Is(err, presence.ErrUnavailable) {
+			t.Errorf("%s: %v, want %v", name, err, presence.ErrUnavailable)
+		}
+	}
 }
