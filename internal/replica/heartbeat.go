@@ -20,7 +20,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 	for slot := 0; ; {
 		select {
 		case <-tick.C:
-			for room, members := range r.members.proven() {
+			for room, members := range r.members.proven(r.link.settle / 2) {
 				r.restore(ctx, room, members)
 			}
 			r.beatOnce(ctx, slot)
@@ -78,7 +78,7 @@ func (r *Replica) beatOnce(ctx context.Context, slot int) {
 				continue
 			}
 			for _, at := range b.Lost {
-				r.members.ask(part[i][at])
+				r.members.ask(part[i][at], r.link.forgot())
 			}
 		}
 	}
@@ -86,7 +86,9 @@ func (r *Replica) beatOnce(ctx context.Context, slot int) {
 
 // restore puts members of one room back that Redis does not know, and who have
 // just given a sign of life: a tab that is silent may have gone, or moved, or left
-// elsewhere long ago, and its old socket only not have noticed.
+// elsewhere long ago, and its old socket only not have noticed. Only when Redis
+// lost everything, and so the good with the bad, those come back too who are slow
+// to answer: they were there a moment ago, and their next ping tells.
 //
 // A member whose connection another socket has stays in doubt: if that socket was
 // only a latecomer and closes, this one is the tab's after all.
@@ -108,7 +110,7 @@ func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 				}
 			}
 		case errors.Is(err, presence.ErrSuperseded):
-			r.members.ask(m)
+			r.members.ask(m, false)
 		default:
 			r.redisFailed(ctx, err) // lost again at the next heartbeat
 		}

@@ -49,6 +49,7 @@ type link struct {
 	reason   error     // why away
 	ticked   time.Time // last probe
 	until    time.Time // end of settling
+	empty    bool      // settling, since Redis lost its data
 	heldFrom time.Time // leases may have gone without renewal until then
 	heldTo   time.Time // until then they get the benefit of the doubt
 }
@@ -184,6 +185,7 @@ func (l *link) answered(epoch string) (what event, why string) {
 	default:
 		return nothing, ""
 	}
+	l.empty = epoch != l.epoch
 	l.epoch = epoch
 	l.enterLocked(settling)
 	l.until = now.Add(l.settle)
@@ -196,6 +198,14 @@ func (l *link) sameEpoch(epoch string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return epoch == l.epoch
+}
+
+// forgot reports whether members whom Redis does not know are among all those that
+// it just lost.
+func (l *link) forgot() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.phase == settling && l.empty
 }
 
 // renew has all leases renewed at once.

@@ -44,6 +44,7 @@ type Member struct {
 	cohort *cohort // guarded by members.mu, like the rest; nil once removed
 	index  int
 	asked  time.Time // when it was last asked whether it is there
+	spared bool      // it need not answer: nothing speaks against it but that Redis forgot all
 }
 
 // User is who is there through the member's connection.
@@ -123,11 +124,13 @@ func (ms *members) removeLocked(m *Member) {
 }
 
 // ask asks m for a sign of life, since Redis does not know it or another socket
-// has its connection.
-func (ms *members) ask(m *Member) {
+// has its connection. If nothing was known against m before, it can be spared: if
+// it does not answer soon, it is believed to be there all the same.
+func (ms *members) ask(m *Member, spare bool) {
 	ms.mu.Lock()
 	in := m.cohort != nil
 	if in {
+		m.spared = spare && (m.spared || !ms.suspect[m])
 		ms.suspect[m] = true
 		m.asked = time.Now()
 	}
@@ -145,13 +148,14 @@ func (ms *members) trust(m *Member) {
 }
 
 // proven lists, for each room, the members in doubt that have given a sign of
-// life since they were asked for it.
-func (ms *members) proven() map[string][]*Member {
+// life since they were asked for it, and the spared that were asked longer than
+// patience ago.
+func (ms *members) proven(patience time.Duration) map[string][]*Member {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	byRoom := map[string][]*Member{}
 	for m := range ms.suspect {
-		if m.socket.Heard().After(m.asked) {
+		if m.socket.Heard().After(m.asked) || m.spared && time.Since(m.asked) > patience {
 			byRoom[m.room] = append(byRoom[m.room], m)
 		}
 	}

@@ -326,6 +326,33 @@ func TestRedisThatLostEverythingIsRightAgainWithinAHeartbeat(t *testing.T) {
 	}
 }
 
+// A browser that is in a tunnel when Redis loses its data was there a moment ago.
+// One that is known to have left elsewhere does not come back with it.
+func TestLossOfDataDropsNobodyWhoIsSlowToAnswer(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		var dead atomic.Bool
+		for _, name := range []string{"slow", "moved"} {
+			if _, _, err := a.Join(t.Context(), lobby, connection(name, "gen1"), mortal{&dead}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(DefaultCoalesce)
+			synctest.Wait()
+		}
+		time.Sleep(time.Minute)
+		dead.Store(true)
+		moved := b.resume("moved")
+		time.Sleep(12 * time.Second) // a has learned of it by now
+		if _, err := b.Leave(t.Context(), moved); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		fake.FlushAll()
+		time.Sleep(2 * time.Minute)
+		b.saw("0", "1", "2", "1", "1 stale", "1")
+	})
+}
+
 // enterSoon is enter for a time when Redis may not answer yet.
 func (p *process) enterSoon(name string) {
 	for range 20 {
