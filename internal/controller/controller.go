@@ -23,6 +23,9 @@ const (
 	// loadTimeout bounds how long a page waits to show what is known: longer
 	// than replicas take to put back what Redis lost.
 	loadTimeout = 4 * time.Second
+
+	// retryResume is the wait between two attempts of a page that comes back.
+	retryResume = 100 * time.Millisecond
 )
 
 // Flash keys that the page shows, and keeps showing until they are cleared.
@@ -133,6 +136,10 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 // stale, and it is tried again whenever there is something new to see.
 func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) PresenceState {
 	member, err := c.replica.Resume(ctx, v.room, v.connection, v.generation, v)
+	for err != nil && c.replica.Ready() == nil && pause(ctx, retryResume) {
+		// Redis is slow, as when the pages of a whole replica come at once.
+		member, err = c.replica.Resume(ctx, v.room, v.connection, v.generation, v)
+	}
 	if v.unresolved = err != nil; v.unresolved {
 		c.log.InfoContext(ctx, "connection not resumed yet", "room", v.room, "err", err)
 		return s
@@ -142,6 +149,18 @@ func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) Pres
 		s = s.as(member.User())
 	}
 	return s
+}
+
+// pause waits for d, and reports whether ctx has not ended meanwhile.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // Join makes the visitor a user of the room under the name that was typed.

@@ -98,7 +98,7 @@ func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 		conns[i] = m.conn
 	}
 	restored := 0
-	for i, err := range r.store.Restore(ctx, room, conns) {
+	for i, err := range r.store.Restore(ctx, room, conns, r.rooms.lastRoster(room)) {
 		m := back[i]
 		switch {
 		case err == nil:

@@ -13,6 +13,17 @@ import (
 // that one late answer does not mark every page.
 const maxFailures = 2
 
+const (
+	// minSettle is what replicas need, with quick heartbeats too, to notice one
+	// after the other that Redis is back: three failed tries of a call, and a
+	// busy machine.
+	minSettle = 600 * time.Millisecond
+
+	// probesPerSettle keeps the last to notice well within the settling of the
+	// first.
+	probesPerSettle = 4
+)
+
 // minStop is the shortest gap that is taken for a stop of this process: a busy
 // machine makes shorter ones.
 const minStop = time.Second
@@ -55,12 +66,13 @@ type link struct {
 }
 
 func newLink(o Options) *link {
-	settle := o.HeartbeatInterval * 3 / 10
+	settle := max(o.HeartbeatInterval*3/10, min(minSettle, o.HeartbeatInterval/2))
+	probe := settle / probesPerSettle
 	return &link{
-		probe:    settle / 3,
+		probe:    probe,
 		settle:   settle,
 		start:    o.MemberTTL * 2 / 3,
-		stop:     max(settle+settle/3, o.MemberTTL/3, minStop),
+		stop:     max(settle+probe, o.MemberTTL/3, minStop),
 		regained: make(chan struct{}, 1),
 		changed:  make(chan struct{}),
 		reason:   errNoContact,

@@ -469,6 +469,48 @@ func TestLeaveGraceHoldsRightAfterTheStartToo(t *testing.T) {
 	})
 }
 
+// The clocks of the replicas and of Redis differ by an hour, in either direction.
+func TestWrongClockOfAReplicaDoesNotMatter(t *testing.T) {
+	for _, off := range []time.Duration{time.Hour, -time.Hour} {
+		t.Run(off.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				fake.SetTime(time.Now().Add(off))
+				tick, stop := time.NewTicker(50*time.Millisecond), make(chan struct{})
+				defer tick.Stop()
+				defer close(stop)
+				go func() {
+					for {
+						select {
+						case <-tick.C:
+							fake.SetTime(time.Now().Add(off))
+						case <-stop:
+							return
+						}
+					}
+				}()
+				a, b := start(t, fake), start(t, fake).watching()
+				ann, ben := a.enter("Ann"), a.enter("Ben")
+				a.enter("Cid")
+				time.Sleep(2 * time.Minute)
+				b.saw("0", "1", "2", "3") // renewed in time
+				if _, err := a.Leave(t.Context(), ann); err != nil {
+					t.Fatal(err)
+				}
+				if err := a.Release(ben); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(store.DefaultLeaveGrace - time.Second)
+				b.saw("0", "1", "2", "3", "2")
+				time.Sleep(2 * time.Second)
+				b.saw("0", "1", "2", "3", "2", "1") // after the grace
+				a.kill()
+				time.Sleep(store.DefaultMemberTTL + time.Second)
+				b.saw("0", "1", "2", "3", "2", "1", "0") // after the TTL
+			})
+		})
+	}
+}
+
 func TestJoinOfUnknownOutcomeIsUndone(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()

@@ -188,6 +188,16 @@ func (rs *rooms) watched() []*room {
 	return list
 }
 
+// lastRoster is the roster of a room as it was shown last.
+func (rs *rooms) lastRoster(name string) []presence.User {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rm := rs.byName[name]; rm != nil {
+		return rm.view.Load().Roster
+	}
+	return nil
+}
+
 // count returns the numbers of watched rooms and of viewers.
 func (rs *rooms) count() (rooms, viewers int) {
 	rs.mu.Lock()

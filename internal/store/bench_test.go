@@ -60,7 +60,7 @@ func populate(b *testing.B, s *Store, n int) []Lease {
 		leases = append(leases, Lease{conns[i].ID, conns[i].Generation})
 	}
 	for start := 0; start < n; start += 20_000 {
-		for _, err := range s.Restore(b.Context(), "r", conns[start:min(start+20_000, n)]) {
+		for _, err := range s.Restore(b.Context(), "r", conns[start:min(start+20_000, n)], nil) {
 			if err != nil {
 				b.Fatal(err)
 			}

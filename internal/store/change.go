@@ -62,14 +62,23 @@ func (s *Store) Release(ctx context.Context, room, id, generation string) error 
 }
 
 // Restore puts back connections of one room that Redis lost, or whose last socket
-// is gone. The result has one error for each: nil when it is there again, [presence.ErrSuperseded] when
-// another generation has it, [presence.ErrRoomFull], or
-// [presence.ErrUnavailable], after which Restore may be repeated.
-func (s *Store) Restore(ctx context.Context, room string, conns []presence.Connection) []error {
+// is gone. roster is the room's as it was shown last: its users, if they are to
+// come back, do so in its order and before all others, on whichever replica each
+// of them is.
+//
+// The result has one error for each connection: nil when it is there again,
+// [presence.ErrSuperseded] when another generation has it,
+// [presence.ErrRoomFull], or [presence.ErrUnavailable], after which Restore may be
+// repeated.
+func (s *Store) Restore(ctx context.Context, room string, conns []presence.Connection, roster []presence.User) []error {
 	errs := make([]error, len(conns))
+	places := make(map[string]int, len(roster))
+	for i, user := range roster {
+		places[user.ID] = i + 1
+	}
 	var calls []*call
 	for start := 0; start < len(conns); start += BatchSize {
-		calls = append(calls, s.joinCall(room, conns[start:min(start+BatchSize, len(conns))], true))
+		calls = append(calls, s.joinCall(room, conns[start:min(start+BatchSize, len(conns))], places))
 	}
 	s.run(ctx, calls...)
 	for i, c := range calls {
@@ -86,16 +95,20 @@ func (s *Store) Restore(ctx context.Context, room string, conns []presence.Conne
 	return errs
 }
 
-// joinCall is one call of the join script.
-func (s *Store) joinCall(room string, conns []presence.Connection, restore bool) *call {
-	args := s.changing(room, 3+4*len(conns))
-	flag := 0
-	if restore {
-		flag = 1
+// joinCall is one call of the join script. With places, which may be empty but not
+// nil, it restores.
+func (s *Store) joinCall(room string, conns []presence.Connection, places map[string]int) *call {
+	args := s.changing(room, 3+5*len(conns))
+	restore := 0
+	if places != nil {
+		restore = 1
 	}
-	args = append(args, s.opts.MemberTTL.Milliseconds(), s.opts.MaxMembers, flag)
+	args = append(args, s.opts.MemberTTL.Milliseconds(), s.opts.MaxMembers, restore)
 	for _, c := range conns {
 		args = append(args, c.ID, c.Generation, c.User.ID, c.User.Name)
+		if places != nil {
+			args = append(args, places[c.User.ID])
+		}
 	}
 	return &call{script: joinScript, keys: s.keys.room(room), args: args}
 }

@@ -197,7 +197,7 @@ func (s *Store) callFor(ops []*op) *call {
 	}
 	switch room := ops[0].room; ops[0].kind {
 	case opJoin:
-		return s.joinCall(room, conns, false)
+		return s.joinCall(room, conns, nil)
 	case opResume:
 		return s.resumeCall(room, conns)
 	case opLeave:

@@ -201,6 +201,45 @@ func (e *Endpoint) Kind() string {
 // Sharded reports whether changes are to be published by SPUBLISH.
 func (e *Endpoint) Sharded() bool { return e.kind == "cluster" }
 
+// dialTimeout is how long a connection may take, TLS included.
+const dialTimeout = time.Second
+
+// dial connects. A failure is not returned, but found when the connection is
+// first used: the pools of the client count failed dials, and after as many as
+// they have places, soon in an outage, only look once a second whether the next
+// one would succeed. All replicas have to notice together that Redis is back.
+func (e *Endpoint) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	dialer := &net.Dialer{KeepAlive: time.Minute}
+	var conn net.Conn
+	var err error
+	if e.tls == nil {
+		conn, err = dialer.DialContext(ctx, network, addr)
+	} else {
+		conn, err = (&tls.Dialer{NetDialer: dialer, Config: e.tls}).DialContext(ctx, network, addr)
+	}
+	if err != nil {
+		nowhere, _ := net.Pipe()
+		return failed{nowhere, err}, nil
+	}
+	return conn, nil
+}
+
+// failed is a connection that was not made: err is what reads and writes say, and
+// the rest is a pipe's that nothing goes through.
+type failed struct {
+	net.Conn
+
+	err error
+}
+
+// Read returns why the connection was not made.
+func (f failed) Read([]byte) (int, error) { return 0, f.err }
+
+// Write returns why the connection was not made.
+func (f failed) Write([]byte) (int, error) { return 0, f.err }
+
 // Open returns a client; it connects when it is used. The settings keep an
 // outage as short as Redis' own: the library's defaults go on dialling a dead
 // cluster master for a minute, and repeat a failed dial five times.
@@ -219,7 +258,8 @@ func (e *Endpoint) Open(name string) redis.UniversalClient {
 		DisableIdentity:       true, // CLIENT SETINFO would be one right more
 		Protocol:              3,
 		ContextTimeoutEnabled: true,
-		DialTimeout:           time.Second,
+		Dialer:                e.dial,
+		DialTimeout:           dialTimeout,
 		DialerRetries:         1,
 		ReadTimeout:           time.Second,
 		WriteTimeout:          time.Second,

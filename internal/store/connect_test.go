@@ -100,7 +100,7 @@ func TestOpenOverTLS(t *testing.T) {
 		t.Cleanup(func() { _ = rdb.Close() })
 		return New(rdb, Options{})
 	}
-	for i, err := range open(server.URL()).Restore(t.Context(), "r", []presence.Connection{conn("c", "g001", "Ann")}) {
+	for i, err := range open(server.URL()).Restore(t.Context(), "r", []presence.Connection{conn("c", "g001", "Ann")}, nil) {
 		if err != nil {
 			t.Errorf("restore %d: %v", i, err)
 		}

@@ -154,18 +154,41 @@ func TestRestoreTakesWhatNobodyHas(t *testing.T) {
 		if _, found, err := s.Resume(t.Context(), "r", "c1", "gen2"); err != nil || !found {
 			t.Fatal(found, err)
 		}
-		if errs := s.Restore(t.Context(), "r", older); !errors.Is(errs[0], presence.ErrSuperseded) {
+		if errs := s.Restore(t.Context(), "r", older, nil); !errors.Is(errs[0], presence.ErrSuperseded) {
 			t.Fatalf("Restore of what a newer socket has = %v", errs)
 		}
 		if err := s.Release(t.Context(), "r", "c1", "gen2"); err != nil {
 			t.Fatal(err)
 		}
-		if errs := s.Restore(t.Context(), "r", older); errs[0] != nil {
+		if errs := s.Restore(t.Context(), "r", older, nil); errs[0] != nil {
 			t.Fatalf("Restore of what nobody has = %v", errs)
 		}
 		e.advance(20)
 		s.Sweep(t.Context(), []string{"r"}, NotHeld)
 		check(t, s, "r", 1, "Ann")
+	})
+}
+
+func TestRestoreKeepsTheRosterAsItWasShown(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		a, b := e.store(t, Options{}), e.store(t, Options{})
+		var conns []presence.Connection
+		for i, name := range []string{"Ann", "Ben", "Cid", "Dan"} {
+			conns = append(conns, conn(fmt.Sprint("c", i), "gen1", name))
+			join(t, a, "r", conns[i])
+		}
+		shown := check(t, a, "r", 4, "Ann", "Ben", "Cid", "Dan").Roster
+		e.admin.FlushAll(t.Context())
+		join(t, a, "r", conn("new", "gen1", "Eve"))
+		// Dan came after what this replica showed last.
+		for s, back := range map[*Store][]presence.Connection{a: {conns[3], conns[2], conns[0]}, b: {conns[1]}} {
+			for _, err := range s.Restore(t.Context(), "r", back, shown[:3]) {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		check(t, b, "r", 5, "Ann", "Ben", "Cid", "Eve", "Dan")
 	})
 }
 

@@ -205,13 +205,15 @@ func (tab *tab) listen(event any) {
 }
 
 // call calls the browser about a tab.
-func call[P, R any](tab *tab, command cdp.Command[P, R], params P) {
+func call[P, R any](tab *tab, command cdp.Command[P, R], params P) R {
 	tab.t.Helper()
 	ctx, cancel := context.WithTimeout(tab.ctx, callTimeout)
 	defer cancel()
-	if _, err := chromedp.Call(ctx, command, params); err != nil {
+	result, err := chromedp.Call(ctx, command, params)
+	if err != nil {
 		tab.t.Fatalf("%s: %v", command.Method, err)
 	}
+	return result
 }
 
 // do takes steps in a tab.

@@ -6,9 +6,14 @@ import (
 	"testing"
 	"time"
 
+	browserdomain "github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
+
+	"presence/internal/redistest"
+	"presence/internal/socket"
+	"presence/test/harness"
 )
 
 // grace is short in the tests that wait for it to pass.
@@ -118,4 +123,34 @@ func TestDuplicatedTabIsAnother(t *testing.T) {
 			alice.sees(soon, "showing Alice alone", func(s sight) bool { return s.shows("Alice") && s.As == "Alice" })
 		})
 	}
+}
+
+// TestHiddenTabStaysAndCatchesUp hides a tab, with its window, for longer than one
+// that answers no ping is borne.
+func TestHiddenTabStaysAndCatchesUp(t *testing.T) {
+	t.Parallel()
+	site := newSite(t, "-leave-grace", grace.String())
+	alice, bob := newBrowser(t).open(site.a.URL).join("Alice"), newBrowser(t).open(site.b.URL).join("Bob")
+	both := func(s sight) bool { return s.shows("Alice", "Bob") }
+	for _, tab := range []*tab{alice, bob} {
+		tab.sees(soon, "showing both", both)
+	}
+	window := call(alice, browserdomain.GetWindowForTarget, browserdomain.GetWindowForTargetParams{}).WindowID
+	become := func(state browserdomain.WindowState, visibility string) {
+		t.Helper()
+		call(alice, browserdomain.SetWindowBounds, browserdomain.SetWindowBoundsParams{
+			WindowID: window, Bounds: &browserdomain.Bounds{WindowState: state},
+		})
+		redistest.Eventually(t, soon, "the page is "+visibility, func() bool {
+			return eval[string](alice, "document.visibilityState") == visibility
+		})
+	}
+	become(browserdomain.WindowStateMinimized, "hidden")
+	hidden := time.Now()
+	harness.Observe(t, socket.DefaultPingInterval+socket.DefaultPongTimeout+grace+2*time.Second, "somebody who answers no ping would be gone by now")
+	bob.alwaysSaw(hidden, "showing both", both)
+	bob.leave()
+	become(browserdomain.WindowStateNormal, "visible")
+	alice.sees(soon, "live, joined, and alone", func(s sight) bool { return s.live() && s.As == "Alice" && s.shows("Alice") })
+	bob.alwaysSaw(hidden, "showing Alice", func(s sight) bool { return s.Users >= 1 })
 }

@@ -33,6 +33,11 @@
 //	full rooms, full replica         TestFullRoom, TestFullReplica
 //	least rights in Redis            TestLeastRightsInRedisAreEnough
 //
-// Hidden and duplicated tabs need a browser. A wrong clock of a replica needs
-// none of this: Redis' is the only clock, and the tests of the store say so.
+// Of these, test/browser has again with real browsers: TestPromises, which holds
+// three replicas behind the balancer to all that is promised. Two more need a
+// browser, and one needs none of this:
+//
+//	hidden tab                       TestHiddenTabStaysAndCatchesUp of test/browser
+//	duplicated tab                   TestDuplicatedTabIsAnother of test/browser
+//	clock of a replica an hour off   TestWrongClockOfAReplicaDoesNotMatter of internal/replica
 package system

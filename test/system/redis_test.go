@@ -53,30 +53,34 @@ func isStale(s harness.Sight) bool { return s.Stale }
 // Over TLS, as one test of each kind of Redis is.
 func TestRedisRestartedEmpty(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("it starts processes and takes seconds")
-	}
-	r := redistest.StartTLS(t)
-	url := r.URL()
-	h := newHousehold(t, steady, url)
-	for _, outage := range []time.Duration{0, 3 * time.Second} {
-		from := time.Now()
-		r.Kill()
-		if outage > 0 {
-			for _, v := range h.all {
-				v.Sees(5*time.Second, "stale", isStale)
+	for name, p := range map[string]pace{"steady": steady, "quick": quick} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if testing.Short() {
+				t.Skip("it starts processes and takes seconds")
 			}
-			harness.Observe(t, outage, "the count of the last good moment is to stay")
-		}
-		r.Restart()
-		answers := time.Now()
-		if outage == 0 {
-			harness.Observe(t, steady.heartbeat, "the loss has to be noticed first")
-		}
-		h.exact(t, 3*steady.heartbeat)
-		within(t, time.Since(answers), steady.heartbeat, "the exact count")
-		harness.Observe(t, time.Second, "a dip after the return would show by now")
-		h.unmoved(t, from)
+			r := redistest.StartTLS(t)
+			h := newHousehold(t, p, r.URL())
+			for _, outage := range []time.Duration{0, 3 * time.Second} {
+				from := time.Now()
+				r.Kill()
+				if outage > 0 {
+					for _, v := range h.all {
+						v.Sees(5*time.Second, "stale", isStale)
+					}
+					harness.Observe(t, outage, "the count of the last good moment is to stay")
+				}
+				r.Restart()
+				answers := time.Now()
+				if outage == 0 {
+					harness.Observe(t, p.heartbeat, "the loss has to be noticed first")
+				}
+				h.exact(t, 3*p.heartbeat)
+				within(t, time.Since(answers), p.heartbeat, "the exact count")
+				harness.Observe(t, time.Second, "a dip after the return would show by now")
+				h.unmoved(t, from)
+			}
+		})
 	}
 }
 

@@ -34,6 +34,9 @@ var (
 	// settle for three tenths of a heartbeat interval, which has to be more
 	// than the difference between the first and the last who does.
 	steady = pace{heartbeat: 3 * time.Second, ttl: 9 * time.Second, grace: 3 * time.Second}
+
+	// quick leaves them half of an interval, which is as little as they get.
+	quick = pace{heartbeat: time.Second, ttl: 3 * time.Second, grace: 2 * time.Second}
 )
 
 // flags are the pace as arguments of a server.

@@ -2,7 +2,8 @@
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 version, 6 roster ZSET
 -- ARGV: 1 key ttl ms, 2 publish command, 3 channel, 4 roster cap, 5 roster shown,
 --       6 member ttl ms, 7 most users (0: no limit), 8 restore (1 or 0),
---       9.. four for each connection: id, generation, user id, name
+--       9.. four for each connection: id, generation, user id, name; to restore
+--           five: also the user's place in the roster that was shown, or 0
 -- Reply: {users, connections, version, one outcome for each connection}
 --        outcome 1: is there; 0: refused, the room is full; -1: superseded
 --
@@ -13,10 +14,12 @@
 -- nobody has, since its socket is gone, is taken.
 -- Needs prelude.lua.
 local limit, restore = tonumber(ARGV[7]), ARGV[8] == '1'
+local stride = restore and 5 or 4
 local ids = {}
-for i = 9, #ARGV, 4 do
+for i = 9, #ARGV, stride do
   ids[#ids + 1] = ARGV[i]
   note(ARGV[i + 2], ARGV[i + 3])
+  if restore and ARGV[i + 4] ~= '0' then place[ARGV[i + 2]] = ARGV[i + 4] end
 end
 local known = redis.call('HMGET', KEYS[3], unpack(ids))
 local now = {} -- connection -> value; the same connection may come twice
@@ -33,7 +36,7 @@ local online = redis.call('SCARD', KEYS[1])
 local deadline = int(ms + ARGV[6])
 local outcomes, beats, dead, values = {}, {}, {}, {}
 for i = 1, #ids do
-  local at = 5 + 4 * i
+  local at = 9 + stride * (i - 1)
   local conn, gen, user, name = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local was = now[conn]
   local wasgen, wasuser

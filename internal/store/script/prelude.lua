@@ -20,8 +20,9 @@ local function parts(value)
 end
 
 -- The users that a call touches: how many connections each had and has, in the
--- order in which they were first seen. No user is counted anywhere else.
-local users, had, has, named = {}, {}, {}, {}
+-- order in which they were first seen, and for those who come back the place in the
+-- roster that they had, lower than any version. No user is counted anywhere else.
+local users, had, has, named, place = {}, {}, {}, {}, {}
 
 -- note prepares a user for counting; look reads how many connections the users
 -- noted since the last look had.
@@ -91,10 +92,14 @@ local function settle(ttl, publish, channel, cap, shown)
 
   local listed = redis.call('ZCARD', KEYS[6])
   if #unlisted > 0 then listed = listed - redis.call('ZREM', KEYS[6], unpack(unlisted)) end
-  local rows = {}
-  for i = 1, math.min(#came, cap - listed) do
-    rows[#rows + 1] = int(version - #came + i)
-    rows[#rows + 1] = came[i] .. ' ' .. named[came[i]]
+  local rows, free = {}, cap - listed
+  for i = 1, #came do
+    local at = place[came[i]]
+    if at or free > 0 then
+      rows[#rows + 1] = at or int(version - #came + i)
+      rows[#rows + 1] = came[i] .. ' ' .. named[came[i]]
+      free = free - 1
+    end
   end
   if #rows > 0 then listed = listed + redis.call('ZADD', KEYS[6], unpack(rows)) end
   if listed < shown and listed < online then
