@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -23,6 +24,10 @@ const (
 	// loadTimeout bounds how long a page waits to show what is known: longer
 	// than replicas take to put back what Redis lost.
 	loadTimeout = 4 * time.Second
+
+	// rendersPerProcessor keeps processors busy, and what else waits for one
+	// waiting for some milliseconds only.
+	rendersPerProcessor = 8
 
 	// retryResume is the wait between two attempts of a page that comes back.
 	retryResume = 100 * time.Millisecond
@@ -63,6 +68,8 @@ type Controller struct {
 	log     *slog.Logger
 	visits  sync.Map // id -> *visit, of open sockets
 	open    sync.WaitGroup
+
+	rendering chan struct{} // holds one for each page that is rendered in its turn
 }
 
 // New returns the controller of the pages of rep.
@@ -70,7 +77,10 @@ func New(rep *replica.Replica, opts Options) *Controller {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Controller{replica: rep, opts: opts, log: opts.Logger}
+	return &Controller{
+		replica: rep, opts: opts, log: opts.Logger,
+		rendering: make(chan struct{}, rendersPerProcessor*runtime.GOMAXPROCS(0)),
+	}
 }
 
 // Mount prepares the state of a visit: what there is to see of the room, and
@@ -126,6 +136,7 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 	defer cancel()
 	v.viewer = c.replica.Enter(wait, v.room)
 	s = c.resume(wait, v, s)
+	c.turn(ctx, v)
 	s = v.update(s)
 	s.Rooms = c.roomLinks(v.room, s.Users)
 	return s, nil
@@ -191,6 +202,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	} else if occupancy, err = c.replica.JoinHTTP(wait, v.room, conn); err == nil {
 		c.remember(ctx, v, name)
 	}
+	c.turn(ctx, v)
 	if err != nil {
 		c.log.InfoContext(ctx, "join failed", "room", v.room, "err", err)
 		return s, refuse(ctx, typed, err)
@@ -220,6 +232,7 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	} else {
 		occupancy, err = c.replica.LeaveHTTP(wait, v.room, v.connection)
 	}
+	c.turn(ctx, v)
 	if err != nil {
 		c.log.InfoContext(ctx, "leave failed", "room", v.room, "err", err)
 		return s, refuse(ctx, "", err)

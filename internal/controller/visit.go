@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,12 +33,13 @@ type visit struct {
 	bare       bool   // without a tab key: a browser without JavaScript
 	lastName   string // under which a bare browser was in the room lately, or ""
 
-	browser atomic.Pointer[replica.Socket] // nil before the upgrade, and without one
+	browser atomic.Pointer[Browser] // nil before the upgrade, and without one
 
 	// Owned by the visit's actions, which run one after another, and by
 	// Handler when they have ended.
-	viewer *replica.Viewer
-	member *replica.Member
+	viewer   *replica.Viewer
+	member   *replica.Member
+	rendered func() // ends the visit's turn to render, if it still has it
 
 	// What the state shows is of this version, and was so at that time or later.
 	version int64
@@ -71,11 +73,38 @@ func (v *visit) Ping() error {
 	return errNoVisit
 }
 
+// Browser is what a visit knows of its socket.
+type Browser interface {
+	replica.Socket
+
+	// OnRendered has then called, once, when livetemplate has rendered what it
+	// sends next.
+	OnRendered(then func())
+}
+
 // Attach tells the visit of an upgraded request which socket it has. Requests
 // that are no visit's are ignored.
-func Attach(r *http.Request, s replica.Socket) {
+func Attach(r *http.Request, b Browser) {
 	if v := visitOf(r.Context()); v != nil {
-		v.browser.Store(&s)
+		v.browser.Store(&b)
+	}
+}
+
+// turn waits until few enough other pages are being rendered; the visitor's own is
+// rendered next. That takes milliseconds of a processor: thousands of pages that
+// arrive or join at once, all at work at the same time, would leave the answers of
+// Redis, which the rest of them wait for, unread for seconds.
+func (c *Controller) turn(ctx context.Context, v *visit) {
+	browser := v.browser.Load()
+	if browser == nil {
+		return
+	}
+	v.rendered()
+	select {
+	case c.rendering <- struct{}{}:
+		v.rendered = sync.OnceFunc(func() { <-c.rendering })
+		(*browser).OnRendered(v.rendered)
+	case <-ctx.Done():
 	}
 }
 
@@ -97,6 +126,7 @@ func (c *Controller) Handler(live http.Handler, roomOf func(*http.Request) strin
 			socket:     livetemplate.WSIsUpgrade(r),
 			session:    session(w, r),
 			generation: presence.NewGeneration(),
+			rendered:   func() {},
 		}
 		tab := r.URL.Query().Get("tab")
 		if !presence.IsTabKey(tab) {
@@ -147,6 +177,7 @@ func (c *Controller) Wait(ctx context.Context) error {
 // end ends the visit of a socket that has closed.
 func (c *Controller) end(ctx context.Context, v *visit) {
 	c.visits.Delete(v.id)
+	v.rendered()
 	if v.viewer != nil {
 		v.viewer.Exit()
 	}

@@ -42,7 +42,8 @@ type Conn struct {
 	ip   string
 	born time.Time
 
-	heard atomic.Int64 // when the peer was last heard, as time since born
+	heard    atomic.Int64           // when the peer was last heard, as time since born
+	rendered atomic.Pointer[func()] // of OnRendered
 
 	// Of the goroutine that calls ReadMessage.
 	messages *rate.Limiter // what is passed on
@@ -248,6 +249,10 @@ func (c *Conn) readFailed(err error) error {
 	return fmt.Errorf("read: %w", err)
 }
 
+// OnRendered has then called, once, with the next frame from livetemplate: what it
+// was rendering is done. then must not block.
+func (c *Conn) OnRendered(then func()) { c.rendered.Store(&then) }
+
 // WriteMessage queues a frame from livetemplate and returns without waiting for
 // the peer. The frame is not modified, and must not be by the caller.
 //
@@ -259,6 +264,9 @@ func (c *Conn) readFailed(err error) error {
 // because the queue is full or an earlier frame failed. While the server closes,
 // frames are discarded without an error.
 func (c *Conn) WriteMessage(messageType int, data []byte) error {
+	if then := c.rendered.Swap(nil); then != nil {
+		(*then)()
+	}
 	switch messageType {
 	case websocket.CloseMessage:
 		code, text := websocket.CloseNoStatusReceived, ""
