@@ -3,7 +3,7 @@
 //
 //   - replica.go: a server process, started, killed, stopped, paused
 //   - visitor.go: a person with the page open, who speaks the browser's protocol
-//   - tree.go: the state of a live region, and the page that it stands for
+//   - sight.go: what somebody reads off a page
 //   - redis.go: Redis by Sentinel, in a Cluster, behind an ACL; failovers
 //   - haproxy.go: the balancer, with the configuration that is shipped
 //   - proxy.go: a network between two ends, that can go silent or break

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"presence/test/page"
 )
 
 // What the page script and the client of livetemplate do, web/src/page.js:
@@ -157,7 +159,7 @@ type Visitor struct {
 	bases    []string   // where to connect, the first being in use
 	conn     *websocket.Conn
 	live     bool // the first frame of conn has come
-	known    tree
+	known    page.Tree
 	history  []Sight
 	endings  []Ending
 	frames   int
@@ -595,7 +597,7 @@ func (v *Visitor) send(conn *websocket.Conn, frame any) error {
 func (v *Visitor) take(data []byte) error {
 	var frame struct {
 		Pong bool
-		Tree tree
+		Tree page.Tree
 		Meta *struct {
 			Success bool
 			Errors  map[string]string
@@ -617,12 +619,12 @@ func (v *Visitor) take(data []byte) error {
 		return fmt.Errorf("frame %.200s has no tree, or is the first and has not all", data) //nolint:err113 // of a test
 	}
 	if !v.opts.Names {
-		forgetRanges(frame.Tree)
+		page.ForgetRanges(frame.Tree)
 	}
 	began := !v.live
 	if v.live = true; began {
 		v.known = frame.Tree
-	} else if err := merge(v.known, frame.Tree); err != nil {
+	} else if err := page.Merge(v.known, frame.Tree); err != nil {
 		return fmt.Errorf("frame %.200s: %w", data, err)
 	}
 	if began || frame.Meta != nil && frame.Meta.Action == "leave" {
@@ -638,11 +640,7 @@ func (v *Visitor) take(data []byte) error {
 	return nil
 }
 
-func (v *Visitor) htmlLocked() string {
-	var b strings.Builder
-	render(&b, v.known)
-	return b.String()
-}
+func (v *Visitor) htmlLocked() string { return page.HTML(v.known) }
 
 // sawLocked notes what there is to see now.
 func (v *Visitor) sawLocked(s Sight, socket bool) {

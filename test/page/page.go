@@ -1,35 +1,36 @@
-package harness
+// Package page is what a browser makes of the frames of a live page: a tree that
+// updates are merged into, as the client of livetemplate does, and its HTML.
+package page
 
 import (
 	"fmt"
-	"html"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// tree is what the browser knows of a live region: statics under "s", dynamics
+// Tree is what the browser knows of a live region: statics under "s", dynamics
 // under "0", "1"…, ranges with their items under "d". It is the JSON of the wire,
 // decoded into Go's generic values.
-type tree = map[string]any
+type Tree = map[string]any
 
-// merge applies an update to what is known, as the client of livetemplate does:
+// Merge applies an update to what is known, as the client of livetemplate does:
 // absent keys keep their values, whole branches replace what they can't extend,
 // and a list in the place of a range is a list of changes of that range. It
 // changes known.
-func merge(known, update tree) error {
+func Merge(known, update Tree) error {
 	for key, value := range update {
 		switch value := value.(type) {
 		case []any:
-			if rng, ok := known[key].(tree); ok && isRange(rng) {
+			if rng, ok := known[key].(Tree); ok && isRange(rng) {
 				if err := apply(rng, value); err != nil {
 					return fmt.Errorf("slot %s: %w", key, err)
 				}
 				continue
 			}
-		case tree:
-			if before, ok := known[key].(tree); ok && !replaces(before, value) {
-				if err := merge(before, value); err != nil {
+		case Tree:
+			if before, ok := known[key].(Tree); ok && !replaces(before, value) {
+				if err := Merge(before, value); err != nil {
 					return fmt.Errorf("slot %s: %w", key, err)
 				}
 				continue
@@ -42,7 +43,7 @@ func merge(known, update tree) error {
 
 // replaces reports whether an update takes the place of what is known, instead
 // of being merged into it.
-func replaces(known, update tree) bool {
+func replaces(known, update Tree) bool {
 	if _, whole := update["s"]; !whole {
 		return false
 	}
@@ -59,13 +60,13 @@ func replaces(known, update tree) bool {
 	return false
 }
 
-func isRange(t tree) bool {
+func isRange(t Tree) bool {
 	_, ok := t["d"].([]any)
 	return ok
 }
 
 func holdsRange(v any) bool {
-	t, ok := v.(tree)
+	t, ok := v.(Tree)
 	if !ok {
 		return false
 	}
@@ -81,7 +82,7 @@ func holdsRange(v any) bool {
 }
 
 // apply makes the changes of a list to a range.
-func apply(rng tree, changes []any) error {
+func apply(rng Tree, changes []any) error {
 	items, _ := rng["d"].([]any)
 	items = slices.Clone(items)
 	for _, change := range changes {
@@ -115,9 +116,9 @@ func apply(rng tree, changes []any) error {
 		case op[0] == "r":
 			items = slices.Delete(items, at, at+1)
 		case op[0] == "u" && len(op) > 2:
-			item, _ := items[at].(tree)
-			slots, _ := op[2].(tree)
-			if err := merge(item, slots); err != nil {
+			item, _ := items[at].(Tree)
+			slots, _ := op[2].(Tree)
+			if err := Merge(item, slots); err != nil {
 				return err
 			}
 		case op[0] == "o":
@@ -139,19 +140,19 @@ func apply(rng tree, changes []any) error {
 }
 
 // keyOf is what an item of a range is called by.
-func keyOf(rng tree, item any) any {
-	t, _ := item.(tree)
+func keyOf(rng Tree, item any) any {
+	t, _ := item.(Tree)
 	if key, ok := t["_k"]; ok {
 		return key
 	}
-	meta, _ := rng["m"].(tree)
+	meta, _ := rng["m"].(Tree)
 	slot, _ := meta["idKey"].(string)
 	return t[slot]
 }
 
-// forgetRanges takes the items of ranges, and changes of them, out of a tree:
+// ForgetRanges takes the items of ranges, and changes of them, out of a tree:
 // crowds do not read names and need not keep them.
-func forgetRanges(t tree) {
+func ForgetRanges(t Tree) {
 	for key, value := range t {
 		switch value := value.(type) {
 		case []any:
@@ -160,10 +161,17 @@ func forgetRanges(t tree) {
 			} else if key != "s" {
 				delete(t, key)
 			}
-		case tree:
-			forgetRanges(value)
+		case Tree:
+			ForgetRanges(value)
 		}
 	}
+}
+
+// HTML is what the browser shows of a tree.
+func HTML(t Tree) string {
+	var b strings.Builder
+	render(&b, t)
+	return b.String()
 }
 
 // render writes the HTML of a part of a tree.
@@ -175,7 +183,7 @@ func render(b *strings.Builder, v any) {
 		b.WriteString(strconv.FormatFloat(v, 'f', -1, 64))
 	case bool:
 		b.WriteString(strconv.FormatBool(v))
-	case tree:
+	case Tree:
 		statics, _ := v["s"].([]any)
 		items, ok := v["d"].([]any)
 		if !ok {
@@ -186,14 +194,14 @@ func render(b *strings.Builder, v any) {
 			render(b, v["else"])
 		}
 		for _, item := range items {
-			if slots, ok := item.(tree); ok {
+			if slots, ok := item.(Tree); ok {
 				interleave(b, statics, slots)
 			}
 		}
 	}
 }
 
-func interleave(b *strings.Builder, statics []any, slots tree) {
+func interleave(b *strings.Builder, statics []any, slots Tree) {
 	for i, static := range statics {
 		text, _ := static.(string)
 		b.WriteString(text)
@@ -201,46 +209,4 @@ func interleave(b *strings.Builder, statics []any, slots tree) {
 			render(b, slots[strconv.Itoa(i)])
 		}
 	}
-}
-
-// readSight reads a page as a person does.
-func readSight(page string) Sight {
-	var s Sight
-	_, mark, _ := strings.Cut(page, "<mark")
-	if users, _, ok := strings.Cut(between(mark, ">", "</mark>"), " user(s) online"); ok {
-		n, err := strconv.Atoi(strings.TrimSpace(users))
-		s.Users, s.Known = n, err == nil
-	}
-	text := func(from, to string) string { return html.UnescapeString(between(page, from, to)) }
-	s.Joined = text(`data-joined="`, `"`) == "true"
-	s.Stale = text(`data-stale="`, `"`) == "true"
-	s.Name = text(`data-name="`, `"`)
-	s.Replica = text("Served by <code>", "</code>")
-	s.Notice = text(`class="alert" role="alert">`, "</p>")
-	s.NameError = text(`id="username-error" role="alert">`, "</p>")
-	s.Typed = html.UnescapeString(between(between(page, `<input id="username"`, ">"), ` value="`, `"`))
-	return s
-}
-
-// readRoster reads the names of the roster, in their order.
-func readRoster(page string) []string {
-	names := []string{}
-	for {
-		_, rest, ok := strings.Cut(page, `<li data-key="`)
-		if !ok {
-			return names
-		}
-		names = append(names, html.UnescapeString(between(rest, `<span class="name">`, "</span>")))
-		page = rest
-	}
-}
-
-// between is what stands between the first from and the next to in s, or "".
-func between(s, from, to string) string {
-	_, after, _ := strings.Cut(s, from)
-	inner, _, ok := strings.Cut(after, to)
-	if !ok {
-		return ""
-	}
-	return inner
 }
