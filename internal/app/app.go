@@ -115,7 +115,7 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 		Coalesce:          config.Coalesce,
 		MemberTTL:         config.MemberTTL,
 		LeaveGrace:        config.LeaveGrace,
-		Notify:            a.notify,
+		Notify:            func(room string) { a.pages.Show(room) },
 		Regained:          a.shareSecret,
 		Logger:            log,
 		Registerer:        a.registry,
@@ -186,7 +186,9 @@ func (a *App) makePages() error {
 	if err != nil {
 		return fmt.Errorf("page of a room: %w", err)
 	}
-	a.live = page.Handle(a.pages, livetemplate.AsState(&controller.PresenceState{}), livetemplate.WithEphemeralSweepTTL(templateTTL))
+	if a.live, err = a.pages.Handle(page, livetemplate.WithEphemeralSweepTTL(templateTTL)); err != nil {
+		return fmt.Errorf("page of a room: %w", err)
+	}
 	return nil
 }
 
@@ -214,13 +216,6 @@ func (a *App) AdminAddr() string {
 		return ""
 	}
 	return a.admin.Addr().String()
-}
-
-// notify lets every open page of room look again.
-func (a *App) notify(room string) {
-	if err := a.live.Publish(controller.Topic(room), "PresenceChanged", nil); err != nil {
-		a.log.Error("pages not told of a change", "room", room, "err", err)
-	}
 }
 
 // shareSecret agrees with the other replicas on the secret of cookies and ids,

@@ -35,6 +35,8 @@ const (
 
 // Flash keys that the page shows, and keeps showing until they are cleared.
 const (
+	flashPrefix = "_flash:" // of livetemplate, which keeps flashes with other messages
+
 	flashName   = "nameerr" // what is wrong with the name
 	flashNotice = "notice"  // what else went wrong
 	flashTyped  = "typed"   // the name that was refused
@@ -66,10 +68,15 @@ type Controller struct {
 	replica *replica.Replica
 	opts    Options
 	log     *slog.Logger
+	layout  *layout
+	live    livetemplate.LiveHandler
 	visits  sync.Map // id -> *visit, of open sockets
 	open    sync.WaitGroup
 
 	rendering chan struct{} // holds one for each page that is rendered in its turn
+
+	mu    sync.Mutex        // guards:
+	rooms map[string]*pages // of rooms that have any
 }
 
 // New returns the controller of the pages of rep.
@@ -80,6 +87,59 @@ func New(rep *replica.Replica, opts Options) *Controller {
 	return &Controller{
 		replica: rep, opts: opts, log: opts.Logger,
 		rendering: make(chan struct{}, rendersPerProcessor*runtime.GOMAXPROCS(0)),
+		rooms:     map[string]*pages{},
+	}
+}
+
+// Handle returns the livetemplate handler of page, which is the template of a room.
+// It must be called once, before the first visit.
+func (c *Controller) Handle(page *livetemplate.Template, opts ...livetemplate.HandleOption) (livetemplate.LiveHandler, error) {
+	var err error
+	if c.layout, err = newLayout(page); err != nil {
+		return nil, err
+	}
+	c.live = page.Handle(c, livetemplate.AsState(&PresenceState{}), opts...)
+	return c.live, nil
+}
+
+// Show brings the open pages of room up to date.
+func (c *Controller) Show(room string) {
+	c.mu.Lock()
+	p := c.rooms[room]
+	c.mu.Unlock()
+	if p != nil {
+		p.show()
+	}
+}
+
+// enter makes the visit's page one of those that Show brings up to date.
+func (c *Controller) enter(v *visit) {
+	c.mu.Lock()
+	p := c.rooms[v.room]
+	if p == nil {
+		p = newPages(c.layout, c.log, c.wake)
+		c.rooms[v.room] = p
+	}
+	p.n++
+	c.mu.Unlock()
+	p.add(v)
+	v.pages = p
+}
+
+// leave ends what enter began.
+func (c *Controller) leave(v *visit) {
+	v.pages.remove(v)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if v.pages.n--; v.pages.n == 0 {
+		delete(c.rooms, v.room)
+	}
+}
+
+// wake has livetemplate look again at what is the visitor's own.
+func (c *Controller) wake(v *visit) {
+	if err := c.live.Publish(v.topic(), "PresenceChanged", nil); err != nil {
+		c.log.Error("page not told of a change", "room", v.room, "err", err)
 	}
 }
 
@@ -90,7 +150,7 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 	if v == nil {
 		return s, errNoVisit
 	}
-	if err := ctx.Subscribe(Topic(v.room)); err != nil {
+	if err := ctx.Subscribe(v.topic()); err != nil {
 		return s, fmt.Errorf("mount: %w", err)
 	}
 	s.Room, s.Visit = v.room, v.id
@@ -135,10 +195,10 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 	wait, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	v.viewer = c.replica.Enter(wait, v.room)
+	c.enter(v)
 	s = c.resume(wait, v, s)
-	c.turn(ctx, v)
-	s = v.update(s)
-	s.Rooms = c.roomLinks(v.room, s.Users)
+	c.takeTurn(ctx, v)
+	s.Rooms = c.roomLinks(v.room, v.viewer.View().Users)
 	return s, nil
 }
 
@@ -153,12 +213,11 @@ func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) Pres
 	}
 	if v.unresolved = err != nil; v.unresolved {
 		c.log.InfoContext(ctx, "connection not resumed yet", "room", v.room, "err", err)
-		return s
-	}
-	if member != nil {
+	} else if member != nil {
 		v.member = member
 		s = s.as(member.User())
 	}
+	v.pages.resolved(v, !v.unresolved, s.UserID)
 	return s
 }
 
@@ -183,7 +242,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	typed := text(ctx.Get("username"))
 	name, err := presence.CleanName(typed)
 	if err != nil {
-		return s, refuse(ctx, typed, err)
+		return s, v.refuse(ctx, typed, err)
 	}
 	conn := presence.Connection{
 		ID:         v.connection,
@@ -202,15 +261,19 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	} else if occupancy, err = c.replica.JoinHTTP(wait, v.room, conn); err == nil {
 		c.remember(ctx, v, name)
 	}
-	c.turn(ctx, v)
+	c.takeTurn(ctx, v)
 	if err != nil {
 		c.log.InfoContext(ctx, "join failed", "room", v.room, "err", err)
-		return s, refuse(ctx, typed, err)
+		return s, v.refuse(ctx, typed, err)
 	}
 	clearFlashes(ctx)
-	v.unresolved = false
-	v.version, v.asOf = occupancy.Version, began
-	return s.as(conn.User).counts(occupancy).listed(conn.User), nil
+	s = s.as(conn.User)
+	if v.socket {
+		v.unresolved = false
+		v.pages.acted(v, s.UserID, occupancy, began)
+		return s, nil
+	}
+	return s.counts(occupancy).listed(conn.User), nil
 }
 
 // Leave ends the visitor's presence through this tab.
@@ -232,19 +295,23 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	} else {
 		occupancy, err = c.replica.LeaveHTTP(wait, v.room, v.connection)
 	}
-	c.turn(ctx, v)
+	c.takeTurn(ctx, v)
 	if err != nil {
 		c.log.InfoContext(ctx, "leave failed", "room", v.room, "err", err)
-		return s, refuse(ctx, "", err)
+		return s, v.refuse(ctx, "", err)
 	}
 	v.member = nil
 	c.remember(ctx, v, "")
 	clearFlashes(ctx)
-	v.version, v.asOf = occupancy.Version, began
-	if occupancy.Users < s.Users {
+	if !v.socket && occupancy.Users < s.Users {
 		s = s.unlisted(s.UserID)
 	}
 	s.Joined, s.Username, s.UserID = false, "", ""
+	if v.socket {
+		v.unresolved = false
+		v.pages.acted(v, "", occupancy, began)
+		return s, nil
+	}
 	return s.owned().counts(occupancy), nil
 }
 
@@ -261,9 +328,10 @@ func (c *Controller) remember(ctx *livetemplate.Context, v *visit, name string) 
 	}
 }
 
-// PresenceChanged shows the visitor what has changed of the room: the numbers,
-// the names, whether they are stale; never who the visitor is, except where
-// Redis could not tell before. It takes nothing from whoever called it.
+// PresenceChanged looks again at what is the visitor's own: who the visitor is,
+// where Redis could not tell before, and the notice of an outage that has ended. It
+// takes nothing from whoever called it. What all see of the room is not its matter:
+// that is the same for all, and Show sends it.
 func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	found, ok := c.visits.Load(s.Visit)
 	if !ok {
@@ -273,35 +341,15 @@ func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context)
 	if !ok || v.viewer == nil {
 		return s, nil
 	}
-	stale := s.Stale
 	if v.unresolved {
 		wait, cancel := context.WithTimeout(ctx, actionTimeout)
-		s = c.resume(wait, v, s).owned()
+		s = c.resume(wait, v, s)
 		cancel()
 	}
-	if s = v.update(s); stale && !s.Stale {
+	if !v.viewer.View().Stale {
 		ctx.ClearFlash(flashNotice)
 	}
 	return s, nil
-}
-
-// update brings the state up to what the visit's viewer can see.
-func (v *visit) update(s PresenceState) PresenceState {
-	view := v.viewer.View()
-	if view.Version < v.version && view.AsOf.Before(v.asOf) {
-		// Older than the answer to the visitor's own action: only the mark counts,
-		// and the room is not seen yet. A lower version that was read later is what
-		// a failover left.
-		s.Stale = view.Stale
-	} else {
-		v.version, v.asOf = view.Version, view.AsOf
-		s = s.shows(view)
-		if !v.unresolved {
-			v.viewer.Saw(view) // otherwise the next reminder is the next attempt
-		}
-	}
-	s.Stale = s.Stale || v.unresolved
-	return s
 }
 
 // roomLinks lists the busiest rooms, and the one that is being looked at, which
@@ -345,7 +393,7 @@ func text(value any) string {
 // refuse says on the page why an action did not happen, and returns the error
 // that keeps the form as it is. Messages stay as flashes, since livetemplate
 // wipes field errors at the next push.
-func refuse(ctx *livetemplate.Context, typed string, err error) error {
+func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error {
 	clearFlashes(ctx)
 	ctx.SetFlash(flashTyped, typed)
 	var name *presence.NameError
@@ -364,6 +412,9 @@ func refuse(ctx *livetemplate.Context, typed string, err error) error {
 	field := "username"
 	if key == flashNotice {
 		field = flashNotice
+		if v.pages != nil {
+			v.pages.noticed(v)
+		}
 	}
 	return livetemplate.NewFieldError(field, errors.New(message)) //nolint:err113 // shown, never decided on
 }

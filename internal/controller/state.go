@@ -2,6 +2,10 @@ package controller
 
 // PresenceState is what one visitor's page is rendered from. It is pure data:
 // livetemplate copies it for every connection.
+//
+// For a page that is loaded or posted it is all there is to see. For a live one
+// livetemplate has only what is the visitor's own: the rest is the same for all,
+// stays empty here, and is sent by pages.
 type PresenceState struct {
 	// Room is the id of the room that is shown.
 	Room string
@@ -16,8 +20,7 @@ type PresenceState struct {
 	Joined   bool
 	UserID   string
 
-	// What follows is shared by all who look at the room, and refreshed by
-	// PresenceChanged.
+	// What follows is shared by all who look at the room.
 
 	Known       bool  // whether the numbers are known at all
 	Users       int   // distinct users online

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,19 +33,23 @@ type visit struct {
 	lastName   string // under which a bare browser was in the room lately, or ""
 
 	browser atomic.Pointer[Browser] // nil before the upgrade, and without one
+	turn    atomic.Pointer[func()]  // ends the visit's turn to render; nil if it has none
 
 	// Owned by the visit's actions, which run one after another, and by
 	// Handler when they have ended.
-	viewer   *replica.Viewer
-	member   *replica.Member
-	rendered func() // ends the visit's turn to render, if it still has it
+	viewer     viewer
+	member     *replica.Member
+	unresolved bool // Redis could not tell yet whether this tab is in the room
 
-	// What the state shows is of this version, and was so at that time or later.
-	version int64
-	asOf    time.Time
+	pages *pages // set with viewer
+	sight sight  // guarded by pages.mu
+}
 
-	// unresolved says that Redis could not tell yet whether this tab is in the room.
-	unresolved bool
+// viewer is somebody who looks at a room: a [replica.Viewer].
+type viewer interface {
+	View() replica.View
+	Saw(view replica.View)
+	Exit()
 }
 
 type visitKey struct{}
@@ -77,9 +80,11 @@ func (v *visit) Ping() error {
 type Browser interface {
 	replica.Socket
 
-	// OnRendered has then called, once, when livetemplate has rendered what it
-	// sends next.
-	OnRendered(then func())
+	// Send sends a frame, which is not modified, without waiting for the browser.
+	Send(frame []byte) error
+
+	// Through has each frame that livetemplate sends given to then instead.
+	Through(then func(frame []byte) error)
 }
 
 // Attach tells the visit of an upgraded request which socket it has. Requests
@@ -87,24 +92,50 @@ type Browser interface {
 func Attach(r *http.Request, b Browser) {
 	if v := visitOf(r.Context()); v != nil {
 		v.browser.Store(&b)
+		b.Through(v.receive)
 	}
 }
 
-// turn waits until few enough other pages are being rendered; the visitor's own is
-// rendered next. That takes milliseconds of a processor: thousands of pages that
-// arrive or join at once, all at work at the same time, would leave the answers of
-// Redis, which the rest of them wait for, unread for seconds.
-func (c *Controller) turn(ctx context.Context, v *visit) {
-	browser := v.browser.Load()
-	if browser == nil {
+// receive takes a frame that livetemplate has rendered for the visit's page.
+func (v *visit) receive(frame []byte) error {
+	v.rendered()
+	if v.pages == nil {
+		return v.send(frame)
+	}
+	return v.pages.receive(v, frame)
+}
+
+// send sends a frame to the visit's page, unless it is nil. The error is that the
+// page is gone.
+func (v *visit) send(frame []byte) error {
+	b := v.browser.Load()
+	if b == nil || frame == nil {
+		return nil
+	}
+	return (*b).Send(frame) //nolint:wrapcheck // says what it is about
+}
+
+// takeTurn waits until few enough other pages are being rendered; the visitor's own
+// is rendered next. That takes some of a processor: thousands of pages that arrive
+// or join at once, all at work at the same time, would leave the answers of Redis,
+// which the rest of them wait for, unread for seconds.
+func (c *Controller) takeTurn(ctx context.Context, v *visit) {
+	if v.browser.Load() == nil {
 		return
 	}
 	v.rendered()
 	select {
 	case c.rendering <- struct{}{}:
-		v.rendered = sync.OnceFunc(func() { <-c.rendering })
-		(*browser).OnRendered(v.rendered)
+		end := func() { <-c.rendering }
+		v.turn.Store(&end)
 	case <-ctx.Done():
+	}
+}
+
+// rendered ends the visit's turn, if it has one.
+func (v *visit) rendered() {
+	if end := v.turn.Swap(nil); end != nil {
+		(*end)()
 	}
 }
 
@@ -126,7 +157,6 @@ func (c *Controller) Handler(live http.Handler, roomOf func(*http.Request) strin
 			socket:     livetemplate.WSIsUpgrade(r),
 			session:    session(w, r),
 			generation: presence.NewGeneration(),
-			rendered:   func() {},
 		}
 		tab := r.URL.Query().Get("tab")
 		if !presence.IsTabKey(tab) {
@@ -179,6 +209,7 @@ func (c *Controller) end(ctx context.Context, v *visit) {
 	c.visits.Delete(v.id)
 	v.rendered()
 	if v.viewer != nil {
+		c.leave(v) // before it looks no more
 		v.viewer.Exit()
 	}
 	if v.member == nil {
@@ -258,11 +289,11 @@ func (Authenticator) GetSessionGroup(r *http.Request, _ string) (string, error) 
 	return "", errNoVisit
 }
 
-// AllowTopic lets a visit subscribe to its own room, and to nothing else.
+// AllowTopic lets a visit subscribe to what concerns it alone, and to nothing else.
 func AllowTopic(topic, _ string, r *http.Request) (bool, error) {
 	v := visitOf(r.Context())
-	return v != nil && topic == Topic(v.room), nil
+	return v != nil && topic == v.topic(), nil
 }
 
-// Topic is the livetemplate topic of a room.
-func Topic(room string) string { return "room/" + room }
+// topic is the livetemplate topic by which the visit is told to look again.
+func (v *visit) topic() string { return "visit/" + v.id }

@@ -557,8 +557,8 @@ func TestRoomThatTakesLongToShowIsPushedLessOften(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			for seen := int64(0); ctx.Err() == nil; time.Sleep(time.Millisecond) {
-				if view := crowd[0].View(); view.sequence > seen {
-					seen = view.sequence
+				if view := crowd[0].View(); view.Sequence > seen {
+					seen = view.Sequence
 					time.Sleep(took)
 					for _, v := range crowd {
 						v.Saw(view)

@@ -20,7 +20,9 @@ type View struct {
 	// AsOf is when it was read, by the clock of this process; zero if never.
 	AsOf time.Time
 
-	sequence int64 // rises with every view of the room
+	// Sequence rises with every view of the room, from 1, for as long as somebody here
+	// looks at it. It is 0 for those who do not.
+	Sequence int64
 }
 
 // room is a room that somebody here looks at.
@@ -69,7 +71,7 @@ func (v *Viewer) View() View { return *v.room.view.Load() }
 // Saw says that view is being shown. Whoever has not said so of the newest view
 // is notified again from time to time.
 func (v *Viewer) Saw(view View) {
-	if v.seen.Swap(view.sequence) < view.sequence {
+	if v.seen.Swap(view.Sequence) < view.Sequence {
 		v.room.sawLast.Store(time.Now().UnixNano())
 	}
 }
@@ -78,7 +80,7 @@ func (v *Viewer) Saw(view View) {
 // many, and how long after they were told the last one did. The caller holds
 // rooms.mu.
 func (rm *room) spread() (behind, all int, took time.Duration) {
-	newest := rm.view.Load().sequence
+	newest := rm.view.Load().Sequence
 	for v := range rm.viewers {
 		if v.seen.Load() < newest {
 			behind++
@@ -97,7 +99,7 @@ func (r *Replica) Enter(ctx context.Context, name string) *Viewer {
 	first := rm == nil
 	if first {
 		rm = &room{name: name, viewers: map[*Viewer]bool{}}
-		rm.view.Store(&View{Stale: true})
+		rm.view.Store(&View{Stale: true, Sequence: 1})
 		rs.byName[name] = rm
 	}
 	v := &Viewer{replica: r, room: rm}
@@ -165,7 +167,7 @@ func (r *Replica) read(ctx context.Context, name string) (View, error) {
 // show makes view what viewers of rm see, and tells them if asked to.
 func (r *Replica) show(rm *room, view View, tell bool) {
 	r.rooms.mu.Lock()
-	view.sequence = rm.view.Load().sequence + 1
+	view.Sequence = rm.view.Load().Sequence + 1
 	rm.view.Store(&view)
 	if tell {
 		rm.told = time.Now()

@@ -42,8 +42,8 @@ type Conn struct {
 	ip   string
 	born time.Time
 
-	heard    atomic.Int64           // when the peer was last heard, as time since born
-	rendered atomic.Pointer[func()] // of OnRendered
+	heard   atomic.Int64                       // when the peer was last heard, as time since born
+	through atomic.Pointer[func([]byte) error] // of Through
 
 	// Of the goroutine that calls ReadMessage.
 	messages *rate.Limiter // what is passed on
@@ -249,9 +249,18 @@ func (c *Conn) readFailed(err error) error {
 	return fmt.Errorf("read: %w", err)
 }
 
-// OnRendered has then called, once, with the next frame from livetemplate: what it
-// was rendering is done. then must not block.
-func (c *Conn) OnRendered(then func()) { c.rendered.Store(&then) }
+// Through has each text frame from livetemplate given to then, cured and in their
+// order, instead of being sent: the peer gets what then sends. An error is for
+// livetemplate, as that of [Conn.WriteMessage]. It has to be called before
+// livetemplate has the connection.
+func (c *Conn) Through(then func(frame []byte) error) { c.through.Store(&then) }
+
+// Send queues a text frame and returns without waiting for the peer. The frame is
+// not modified, and must not be by the caller; it may be sent to others, too. The
+// error is that of [Conn.WriteMessage].
+func (c *Conn) Send(frame []byte) error {
+	return c.enqueue(outgoing{websocket.TextMessage, frame, 0})
+}
 
 // WriteMessage queues a frame from livetemplate and returns without waiting for
 // the peer. The frame is not modified, and must not be by the caller.
@@ -264,9 +273,6 @@ func (c *Conn) OnRendered(then func()) { c.rendered.Store(&then) }
 // because the queue is full or an earlier frame failed. While the server closes,
 // frames are discarded without an error.
 func (c *Conn) WriteMessage(messageType int, data []byte) error {
-	if then := c.rendered.Swap(nil); then != nil {
-		(*then)()
-	}
 	switch messageType {
 	case websocket.CloseMessage:
 		code, text := websocket.CloseNoStatusReceived, ""
@@ -280,6 +286,9 @@ func (c *Conn) WriteMessage(messageType int, data []byte) error {
 			return nil
 		}
 		data = cured
+		if then := c.through.Load(); then != nil {
+			return (*then)(data)
+		}
 	}
 	return c.enqueue(outgoing{messageType, data, 0})
 }

@@ -1,0 +1,91 @@
+package controller_test
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+	"time"
+
+	"presence/internal/controller"
+	"presence/internal/presence"
+	"presence/internal/replica"
+)
+
+// receiver is a browser that counts what it is sent.
+type receiver struct{ frames int }
+
+func (*receiver) Heard() time.Time           { return time.Time{} }
+func (*receiver) Ping() error                { return nil }
+func (*receiver) Through(func([]byte) error) {}
+
+func (r *receiver) Send([]byte) error {
+	r.frames++
+	return nil
+}
+
+// BenchmarkChange is what one change of a room costs for each page that shows it,
+// up to the queue of its socket: with one rendering for all pages, and with one for
+// each, as livetemplate renders by itself; times-less compares the two.
+func BenchmarkChange(b *testing.B) {
+	for _, names := range []int{5, 100} {
+		views := make([]replica.View, 2)
+		for i := range views {
+			users := names + i
+			views[i] = replica.View{AsOf: time.Now()}
+			views[i].Occupancy = presence.Occupancy{Users: users, Connections: users, Version: 1}
+			for n := range min(users, presence.RosterSize) {
+				views[i].Roster = append(views[i].Roster, presence.User{ID: fmt.Sprintf("id%020d", n), Name: fmt.Sprint("Ann ", n)})
+			}
+		}
+		tmpl := template(b)
+		const pages = 1000
+		perPage := func(b *testing.B, pages int) float64 {
+			b.Helper()
+			each := float64(b.Elapsed().Nanoseconds()) / float64(b.N) / float64(pages)
+			b.ReportMetric(each, "ns/page")
+			b.ReportMetric(0, "ns/op")
+			return each
+		}
+		var alone float64
+		b.Run(fmt.Sprintf("%d names/a rendering for each page", names), func(b *testing.B) {
+			page, err := tmpl.Clone()
+			if err != nil {
+				b.Fatal(err)
+			}
+			n := 0
+			for b.Loop() {
+				var out bytes.Buffer
+				state := controller.Whole(views[n%2], presence.User{}, controller.PresenceState{Room: "lobby"})
+				n++
+				if err := page.ExecuteUpdates(&out, state); err != nil {
+					b.Fatal(err)
+				}
+			}
+			alone = perPage(b, 1)
+		})
+		b.Run(fmt.Sprintf("%d names/one rendering for %d pages", names, pages), func(b *testing.B) {
+			room := controller.NewTestRoom(b, tmpl)
+			all := &receiver{}
+			for range pages {
+				page := room.Open(all)
+				if err := page.Rendered([]byte(`{"tree":{},"meta":{}}`)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			n := 0
+			for b.Loop() {
+				view := views[n%2]
+				n++
+				view.Sequence = room.View.Sequence + 1
+				room.View = view
+				room.Show()
+			}
+			if all.frames < n*pages {
+				b.Fatalf("%d frames for %d changes", all.frames, n)
+			}
+			if together := perPage(b, pages); alone > 0 {
+				b.ReportMetric(alone/together, "times-less")
+			}
+		})
+	}
+}

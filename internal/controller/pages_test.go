@@ -1,0 +1,247 @@
+package controller_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/livetemplate/livetemplate"
+
+	"presence/internal/controller"
+	"presence/internal/presence"
+	"presence/internal/replica"
+	"presence/templates"
+	"presence/test/page"
+)
+
+type assets struct{}
+
+func (assets) URL(name string) string  { return "/assets/" + name }
+func (assets) Integrity(string) string { return "" }
+
+func template(tb testing.TB) *livetemplate.Template {
+	tb.Helper()
+	t, err := livetemplate.New("presence", templates.Options(assets{})...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return t
+}
+
+// browser is a browser that shows what it is sent.
+type browser struct {
+	tb     testing.TB
+	known  page.Tree
+	frames int
+	bytes  int
+}
+
+func (*browser) Heard() time.Time           { return time.Time{} }
+func (*browser) Ping() error                { return nil }
+func (*browser) Through(func([]byte) error) {}
+
+func (b *browser) Send(text []byte) error {
+	var frame struct{ Tree page.Tree }
+	if err := json.Unmarshal(text, &frame); err != nil {
+		b.tb.Errorf("%s: %v", text, err)
+		return nil
+	}
+	b.frames++
+	b.bytes += len(text)
+	if b.known == nil {
+		b.known = frame.Tree
+	} else if err := page.Merge(b.known, frame.Tree); err != nil {
+		b.tb.Errorf("%s: %v", text, err)
+	}
+	return nil
+}
+
+// visitor is somebody with a page open, and what livetemplate knows of it.
+type visitor struct {
+	*controller.TestPage
+	*browser
+
+	page  *livetemplate.Template
+	state controller.PresenceState // what is the visitor's own
+	user  presence.User            // no ID: not joined
+	known bool                     // whether that is known
+}
+
+// open opens the page of a room, as livetemplate does.
+func open(tb testing.TB, room *controller.TestRoom, t *livetemplate.Template) *visitor {
+	tb.Helper()
+	clone, err := t.Clone()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	b := &browser{tb: tb}
+	v := &visitor{browser: b, TestPage: room.Open(b), page: clone, known: true}
+	v.state = controller.PresenceState{
+		Room: "lobby", Replica: "replica-1", Rooms: []controller.RoomLink{{Name: "lobby", Path: "/", Here: true}},
+	}
+	return v
+}
+
+// render has livetemplate render the page and send what has changed.
+func (v *visitor) render(flash string) {
+	messages := map[string]string{}
+	if flash != "" {
+		messages["_flash:notice"] = flash
+	}
+	var out bytes.Buffer
+	if err := v.page.ExecuteUpdates(&out, v.state, messages); err != nil {
+		v.tb.Fatal(err)
+	}
+	if err := v.Rendered([]byte(`{"tree":` + out.String() + `,"meta":{"success":true}}`)); err != nil {
+		v.tb.Fatal(err)
+	}
+}
+
+func (v *visitor) is(user presence.User) {
+	v.user = user
+	v.state.Joined, v.state.Username, v.state.UserID = user.ID != "", user.Name, user.ID
+}
+
+// wants checks that the page is the one that livetemplate makes of what there is to
+// see.
+func (v *visitor) wants(t *testing.T, all *livetemplate.Template, view replica.View, what string) {
+	t.Helper()
+	clone, err := all.Clone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	view.Stale = view.Stale || !v.known
+	var out bytes.Buffer
+	if err := clone.ExecuteUpdates(&out, controller.Whole(view, v.user, v.state)); err != nil {
+		t.Fatal(err)
+	}
+	var want page.Tree
+	if err := json.Unmarshal(out.Bytes(), &want); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := page.HTML(v.browser.known), page.HTML(want); got != want {
+		t.Fatalf("%s: the page shows\n%s\nwant\n%s", what, got, want)
+	}
+}
+
+// Whatever happens in a room, in whatever order its pages hear of it: once they have
+// been brought up to date, each is what livetemplate would have made of it.
+func TestPagesShowWhatThereIsToSee(t *testing.T) {
+	tmpl := template(t)
+	for seed := range uint64(6) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		room := controller.NewTestRoom(t, tmpl)
+		var users []presence.User
+		var visitors []*visitor
+		var told replica.View // what a view will bring that has not come yet
+		now, version, next := time.Now(), int64(1), 0
+		change := func() presence.Occupancy {
+			version++
+			return presence.Occupancy{Users: len(users), Connections: len(users) + int(version%3), Version: version}
+		}
+		newUser := func() presence.User {
+			next++
+			// Names that try to be taken for something else.
+			return presence.User{ID: fmt.Sprint("id-", next), Name: []string{
+				"Ann", fmt.Sprintf(`"0":"id-%d"`, next+2), fmt.Sprint("id-", next+2), `","3":""}`, "<b>", "4711081547",
+			}[next%6]}
+		}
+		told.Occupancy = change()
+		var past []string
+		did := func(what string) { past = append(past, what) }
+		story := func() string { return fmt.Sprintf("seed %d, %q", seed, past[max(0, len(past)-5):]) }
+		for range 120 {
+			switch n := rnd.IntN(12); {
+			case n < 2 && len(visitors) < 8:
+				did("a page opens")
+				v := open(t, room, tmpl)
+				if rnd.IntN(3) == 0 {
+					v.known = false
+					v.Resolved(false, "")
+				}
+				if rnd.IntN(3) == 0 {
+					room.Show() // before the first frame
+				}
+				v.render("")
+				visitors = append(visitors, v)
+			case n == 2 && len(visitors) > 0:
+				did("a page closes")
+				i := rnd.IntN(len(visitors))
+				visitors[i].Close()
+				visitors = slices.Delete(visitors, i, i+1)
+			case n == 3 && len(users) < 120:
+				did("others join")
+				for range 1 + rnd.IntN(30) {
+					users = append(users, newUser())
+				}
+				told.Occupancy = change()
+			case n == 4 && len(users) > 0:
+				did("others leave")
+				for range 1 + rnd.IntN(len(users)) {
+					i := rnd.IntN(len(users))
+					users = slices.Delete(users, i, i+1)
+				}
+				told.Occupancy = change()
+			case n < 7 && len(visitors) > 0:
+				v := visitors[rnd.IntN(len(visitors))]
+				i := slices.Index(users, v.user)
+				user := presence.User{}
+				if v.user.ID == "" {
+					did("a visitor joins")
+					user = newUser()
+					users = append(users, user)
+				} else {
+					did("a visitor leaves")
+					if i >= 0 {
+						users = slices.Delete(users, i, i+1)
+					}
+				}
+				told.Occupancy = change()
+				v.is(user)
+				v.known = true
+				v.Acted(user.ID, told.Occupancy, now)
+				v.render("")
+				if got, want := page.HTML(v.browser.known), fmt.Sprintf(">%d user(s)", len(users)); !bytes.Contains([]byte(got), []byte(want)) {
+					t.Fatalf("%s: the page does not show %s at once:\n%s", story(), want, got)
+				}
+			case n == 7 && len(visitors) > 0:
+				did("it is known who a visitor is")
+				v := visitors[rnd.IntN(len(visitors))]
+				if !v.known {
+					v.known = true
+					if len(users) > 0 {
+						v.is(users[rnd.IntN(len(users))])
+					}
+					v.Resolved(true, v.user.ID)
+					v.render("")
+					v.wants(t, tmpl, room.View, story())
+				}
+			case n == 8:
+				did("Redis goes or comes")
+				room.View.Stale = !room.View.Stale
+				room.View.Sequence++
+				room.Show()
+			default:
+				did("the room is read")
+				room.View = replica.View{AsOf: now, Sequence: room.View.Sequence + 1}
+				room.View.Occupancy = told.Occupancy
+				room.View.Roster = slices.Clone(users[:min(len(users), presence.RosterSize)])
+				room.Show()
+				if rnd.IntN(4) == 0 {
+					room.Show() // a reminder
+				}
+				for i, v := range visitors {
+					v.wants(t, tmpl, room.View, fmt.Sprintf("%s, visitor %d", story(), i))
+					if v.known && v.Seen != room.View.Sequence {
+						t.Fatalf("%s: visitor %d has seen %d of %d", story(), i, v.Seen, room.View.Sequence)
+					}
+				}
+			}
+			now = now.Add(time.Millisecond)
+		}
+	}
+}
