@@ -107,6 +107,10 @@ fuzz: ## run each fuzz target for 20 s (FUZZTIME=5m for longer)
 		go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) "./$$dir" || exit 1; \
 	done
 
+.PHONY: bench
+bench: assets ## benchmarks (those of the store need redis-server)
+	go test -run='^$$' -bench=. ./internal/store ./internal/controller
+
 .PHONY: clean
 clean: ## remove what was built or installed here
 	rm -rf bin web/node_modules test/shots

@@ -27,7 +27,14 @@ func NewTestRoom(tb testing.TB, template *livetemplate.Template) *TestRoom {
 		tb.Fatal(err)
 	}
 	r := &TestRoom{View: replica.View{Stale: true, Sequence: 1}}
-	r.pages = newPages(l, slog.New(slog.DiscardHandler), func(*visit) { r.Woken++ })
+	r.pages = newPages(l, slog.New(slog.DiscardHandler), func(*visit) {
+		r.Woken++
+		if !r.pages.mu.TryLock() {
+			tb.Error("livetemplate is called with a lock held that its own goroutines wait for")
+			return
+		}
+		r.pages.mu.Unlock()
+	})
 	return r
 }
 

@@ -239,11 +239,12 @@ func (p *pages) acted(v *visit, user string, occupancy presence.Occupancy, asOf 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := &v.sight
+	doubted := s.unresolved
 	s.user, s.unresolved, s.noticed = user, false, false
 	s.users, s.version, s.asOf = occupancy.Users, occupancy.Version, asOf
 	switch {
 	case !s.open:
-	case s.ahead(p.view):
+	case s.ahead(p.view) && !doubted:
 		s.shown = 0 // the view that will come tells the rest
 		_ = v.send(frame{Tree: slots{p.layout.count.at: p.layout.countOf(s.users)}}.encode())
 	default:

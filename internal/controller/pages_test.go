@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,13 +88,9 @@ func open(tb testing.TB, room *controller.TestRoom, t *livetemplate.Template) *v
 }
 
 // render has livetemplate render the page and send what has changed.
-func (v *visitor) render(flash string) {
-	messages := map[string]string{}
-	if flash != "" {
-		messages["_flash:notice"] = flash
-	}
+func (v *visitor) render() {
 	var out bytes.Buffer
-	if err := v.page.ExecuteUpdates(&out, v.state, messages); err != nil {
+	if err := v.page.ExecuteUpdates(&out, v.state); err != nil {
 		v.tb.Fatal(err)
 	}
 	if err := v.Rendered([]byte(`{"tree":` + out.String() + `,"meta":{"success":true}}`)); err != nil {
@@ -166,7 +163,7 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 				if rnd.IntN(3) == 0 {
 					room.Show() // before the first frame
 				}
-				v.render("")
+				v.render()
 				visitors = append(visitors, v)
 			case n == 2 && len(visitors) > 0:
 				did("a page closes")
@@ -204,9 +201,11 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 				v.is(user)
 				v.known = true
 				v.Acted(user.ID, told.Occupancy, now)
-				v.render("")
-				if got, want := page.HTML(v.browser.known), fmt.Sprintf(">%d user(s)", len(users)); !bytes.Contains([]byte(got), []byte(want)) {
-					t.Fatalf("%s: the page does not show %s at once:\n%s", story(), want, got)
+				v.render()
+				for _, want := range []string{fmt.Sprintf(">%d user(s)", len(users)), fmt.Sprintf(`data-stale="%t"`, room.View.Stale)} {
+					if got := page.HTML(v.browser.known); !strings.Contains(got, want) {
+						t.Fatalf("%s: the page does not show %s at once:\n%s", story(), want, got)
+					}
 				}
 			case n == 7 && len(visitors) > 0:
 				did("it is known who a visitor is")
@@ -217,7 +216,7 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 						v.is(users[rnd.IntN(len(users))])
 					}
 					v.Resolved(true, v.user.ID)
-					v.render("")
+					v.render()
 					v.wants(t, tmpl, room.View, story())
 				}
 			case n == 8:
@@ -242,6 +241,52 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 				}
 			}
 			now = now.Add(time.Millisecond)
+		}
+	}
+}
+
+// Who Redis could not tell of is looked up again whenever there is something new to
+// see; a notice of an outage goes when the outage is over.
+func TestPagesThatWaitForRedisAreWoken(t *testing.T) {
+	tmpl := template(t)
+	room := controller.NewTestRoom(t, tmpl)
+	read := func(stale bool) {
+		room.View = replica.View{AsOf: time.Now(), Stale: stale, Sequence: room.View.Sequence + 1}
+		room.Woken = 0
+	}
+	unknown, noticed, other := open(t, room, tmpl), open(t, room, tmpl), open(t, room, tmpl)
+	unknown.known = false
+	unknown.Resolved(false, "")
+	read(true)
+	for _, v := range []*visitor{unknown, noticed, other} {
+		v.render()
+	}
+	noticed.Noticed()
+	if room.Woken != 0 {
+		t.Errorf("%d pages were woken from a goroutine of livetemplate", room.Woken)
+	}
+	for _, c := range []struct {
+		what  string
+		read  func()
+		woken int
+	}{
+		{"a reminder", func() { room.Woken = 0 }, 1},
+		{"a change while Redis is away", func() { read(true) }, 1},
+		{"Redis is back", func() { read(false) }, 2},
+		{"a change", func() { read(false) }, 1},
+		{"it is known who everybody is", func() {
+			unknown.known = true
+			unknown.Resolved(true, "")
+			read(false)
+		}, 0},
+	} {
+		c.read()
+		room.Show()
+		if room.Woken != c.woken {
+			t.Errorf("%s: %d pages were woken, want %d", c.what, room.Woken, c.woken)
+		}
+		for _, v := range []*visitor{unknown, noticed, other} {
+			v.wants(t, tmpl, room.View, c.what)
 		}
 	}
 }
