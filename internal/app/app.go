@@ -115,7 +115,7 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 		Coalesce:          config.Coalesce,
 		MemberTTL:         config.MemberTTL,
 		LeaveGrace:        config.LeaveGrace,
-		Notify:            func(room string) { a.pages.Show(room) },
+		Notify:            func(room string, shown func()) { a.pages.Show(room, shown) },
 		Regained:          a.shareSecret,
 		Logger:            log,
 		Registerer:        a.registry,

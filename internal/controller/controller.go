@@ -102,14 +102,17 @@ func (c *Controller) Handle(page *livetemplate.Template, opts ...livetemplate.Ha
 	return c.live, nil
 }
 
-// Show brings the open pages of room up to date.
-func (c *Controller) Show(room string) {
+// Show brings the open pages of room up to date. shown is called as soon as nearly
+// all have been sent what is new.
+func (c *Controller) Show(room string, shown func()) {
 	c.mu.Lock()
 	p := c.rooms[room]
 	c.mu.Unlock()
-	if p != nil {
-		p.show()
+	if p == nil {
+		shown()
+		return
 	}
+	p.show(shown)
 }
 
 // enter makes the visit's page one of those that Show brings up to date.

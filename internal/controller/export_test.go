@@ -15,6 +15,7 @@ import (
 type TestRoom struct {
 	View  replica.View // the newest
 	Woken int          // how often livetemplate was asked to look again
+	Shown int          // how often all pages had been sent what was new
 
 	pages *pages
 }
@@ -39,7 +40,7 @@ func NewTestRoom(tb testing.TB, template *livetemplate.Template) *TestRoom {
 }
 
 // Show brings all pages up to View.
-func (r *TestRoom) Show() { r.pages.show() }
+func (r *TestRoom) Show() { r.pages.show(func() { r.Shown++ }) }
 
 // TestPage is an open page of a room.
 type TestPage struct {

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/livetemplate/livetemplate"
@@ -83,15 +84,57 @@ func (p *pages) remove(v *visit) {
 	delete(p.visits, v)
 }
 
-// show brings all pages up to the newest view of the room.
-func (p *pages) show() {
+// delivery is one change on its way to many pages.
+type delivery struct {
+	pages int          // that it is sent to
+	left  atomic.Int64 // of nearly all of them: those whose sockets have yet to take it
+	done  func()       // called once when there are none
+}
+
+// unknown is more pages than there are, until their number is known.
+const unknown = 1 << 40
+
+func newDelivery(done func()) *delivery {
+	d := &delivery{done: done}
+	d.left.Store(unknown)
+	return d
+}
+
+// next counts one more page, and returns what its socket has to call.
+func (d *delivery) next() func() {
+	if d == nil {
+		return nil
+	}
+	d.pages++
+	return d.sent
+}
+
+func (d *delivery) sent() {
+	if d.left.Add(-1) == 0 {
+		d.done()
+	}
+}
+
+// end says that there are no more pages. One in twenty may hang without being
+// waited for.
+func (d *delivery) end() {
+	if d.left.Add(int64(d.pages-d.pages/20)-unknown) <= 0 {
+		d.done()
+	}
+}
+
+// show brings all pages up to the newest view of the room. shown is called as soon as
+// the sockets of nearly all have taken what is new.
+func (p *pages) show(shown func()) {
+	d := newDelivery(shown)
+	defer d.end()
 	p.mu.Lock()
 	view := p.view
 	for v := range p.visits {
 		view = v.viewer.View()
 		break // all look at the same
 	}
-	p.showLocked(view)
+	p.showLocked(view, d)
 	asleep := p.asleep
 	p.asleep = nil
 	p.mu.Unlock()
@@ -103,7 +146,7 @@ func (p *pages) show() {
 // showLocked brings all pages up to view. It wakes nobody: to do so, livetemplate
 // takes a lock that it holds when a connection ends, while it waits until the last
 // frame of that has been taken by receive.
-func (p *pages) showLocked(view replica.View) {
+func (p *pages) showLocked(view replica.View, d *delivery) {
 	var update []byte
 	var came map[string]bool
 	before := p.view
@@ -122,12 +165,12 @@ func (p *pages) showLocked(view replica.View) {
 		}
 		switch {
 		case update == nil || s.shown != before.Sequence || s.unresolved:
-			p.showAllLocked(v)
+			p.showAllLocked(v, d)
 			continue
 		case came[s.user]:
-			_ = v.send(p.layout.mark(update, s.user))
+			_ = v.send(p.layout.mark(update, s.user), d.next())
 		default:
-			_ = v.send(update)
+			_ = v.send(update, d.next())
 		}
 		s.shown = p.view.Sequence
 		v.viewer.Saw(p.view)
@@ -197,9 +240,9 @@ func (p *pages) wholeLocked(s *sight) (whole, bool) {
 
 // showAllLocked has the page of a visit show all there is to see of the room,
 // whatever it shows now.
-func (p *pages) showAllLocked(v *visit) {
+func (p *pages) showAllLocked(v *visit, d *delivery) {
 	if room, ok := p.wholeLocked(&v.sight); ok {
-		_ = v.send(p.layout.mark(room.frame, v.sight.user))
+		_ = v.send(p.layout.mark(room.frame, v.sight.user), d.next())
 		p.sawLocked(v)
 	}
 }
@@ -220,17 +263,17 @@ func (p *pages) receive(v *visit, text []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if v.sight.open {
-		return v.send(text)
+		return v.send(text, nil)
 	}
 	if view := v.viewer.View(); view.Sequence > p.view.Sequence {
-		p.showLocked(view)
+		p.showLocked(view, nil)
 	}
 	v.sight.open = true
 	if room, ok := p.wholeLocked(&v.sight); ok {
 		text = p.layout.mark(p.layout.splice(text, room.slots), v.sight.user)
 		p.sawLocked(v)
 	}
-	return v.send(text)
+	return v.send(text, nil)
 }
 
 // acted has the page of a visit show, at once, what became of the room by the
@@ -246,9 +289,9 @@ func (p *pages) acted(v *visit, user string, occupancy presence.Occupancy, asOf 
 	case !s.open:
 	case s.ahead(p.view) && !doubted:
 		s.shown = 0 // the view that will come tells the rest
-		_ = v.send(frame{Tree: slots{p.layout.count.at: p.layout.countOf(s.users)}}.encode())
+		_ = v.send(frame{Tree: slots{p.layout.count.at: p.layout.countOf(s.users)}}.encode(), nil)
 	default:
-		p.showAllLocked(v)
+		p.showAllLocked(v, nil)
 	}
 }
 
@@ -265,7 +308,7 @@ func (p *pages) resolved(v *visit, known bool, user string) {
 		return
 	}
 	if s.unresolved = !known; s.open {
-		p.showAllLocked(v)
+		p.showAllLocked(v, nil)
 	}
 }
 

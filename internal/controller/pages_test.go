@@ -45,7 +45,10 @@ func (*browser) Heard() time.Time           { return time.Time{} }
 func (*browser) Ping() error                { return nil }
 func (*browser) Through(func([]byte) error) {}
 
-func (b *browser) Send(text []byte) error {
+func (b *browser) Send(text []byte, sent func()) error {
+	if sent != nil {
+		defer sent()
+	}
 	var frame struct{ Tree page.Tree }
 	if err := json.Unmarshal(text, &frame); err != nil {
 		b.tb.Errorf("%s: %v", text, err)

@@ -81,7 +81,8 @@ type Browser interface {
 	replica.Socket
 
 	// Send sends a frame, which is not modified, without waiting for the browser.
-	Send(frame []byte) error
+	// sent, which may be nil, is called once it is on its way, or never will be.
+	Send(frame []byte, sent func()) error
 
 	// Through has each frame that livetemplate sends given to then instead.
 	Through(then func(frame []byte) error)
@@ -100,19 +101,15 @@ func Attach(r *http.Request, b Browser) {
 func (v *visit) receive(frame []byte) error {
 	v.rendered()
 	if v.pages == nil {
-		return v.send(frame)
+		return v.send(frame, nil)
 	}
 	return v.pages.receive(v, frame)
 }
 
-// send sends a frame to the visit's page, unless it is nil. The error is that the
+// send sends a frame to the visit's page, as Browser.Send does. The error is that the
 // page is gone.
-func (v *visit) send(frame []byte) error {
-	b := v.browser.Load()
-	if b == nil || frame == nil {
-		return nil
-	}
-	return (*b).Send(frame) //nolint:wrapcheck // says what it is about
+func (v *visit) send(frame []byte, sent func()) error {
+	return (*v.browser.Load()).Send(frame, sent) //nolint:wrapcheck // says what it is about
 }
 
 // takeTurn waits until few enough other pages are being rendered; the visitor's own

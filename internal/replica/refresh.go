@@ -15,28 +15,26 @@ const (
 	// retryRead is the wait after a read that failed.
 	retryRead = 250 * time.Millisecond
 
-	// maxFanOut and fanOutShare bound how long a room waits for its viewers to
-	// have shown the last view before it is read again without those who are
-	// behind: a share for each viewer, several times what rendering a page takes,
-	// so that in a small room nobody waits for somebody who hangs.
+	// maxFanOut and fanOutShare bound how long a room waits for nearly all of its
+	// viewers to be shown the last view before it is read again: a share for each
+	// viewer, many times what sending it takes, so that in a small room nobody waits
+	// for somebody who hangs.
 	maxFanOut   = 5 * time.Second
 	fanOutShare = 2 * time.Millisecond
 )
 
 // window returns how long after viewers were told of a room they may be told
 // again, and whether it is known yet. It is the coalescing window, or longer if
-// showing the last view took long: rendering uses at most all processors for
-// that time, so that with twice their number of times it uses half a processor.
-// A room that changes faster than its pages can be rendered so slows down by
-// itself, instead of starving the joins that it is about. The caller holds
-// rooms.mu.
+// showing the last view took long: that uses at most all processors for that time,
+// so that with twice their number of times it uses half a processor. A room that
+// changes faster than its pages can be sent the changes so slows down by itself,
+// instead of starving the joins that it is about. The caller holds rooms.mu.
 func (r *Replica) window(rm *room, now time.Time) (window time.Duration, known bool) {
-	behind, all, took := rm.spread()
-	if 20*behind > all && now.Sub(rm.told) < min(maxFanOut, time.Duration(all)*fanOutShare) {
+	if rm.pending && now.Sub(rm.told) < min(maxFanOut, time.Duration(len(rm.viewers))*fanOutShare) {
 		return r.opts.Coalesce, false
 	}
 	stretch := 2 * runtime.GOMAXPROCS(0)
-	return max(r.opts.Coalesce, min(time.Duration(stretch)*took, maxFanOut)), true
+	return max(r.opts.Coalesce, min(time.Duration(stretch)*rm.took, maxFanOut)), true
 }
 
 // changed takes a message, or the advice to read a room again, from the watch.
@@ -197,15 +195,14 @@ func (r *Replica) putBack(batch []*room) {
 func (r *Replica) remind() {
 	for _, rm := range r.rooms.watched() {
 		r.rooms.mu.Lock()
-		behind, _, _ := rm.spread()
-		remind := behind > 0 && time.Since(rm.told) > r.opts.Coalesce
+		remind := rm.behind() && time.Since(rm.told) > r.opts.Coalesce
 		if remind {
 			rm.told = time.Now()
 		}
 		r.rooms.mu.Unlock()
 		if remind {
 			r.metrics.reminders.Inc()
-			r.opts.Notify(rm.name)
+			r.opts.Notify(rm.name, func() {})
 		}
 	}
 }

@@ -34,8 +34,10 @@ type Options struct {
 	LeaveGrace time.Duration
 
 	// Notify is called when those who look at room have something new to see.
-	// It must not block for long: it holds up the pushes of other rooms.
-	Notify func(room string)
+	// It must not block for long: it holds up the pushes of other rooms. It has
+	// shown called once nearly all of them are being shown it: the longer that
+	// takes, the longer the room waits with what comes next.
+	Notify func(room string, shown func())
 
 	// Regained is called each time Redis is known to answer after it did not,
 	// or to have lost its data; also the first time. It may be nil.
@@ -76,7 +78,7 @@ func New(st *store.Store, opts Options) *Replica {
 		opts.LeaveGrace = store.DefaultLeaveGrace
 	}
 	if opts.Notify == nil {
-		opts.Notify = func(string) {}
+		opts.Notify = func(_ string, shown func()) { shown() }
 	}
 	if opts.Regained == nil {
 		opts.Regained = func(context.Context) {}

@@ -31,8 +31,9 @@ type process struct {
 	kill func()
 
 	viewer *Viewer
-	mu     sync.Mutex // guards:
-	seen   []string   // "users" or "users stale", whenever it changed
+	mu     sync.Mutex    // guards:
+	takes  time.Duration // of take
+	seen   []string      // "users" or "users stale", whenever it changed
 	told   int
 }
 
@@ -41,7 +42,7 @@ func start(t *testing.T, fake *redistest.Fake) *process {
 	t.Helper()
 	p := &process{t: t, link: fake.Link(t)}
 	st := store.New(p.link.Client, store.Options{})
-	p.Replica = New(st, Options{Notify: func(string) { p.look() }})
+	p.Replica = New(st, Options{Notify: p.notify})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = st.Run(ctx) })
@@ -55,9 +56,33 @@ func start(t *testing.T, fake *redistest.Fake) *process {
 	return p
 }
 
+// notify is a crowd, of whom only the viewer is real.
+func (p *process) notify(_ string, shown func()) {
+	p.look()
+	p.mu.Lock()
+	takes := p.takes
+	p.mu.Unlock()
+	switch {
+	case takes == 0:
+		shown()
+	case takes > 0:
+		time.AfterFunc(takes, shown)
+	}
+}
+
+// take sets how long it takes to show something to all; below 0: for ever.
+func (p *process) take(takes time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.takes = takes
+}
+
 // watching has a viewer look at the lobby from now on.
 func (p *process) watching() *process {
-	p.viewer = p.Enter(p.t.Context(), lobby)
+	viewer := p.Enter(p.t.Context(), lobby)
+	p.mu.Lock()
+	p.viewer = viewer
+	p.mu.Unlock()
 	p.look()
 	synctest.Wait()
 	return p
@@ -547,32 +572,19 @@ func TestStormIsPushedOnceAWindow(t *testing.T) {
 func TestRoomThatTakesLongToShowIsPushedLessOften(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
-		// A crowd, the last of whom shows each view 200 ms after it came.
-		const took = 200 * time.Millisecond
 		var crowd []*Viewer
 		for range 400 {
 			crowd = append(crowd, b.Enter(t.Context(), lobby))
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			for seen := int64(0); ctx.Err() == nil; time.Sleep(time.Millisecond) {
-				if view := crowd[0].View(); view.Sequence > seen {
-					seen = view.Sequence
-					time.Sleep(took)
-					for _, v := range crowd {
-						v.Saw(view)
-					}
-				}
-			}
-		})
 		time.Sleep(time.Second)
+		const takes = 200 * time.Millisecond
+		b.take(takes)
 		before, began := b.pushes(), time.Now()
 		for i := range 400 {
 			a.join(fmt.Sprint("user", i))
 			time.Sleep(10 * time.Millisecond)
 		}
-		window := min(took*time.Duration(2*runtime.GOMAXPROCS(0)), maxFanOut)
+		window := min(takes*time.Duration(2*runtime.GOMAXPROCS(0)), maxFanOut)
 		if n, most := b.pushes()-before, int(time.Since(began)/window)+2; n > most || n == 0 {
 			t.Errorf("%d pushes, want at most %d", n, most)
 		}
@@ -580,24 +592,36 @@ func TestRoomThatTakesLongToShowIsPushedLessOften(t *testing.T) {
 		if last := b.last(); last != "400" {
 			t.Errorf("in the end %s users", last)
 		}
-		cancel()
-		wg.Wait()
 		for _, v := range crowd {
 			v.Exit()
 		}
 	})
 }
 
-func TestSomebodyWhoHangsHoldsUpNobody(t *testing.T) {
+func TestThoseWhoHangHoldUpNobody(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
-		hangs := b.Enter(t.Context(), lobby) // and never shows anything
+		b.take(-1)
 		time.Sleep(time.Second)
 		a.enter("Ann")
 		a.enter("Ben")
 		time.Sleep(DefaultCoalesce)
 		b.saw("0", "1", "2")
-		hangs.Exit()
+	})
+}
+
+func TestNewcomersHoldUpNobody(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		a.enter("Ann")
+		time.Sleep(1200 * time.Millisecond)
+		slow, newcomer := b.Enter(t.Context(), lobby), b.Enter(t.Context(), lobby)
+		newcomer.Saw(newcomer.View()) // long after the others
+		a.enter("Ben")
+		synctest.Wait()
+		b.saw("0", "1", "2")
+		slow.Exit()
+		newcomer.Exit()
 	})
 }
 
@@ -627,7 +651,9 @@ func TestNobodyLooksNobodyReads(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
 		b.viewer.Exit()
+		b.mu.Lock()
 		b.viewer = nil
+		b.mu.Unlock()
 		time.Sleep(10 * time.Second)
 		if n := fake.PubSubNumSub("presence:{lobby}")["presence:{lobby}"]; n != 0 {
 			t.Fatalf("%d subscribers", n)

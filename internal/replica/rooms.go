@@ -33,9 +33,11 @@ type room struct {
 
 	dirty bool      // has to be read
 	retry time.Time // but not before, since reading it failed
-	told  time.Time // when viewers were last told
 
-	sawLast atomic.Int64 // when the last viewer began to show the newest view, Unix ns
+	told    time.Time     // when viewers were last told
+	telling int           // how often they were, until then
+	took    time.Duration // from telling them to nearly all being shown it, lately
+	pending bool          // that is not so yet
 }
 
 // rooms are all of them.
@@ -68,25 +70,36 @@ type Viewer struct {
 // View returns what there is to see now.
 func (v *Viewer) View() View { return *v.room.view.Load() }
 
-// Saw says that view is being shown. Whoever has not said so of the newest view
-// is notified again from time to time.
-func (v *Viewer) Saw(view View) {
-	if v.seen.Swap(view.Sequence) < view.Sequence {
-		v.room.sawLast.Store(time.Now().UnixNano())
-	}
-}
+// Saw says that view is being shown. As long as somebody has not said so of the
+// newest view, Notify is called again from time to time.
+func (v *Viewer) Saw(view View) { v.seen.Store(view.Sequence) }
 
-// spread returns how many viewers have not shown the newest view yet, of how
-// many, and how long after they were told the last one did. The caller holds
+// behind reports whether a viewer has not shown the newest view yet. The caller holds
 // rooms.mu.
-func (rm *room) spread() (behind, all int, took time.Duration) {
+func (rm *room) behind() bool {
 	newest := rm.view.Load().Sequence
 	for v := range rm.viewers {
 		if v.seen.Load() < newest {
-			behind++
+			return true
 		}
 	}
-	return behind, len(rm.viewers), time.Unix(0, rm.sawLast.Load()).Sub(rm.told)
+	return false
+}
+
+// tell tells viewers of rm that there is something new to see.
+func (r *Replica) tell(rm *room) {
+	r.rooms.mu.Lock()
+	now := time.Now()
+	rm.told, rm.pending = now, true
+	rm.telling++
+	telling := rm.telling
+	r.rooms.mu.Unlock()
+	r.opts.Notify(rm.name, func() {
+		r.rooms.mu.Lock()
+		defer r.rooms.mu.Unlock()
+		rm.took = time.Since(now)
+		rm.pending = rm.telling != telling
+	})
 }
 
 // Enter begins to look at a room. It waits for the room to be read if nobody
@@ -169,13 +182,10 @@ func (r *Replica) show(rm *room, view View, tell bool) {
 	r.rooms.mu.Lock()
 	view.Sequence = rm.view.Load().Sequence + 1
 	rm.view.Store(&view)
-	if tell {
-		rm.told = time.Now()
-	}
 	r.rooms.mu.Unlock()
 	if tell {
 		r.metrics.pushes.Inc()
-		r.opts.Notify(rm.name)
+		r.tell(rm)
 	}
 }
 

@@ -69,6 +69,14 @@ type outgoing struct {
 	kind int // a message type of RFC 6455, section 11.8
 	data []byte
 	once once
+	sent func() // of Send; may be nil
+}
+
+// settled is called with each frame once it has been written, or never will be.
+func (f outgoing) settled() {
+	if f.sent != nil {
+		f.sent()
+	}
 }
 
 // once names frames of which a second says no more while the first is still
@@ -100,7 +108,7 @@ func newConn(u *Upgrader, ws *websocket.Conn, ip string) *Conn {
 	})
 	ws.SetPingHandler(func(payload string) error {
 		c.hear()
-		c.answerPing(outgoing{websocket.PongMessage, []byte(payload), 0})
+		c.answerPing(outgoing{kind: websocket.PongMessage, data: []byte(payload)})
 		return nil
 	})
 	ws.SetCloseHandler(c.echoClose)
@@ -177,7 +185,7 @@ func (c *Conn) readText(r io.Reader) ([]byte, error) {
 // it, or nil.
 func (c *Conn) accept(in incoming) []byte {
 	if in.ping {
-		c.answerPing(outgoing{websocket.TextMessage, pong, oncePong})
+		c.answerPing(outgoing{kind: websocket.TextMessage, data: pong, once: oncePong})
 		return nil
 	}
 	if !c.messages.Allow() {
@@ -186,7 +194,7 @@ func (c *Conn) accept(in incoming) []byte {
 		case !c.excess.Allow():
 			_ = c.CloseWith(websocket.ClosePolicyViolation, "too many messages")
 		case in.action != nil:
-			_ = c.enqueue(outgoing{websocket.TextMessage, in.action.limited, onceLimited})
+			_ = c.enqueue(outgoing{kind: websocket.TextMessage, data: in.action.limited, once: onceLimited})
 		}
 		return nil
 	}
@@ -256,10 +264,11 @@ func (c *Conn) readFailed(err error) error {
 func (c *Conn) Through(then func(frame []byte) error) { c.through.Store(&then) }
 
 // Send queues a text frame and returns without waiting for the peer. The frame is
-// not modified, and must not be by the caller; it may be sent to others, too. The
+// not modified, and must not be by the caller; it may be sent to others, too. If sent
+// is not nil, it is called once the frame has been written, or never will be. The
 // error is that of [Conn.WriteMessage].
-func (c *Conn) Send(frame []byte) error {
-	return c.enqueue(outgoing{websocket.TextMessage, frame, 0})
+func (c *Conn) Send(frame []byte, sent func()) error {
+	return c.enqueue(outgoing{kind: websocket.TextMessage, data: frame, sent: sent})
 }
 
 // WriteMessage queues a frame from livetemplate and returns without waiting for
@@ -290,13 +299,13 @@ func (c *Conn) WriteMessage(messageType int, data []byte) error {
 			return (*then)(data)
 		}
 	}
-	return c.enqueue(outgoing{messageType, data, 0})
+	return c.enqueue(outgoing{kind: messageType, data: data})
 }
 
 // Ping sends a ping, after what is queued already; the pong shows in
 // [Conn.Heard]. Pings do not pile up: while one is queued, this does nothing.
 // The error wraps net.ErrClosed if the socket is closed.
-func (c *Conn) Ping() error { return c.enqueue(outgoing{websocket.PingMessage, nil, oncePing}) }
+func (c *Conn) Ping() error { return c.enqueue(outgoing{kind: websocket.PingMessage, once: oncePing}) }
 
 // CloseWith closes the connection with a close code (RFC 6455, section 7.4) and
 // a reason for the peer, of which the first 123 bytes are sent. It returns at
@@ -321,7 +330,7 @@ func (c *Conn) CloseWith(code int, reason string) error {
 	if code != websocket.CloseNoStatusReceived { // which must not be sent
 		payload = livetemplate.WSFormatCloseMessage(code, reason)
 	}
-	c.enqueueLocked(outgoing{websocket.CloseMessage, payload, 0})
+	c.enqueueLocked(outgoing{kind: websocket.CloseMessage, data: payload})
 	return nil
 }
 
@@ -363,11 +372,15 @@ func (c *Conn) end(reason string, reset bool) {
 		c.reason = reason
 	}
 	reason = c.reason
+	queue := c.queue
 	c.queue, c.queued = nil, 0
 	if c.deadline != nil {
 		c.deadline.Stop()
 	}
 	c.mu.Unlock()
+	for _, f := range queue {
+		f.settled()
+	}
 
 	conn := c.ws.NetConn()
 	if reset {
@@ -396,12 +409,15 @@ func (c *Conn) enqueue(f outgoing) error {
 	switch {
 	case c.ended:
 		c.mu.Unlock()
+		f.settled()
 		return fmt.Errorf("write: %w", net.ErrClosed)
 	case c.closing, c.onceQueued&f.once != 0:
 		c.mu.Unlock()
+		f.settled()
 		return nil
 	case f.once == 0 && c.fullLocked(len(f.data)):
 		c.mu.Unlock()
+		f.settled()
 		c.drop(reasonSlow)
 		return fmt.Errorf("write: peer is too slow: %w", net.ErrClosed)
 	}
@@ -448,7 +464,9 @@ func (c *Conn) writeQueue() {
 		c.onceQueued &^= f.once
 		c.mu.Unlock()
 
-		if err := c.write(f); err != nil {
+		err := c.write(f)
+		f.settled()
+		if err != nil {
 			c.writeFailed(err)
 		}
 	}
