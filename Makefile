@@ -108,8 +108,8 @@ fuzz: ## run each fuzz target for 20 s (FUZZTIME=5m for longer)
 	done
 
 .PHONY: bench
-bench: assets ## benchmarks (those of the store need redis-server)
-	go test -run='^$$' -bench=. ./internal/store ./internal/controller
+bench: assets ## benchmarks that compare (most need redis-server)
+	go test -run='^$$' -bench=. ./internal/store ./internal/controller ./test/bench
 
 .PHONY: clean
 clean: ## remove what was built or installed here

@@ -7,7 +7,7 @@
 //   - redis.go: Redis by Sentinel, in a Cluster, behind an ACL; failovers
 //   - haproxy.go: the balancer, with the configuration that is shipped
 //   - proxy.go: a network between two ends, that can go silent or break
-//   - observe.go: watching for a while
+//   - observe.go, usage.go: watching for a while; what a server takes
 //
 // Nothing here knows the server's code: what a Visitor reports is what a person
 // would have read on the screen. Everything listens on the loopback interface

@@ -1,7 +1,6 @@
 package system
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"net/http"
@@ -110,7 +109,7 @@ func TestThunderingReconnect(t *testing.T) {
 	for i := range rooms {
 		watchers = append(watchers, harness.Open(t, roomOf(i), r[1].URL))
 	}
-	idle := measure(t, r[1])
+	idle := harness.Measure(t, r[1].AdminURL)
 	everybody := harness.OpenMany(t, people, func(i int) (harness.Options, []string) {
 		return roomOf(i), []string{r[0].URL, r[1].URL}
 	})
@@ -139,7 +138,7 @@ func TestThunderingReconnect(t *testing.T) {
 	}
 	took := time.Since(from)
 	within(t, took, calm.ttl-calm.heartbeat, "the return of all")
-	busy := measure(t, r[1])
+	busy := harness.Measure(t, r[1].AdminURL)
 	harness.Observe(t, calm.heartbeat, "members who were not taken over would be missed")
 	allSee(t, 5*time.Second, people/rooms, append(watchers, everybody...)...)
 	neverBelow(t, from, people/rooms, append(watchers, everybody...)...)
@@ -161,13 +160,13 @@ func TestThunderingReconnect(t *testing.T) {
 	// What the collector has freed it gives back to the system only in the course
 	// of minutes: the heap tells what is still in use.
 	redistest.Eventually(t, 20*time.Second, "goroutines and memory return", func() bool {
-		now := measure(t, r[1])
-		return now.goroutines <= idle.goroutines+50 && now.heap <= idle.heap+16<<20
+		now := harness.Measure(t, r[1].AdminURL)
+		return now.Goroutines <= idle.Goroutines+50 && now.Heap <= idle.Heap+16<<20
 	})
-	now := measure(t, r[1])
+	now := harness.Measure(t, r[1].AdminURL)
 	t.Logf("all back in %v, %d not joined for a moment; goroutines %.0f, %.0f, %.0f; heap %.1f, %.1f, %.1f MB; resident %.0f, %.0f, %.0f MB (idle, busy, after)",
-		took.Round(time.Millisecond), loggedOut, idle.goroutines, busy.goroutines, now.goroutines,
-		idle.heap/1e6, busy.heap/1e6, now.heap/1e6, idle.resident/1e6, busy.resident/1e6, now.resident/1e6)
+		took.Round(time.Millisecond), loggedOut, idle.Goroutines, busy.Goroutines, now.Goroutines,
+		idle.Heap/1e6, busy.Heap/1e6, now.Heap/1e6, idle.Resident/1e6, busy.Resident/1e6, now.Resident/1e6)
 }
 
 // crowd is n, or a quarter of that on a machine so busy with other things that a
@@ -185,24 +184,4 @@ func crowd(t *testing.T, n int) int {
 	}
 	t.Logf("the load of this machine is %v already: %d people instead of %d", load, n/4, n)
 	return n / 4
-}
-
-// usage is what a replica takes.
-type usage struct{ goroutines, heap, resident float64 }
-
-// measure asks a replica after a garbage collection.
-func measure(t *testing.T, r *harness.Replica) usage {
-	t.Helper()
-	_ = status(t, r.AdminURL+"/debug/pprof/heap?gc=1")
-	resp, err := http.Get(r.AdminURL + "/metrics") //nolint:noctx // of a process of this test
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	values := map[string]float64{}
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		name, value, _ := strings.Cut(lines.Text(), " ")
-		values[name], _ = strconv.ParseFloat(value, 64)
-	}
-	return usage{values["go_goroutines"], values["go_memstats_heap_alloc_bytes"], values["process_resident_memory_bytes"]}
 }
