@@ -15,6 +15,9 @@ const (
 
 	// pushesBack is how soon after that everybody sees it.
 	pushesBack = 3 * time.Second
+
+	// atOnceAgain is how soon everybody sees a change some seconds later.
+	atOnceAgain = time.Second + slack
 )
 
 // patient is a pace at which a failover of some seconds is well within a TTL.
@@ -52,10 +55,20 @@ func (h *household) survives(t *testing.T, what, room string, fault func()) {
 	neverBelow(t, from, len(h.members), h.all...)
 	neverAbove(t, from, len(h.members)+1, h.all...)
 	neverLoggedOut(t, from, h.members...)
+	// Rooms are read every few seconds whatever is heard of them. That changes are
+	// heard again shows when one after the other is seen at once.
+	for range 3 {
+		if err := ann.Leave(); err != nil {
+			t.Fatalf("leave: %v", err)
+		}
+		h.exact(t, atOnceAgain)
+		ann.MustJoin("Ann " + what)
+		allSee(t, atOnceAgain, len(h.members)+1, h.all...)
+	}
 	if err := ann.Leave(); err != nil {
 		t.Fatalf("leave: %v", err)
 	}
-	h.exact(t, pushesBack)
+	h.exact(t, atOnceAgain)
 	ann.Close()
 }
 
