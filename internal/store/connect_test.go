@@ -4,7 +4,9 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"presence/internal/presence"
@@ -113,5 +115,31 @@ func TestOpenOverTLS(t *testing.T) {
 		if _, _, err := open(url).Snapshots(t.Context(), "r"); !errors.Is(err, presence.ErrUnavailable) {
 			t.Errorf("%s: %v, want %v", name, err, presence.ErrUnavailable)
 		}
+	}
+}
+
+// However many calls have failed in an outage, the first after it succeeds.
+func TestOutageEndsWithTheFirstAnswer(t *testing.T) {
+	server := redistest.Start(t)
+	e, err := ParseURL(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rdb := e.Open("test")
+	defer func() { _ = rdb.Close() }()
+	s := New(rdb, Options{})
+	server.Kill()
+	var calls sync.WaitGroup
+	for range 30 * runtime.GOMAXPROCS(0) { // more than the pool has places
+		calls.Go(func() {
+			if _, _, err := s.Snapshots(t.Context(), "r"); !errors.Is(err, presence.ErrUnavailable) {
+				t.Errorf("without Redis: %v, want %v", err, presence.ErrUnavailable)
+			}
+		})
+	}
+	calls.Wait()
+	server.Restart()
+	if _, _, err := s.Snapshots(t.Context(), "r"); err != nil {
+		t.Errorf("Redis is back: %v", err)
 	}
 }
