@@ -35,8 +35,6 @@ const (
 
 // Flash keys that the page shows, and keeps showing until they are cleared.
 const (
-	flashPrefix = "_flash:" // of livetemplate, which keeps flashes with other messages
-
 	flashName   = "nameerr" // what is wrong with the name
 	flashNotice = "notice"  // what else went wrong
 	flashTyped  = "typed"   // the name that was refused
@@ -214,13 +212,13 @@ func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) Pres
 		// Redis is slow, as when the pages of a whole replica come at once.
 		member, err = c.replica.Resume(ctx, v.room, v.connection, v.generation, v)
 	}
-	if v.unresolved = err != nil; v.unresolved {
+	if err != nil {
 		c.log.InfoContext(ctx, "connection not resumed yet", "room", v.room, "err", err)
 	} else if member != nil {
 		v.member = member
 		s = s.as(member.User())
 	}
-	v.pages.resolved(v, !v.unresolved, s.UserID)
+	v.pages.resolved(v, err == nil, s.UserID)
 	return s
 }
 
@@ -272,7 +270,6 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	clearFlashes(ctx)
 	s = s.as(conn.User)
 	if v.socket {
-		v.unresolved = false
 		v.pages.acted(v, s.UserID, occupancy, began)
 		return s, nil
 	}
@@ -311,7 +308,6 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	}
 	s.Joined, s.Username, s.UserID = false, "", ""
 	if v.socket {
-		v.unresolved = false
 		v.pages.acted(v, "", occupancy, began)
 		return s, nil
 	}
@@ -344,7 +340,7 @@ func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context)
 	if !ok || v.viewer == nil {
 		return s, nil
 	}
-	if v.unresolved {
+	if v.pages.unresolved(v) {
 		wait, cancel := context.WithTimeout(ctx, actionTimeout)
 		s = c.resume(wait, v, s)
 		cancel()

@@ -36,6 +36,9 @@ type slot struct {
 	value []byte
 }
 
+// flashPrefix begins the key of a flash among the messages of livetemplate.
+const flashPrefix = "_flash:"
+
 // sample is a number of users that nothing else on a page looks like.
 const sample = 4_711_081_547
 
@@ -136,11 +139,20 @@ func (l *layout) learnRow(other, own slots, id string) error {
 	return nil
 }
 
-// whole renders s and returns all its slots, complete.
-func (l *layout) whole(s PresenceState) (slots, error) {
+// blank returns a page that has shown nothing yet.
+func (l *layout) blank() (*livetemplate.Template, error) {
 	page, err := l.page.Clone()
 	if err != nil {
 		return nil, fmt.Errorf("clone the page: %w", err)
+	}
+	return page, nil
+}
+
+// whole renders s and returns all its slots, complete.
+func (l *layout) whole(s PresenceState) (slots, error) {
+	page, err := l.blank()
+	if err != nil {
+		return nil, err
 	}
 	return render(page, s, nil)
 }
@@ -148,9 +160,9 @@ func (l *layout) whole(s PresenceState) (slots, error) {
 // changes renders a page that shows one state and then another, and returns what
 // has changed.
 func (l *layout) changes(from, to PresenceState, messages map[string]string) (slots, error) {
-	page, err := l.page.Clone()
+	page, err := l.blank()
 	if err != nil {
-		return nil, fmt.Errorf("clone the page: %w", err)
+		return nil, err
 	}
 	if _, err := render(page, from, nil); err != nil {
 		return nil, err

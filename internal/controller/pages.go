@@ -24,7 +24,9 @@ type pages struct {
 	log    *slog.Logger
 	wake   func(*visit) // has livetemplate render what is the visitor's own again
 
-	n int // visits; guarded by Controller.mu
+	// n is the number of visits, for Controller.mu to guard: who enters or leaves
+	// another room does not wait until this one has been shown.
+	n int
 
 	mu     sync.Mutex // guards what follows, and the sight of each visit:
 	visits map[*visit]bool
@@ -180,11 +182,7 @@ func (p *pages) showLocked(view replica.View, d *delivery) {
 // renderLocked returns the frame by which pages that show p.view come to show view;
 // nil if there are none, or they need it whole.
 func (p *pages) renderLocked(view replica.View) []byte {
-	shown := false
-	for v := range p.visits {
-		shown = shown || v.sight.open && v.sight.shown == p.view.Sequence
-	}
-	if !shown {
+	if !p.anyShowsLocked(p.view) {
 		p.last = nil
 		return nil
 	}
@@ -197,11 +195,22 @@ func (p *pages) renderLocked(view replica.View) []byte {
 	return frame{Tree: changed}.encode()
 }
 
+// anyShowsLocked reports whether some page shows exactly view.
+func (p *pages) anyShowsLocked(view replica.View) bool {
+	for v := range p.visits {
+		if v.sight.open && v.sight.shown == view.Sequence {
+			return true
+		}
+	}
+	return false
+}
+
+// changesLocked renders what view has that p.view has not.
 func (p *pages) changesLocked(view replica.View) (slots, error) {
 	if p.last == nil {
-		page, err := p.layout.page.Clone()
+		page, err := p.layout.blank()
 		if err != nil {
-			return nil, err //nolint:wrapcheck // says what it is about
+			return nil, err
 		}
 		if _, err := render(page, PresenceState{}.shows(p.view), nil); err != nil {
 			return nil, err
@@ -310,6 +319,13 @@ func (p *pages) resolved(v *visit, known bool, user string) {
 	if s.unresolved = !known; s.open {
 		p.showAllLocked(v, nil)
 	}
+}
+
+// unresolved reports whether it is not known yet if the tab of a visit is in the room.
+func (p *pages) unresolved(v *visit) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return v.sight.unresolved
 }
 
 // noticed notes that the page of a visit has a notice of an outage.

@@ -17,16 +17,16 @@ import (
 	"presence/internal/replica"
 	"presence/templates"
 	"presence/test/page"
+	"presence/web"
 )
-
-type assets struct{}
-
-func (assets) URL(name string) string  { return "/assets/" + name }
-func (assets) Integrity(string) string { return "" }
 
 func template(tb testing.TB) *livetemplate.Template {
 	tb.Helper()
-	t, err := livetemplate.New("presence", templates.Options(assets{})...)
+	assets, err := web.Load()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	t, err := livetemplate.New("presence", templates.Options(assets)...)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -291,5 +291,51 @@ func TestPagesThatWaitForRedisAreWoken(t *testing.T) {
 		for _, v := range []*visitor{unknown, noticed, other} {
 			v.wants(t, tmpl, room.View, c.what)
 		}
+	}
+}
+
+// deaf is a browser whose socket takes nothing until it is told to.
+type deaf struct {
+	browser
+
+	held []func()
+}
+
+func (d *deaf) Send(text []byte, sent func()) error {
+	if sent != nil {
+		d.held = append(d.held, sent)
+	}
+	return d.browser.Send(text, nil)
+}
+
+// A change is shown when the sockets of nearly all pages have taken it: of forty, two
+// may hang. It is shown once, also where nobody looks on.
+func TestShownIsWhenNearlyAllHaveIt(t *testing.T) {
+	tmpl := template(t)
+	room := controller.NewTestRoom(t, tmpl)
+	room.Show()
+	if room.Shown != 1 {
+		t.Errorf("an empty room was shown %d times", room.Shown)
+	}
+	room.Shown = 0
+	all := make([]*deaf, 40)
+	for i := range all {
+		all[i] = &deaf{browser: browser{tb: t}}
+		if err := room.Open(all[i]).Rendered([]byte(`{"tree":{},"meta":{}}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	room.View = replica.View{AsOf: time.Now(), Sequence: room.View.Sequence + 1}
+	room.Show()
+	for i, d := range all {
+		if want := min(1, i/38); room.Shown != want {
+			t.Fatalf("%d of %d sockets have it, and it was shown %d times, want %d", i, len(all), room.Shown, want)
+		}
+		for _, sent := range d.held {
+			sent()
+		}
+	}
+	if room.Shown != 1 {
+		t.Errorf("shown %d times", room.Shown)
 	}
 }

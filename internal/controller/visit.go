@@ -37,9 +37,8 @@ type visit struct {
 
 	// Owned by the visit's actions, which run one after another, and by
 	// Handler when they have ended.
-	viewer     viewer
-	member     *replica.Member
-	unresolved bool // Redis could not tell yet whether this tab is in the room
+	viewer viewer
+	member *replica.Member
 
 	pages *pages // set with viewer
 	sight sight  // guarded by pages.mu
@@ -113,9 +112,9 @@ func (v *visit) send(frame []byte, sent func()) error {
 }
 
 // takeTurn waits until few enough other pages are being rendered; the visitor's own
-// is rendered next. That takes some of a processor: thousands of pages that arrive
-// or join at once, all at work at the same time, would leave the answers of Redis,
-// which the rest of them wait for, unread for seconds.
+// is rendered next. Thousands of pages that arrive or join at once, all at work at the
+// same time, would leave the answers of Redis, which the rest of them wait for, unread
+// for seconds.
 func (c *Controller) takeTurn(ctx context.Context, v *visit) {
 	if v.browser.Load() == nil {
 		return

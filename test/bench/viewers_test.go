@@ -21,6 +21,7 @@ import (
 	"presence/internal/redistest"
 	"presence/templates"
 	"presence/test/harness"
+	"presence/web"
 )
 
 // plainEnv makes this test binary the plain server, at the address that is its
@@ -84,13 +85,12 @@ func (p *plain) PresenceChanged(s controller.PresenceState, _ *livetemplate.Cont
 	return p.shows(s), nil
 }
 
-type assets struct{}
-
-func (assets) URL(name string) string  { return "/assets/" + name }
-func (assets) Integrity(string) string { return "" }
-
 func servePlain(addr string) error {
-	page, err := livetemplate.New("presence", append(templates.Options(assets{}),
+	assets, err := web.Load()
+	if err != nil {
+		return err
+	}
+	page, err := livetemplate.New("presence", append(templates.Options(assets),
 		livetemplate.WithOpenTopics(), livetemplate.WithMessageRateLimit(0, 0))...)
 	if err != nil {
 		return err
