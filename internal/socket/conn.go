@@ -18,6 +18,8 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/livetemplate/livetemplate"
 	"golang.org/x/time/rate"
+
+	"presence/internal/wire"
 )
 
 const (
@@ -178,14 +180,14 @@ func (c *Conn) readText(r io.Reader) ([]byte, error) {
 		c.reject(rejectUTF8)
 		return nil, c.CloseWith(websocket.CloseInvalidFramePayloadData, "invalid UTF-8")
 	}
-	return c.accept(c.u.filter.read(buf.Bytes())), nil
+	return c.accept(c.u.filter.Read(buf.Bytes())), nil
 }
 
 // accept applies the limits to a message and returns what is to be passed on of
 // it, or nil.
-func (c *Conn) accept(in incoming) []byte {
-	if in.ping {
-		c.answerPing(outgoing{kind: websocket.TextMessage, data: pong, once: oncePong})
+func (c *Conn) accept(in wire.Incoming) []byte {
+	if in.Ping {
+		c.answerPing(outgoing{kind: websocket.TextMessage, data: []byte(wire.Pong), once: oncePong})
 		return nil
 	}
 	if !c.messages.Allow() {
@@ -193,16 +195,16 @@ func (c *Conn) accept(in incoming) []byte {
 		switch {
 		case !c.excess.Allow():
 			_ = c.CloseWith(websocket.ClosePolicyViolation, "too many messages")
-		case in.action != nil:
-			_ = c.enqueue(outgoing{kind: websocket.TextMessage, data: in.action.limited, once: onceLimited})
+		case in.Action != nil:
+			_ = c.enqueue(outgoing{kind: websocket.TextMessage, data: in.Action.Limited, once: onceLimited})
 		}
 		return nil
 	}
-	if in.reject != "" {
-		c.reject(in.reject)
+	if in.Reject != "" {
+		c.reject(in.Reject)
 		return nil
 	}
-	return in.frame
+	return in.Frame
 }
 
 // answerPing answers a ping, or closes if there were too many.
@@ -290,7 +292,7 @@ func (c *Conn) WriteMessage(messageType int, data []byte) error {
 		}
 		return c.CloseWith(code, text)
 	case websocket.TextMessage:
-		cured, ok := cure(data)
+		cured, ok := wire.Cure(data)
 		if !ok {
 			return nil
 		}

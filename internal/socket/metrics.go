@@ -4,6 +4,8 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"presence/internal/wire"
 )
 
 // Why a connection ended: doc.go says what each means.
@@ -25,8 +27,8 @@ const (
 	rejectTooBig    = "too_big"
 	rejectBinary    = "binary"
 	rejectUTF8      = "utf8"
-	rejectMalformed = "malformed" // not one JSON object of the known shape
-	rejectAction    = "action"    // well-formed, but the action is not allowed
+	rejectMalformed = wire.RejectMalformed
+	rejectAction    = wire.RejectAction
 	rejectRate      = "rate"
 	rejectPing      = "ping" // more pings than anybody needs
 )

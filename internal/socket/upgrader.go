@@ -14,6 +14,8 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/livetemplate/livetemplate"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"presence/internal/wire"
 )
 
 // Defaults of [Options].
@@ -123,7 +125,7 @@ type Options struct {
 type Upgrader struct {
 	opts    Options
 	ws      websocket.Upgrader
-	filter  filter
+	filter  wire.Filter
 	metrics metrics
 	grace   time.Duration // closeGrace, shorter in tests
 	buffers sync.Pool     // of *bytes.Buffer, for messages while they are read
@@ -168,7 +170,7 @@ func New(opts Options) *Upgrader {
 			WriteBufferPool: &sync.Pool{},
 			CheckOrigin:     opts.CheckOrigin,
 		},
-		filter:  newFilter(opts.Actions),
+		filter:  wire.NewFilter(opts.Actions),
 		grace:   closeGrace,
 		drained: make(chan struct{}),
 		conns:   make(map[*Conn]struct{}),
