@@ -26,6 +26,9 @@ const (
 	// stopTimeout bounds how long it may take to end when asked to: longer than
 	// -shutdown-timeout by default.
 	stopTimeout = 60 * time.Second
+
+	// loggedLines is how much of its log is shown when a test has failed.
+	loggedLines = 300
 )
 
 // Binary returns the path of the server, which is built once per test process.
@@ -140,7 +143,7 @@ func newReplica(t testing.TB, args []string) *Replica {
 	t.Cleanup(func() {
 		r.Kill()
 		if t.Failed() {
-			t.Logf("log of the replica at %s:\n%s", r.Addr, r.Logs())
+			t.Logf("end of the log of the replica at %s:\n%s", r.Addr, r.LastLogs(loggedLines))
 		}
 	})
 	return r
@@ -201,7 +204,7 @@ func (r *Replica) Kill() {
 func (r *Replica) Stop() (code int, took time.Duration) {
 	r.t.Helper()
 	begin := time.Now()
-	_ = r.cmd.Process.Signal(syscall.SIGTERM)
+	r.Terminate()
 	limit := time.NewTimer(stopTimeout)
 	defer limit.Stop()
 	select {
@@ -213,6 +216,15 @@ func (r *Replica) Stop() (code int, took time.Duration) {
 	return r.cmd.ProcessState.ExitCode(), time.Since(begin)
 }
 
+// Terminate asks the process to end, and returns at once.
+func (r *Replica) Terminate() { _ = r.cmd.Process.Signal(syscall.SIGTERM) }
+
+// Ended is closed when the process has ended.
+func (r *Replica) Ended() <-chan struct{} { return r.ended }
+
+// ExitCode is that of the process, which must have ended; -1 if it was killed.
+func (r *Replica) ExitCode() int { return r.cmd.ProcessState.ExitCode() }
+
 // Pause stops the process as a frozen machine is stopped, until Continue.
 func (r *Replica) Pause() { _ = r.cmd.Process.Signal(syscall.SIGSTOP) }
 
@@ -223,13 +235,19 @@ func (r *Replica) Continue() { _ = r.cmd.Process.Signal(syscall.SIGCONT) }
 // and returns when it is ready. The process must have ended.
 func (r *Replica) Restart() {
 	r.t.Helper()
+	r.Relaunch()
+	r.await("readyz")
+}
+
+// Relaunch is Restart, but does not wait until the replica answers.
+func (r *Replica) Relaunch() {
+	r.t.Helper()
 	select {
 	case <-r.ended:
 	default:
 		r.t.Fatal("restart of a replica that runs")
 	}
 	r.launch()
-	r.await("readyz")
 }
 
 // Logs returns what all processes of the replica have written so far.
@@ -239,4 +257,10 @@ func (r *Replica) Logs() string {
 		return err.Error()
 	}
 	return string(text)
+}
+
+// LastLogs returns the last n lines of Logs.
+func (r *Replica) LastLogs(n int) string {
+	lines := slices.Collect(strings.Lines(r.Logs()))
+	return strings.Join(lines[max(0, len(lines)-n):], "")
 }

@@ -65,6 +65,10 @@ type Sight struct {
 
 	// Replica is who served the page.
 	Replica string
+
+	// Names are those of the roster in their order, a line each, for visitors
+	// with Options.Names.
+	Names string
 }
 
 // same reports whether a person would see no difference between two sights.
@@ -155,6 +159,8 @@ type Visitor struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when nothing of the visitor runs any more
 
+	loaded bool // the page is there; owned by open and run, one after the other
+
 	mu       sync.Mutex // guards:
 	bases    []string   // where to connect, the first being in use
 	conn     *websocket.Conn
@@ -163,11 +169,12 @@ type Visitor struct {
 	history  []Sight
 	endings  []Ending
 	frames   int
-	remember string // the name to join under again
-	rejoined bool   // whether this connection has asked to join by itself
-	leaving  bool   // Leave was pressed and not answered: what is shown is to be over
-	answers  chan answer
-	unheard  time.Time // when the ping was sent that was not answered yet
+	remember string      // the name to join under again
+	rejoined bool        // whether this connection has asked to join by itself
+	leaving  bool        // Leave was pressed and not answered: what is shown is to be over
+	asked    []string    // the actions of act that were not answered yet
+	answers  chan answer // of act; nil while nobody waits
+	unheard  time.Time   // when the ping was sent that was not answered yet
 	waiting  []*waiter
 	problem  error
 
@@ -222,9 +229,13 @@ func Open(t testing.TB, opts Options, bases ...string) *Visitor {
 func Visit(t testing.TB, opts Options, bases ...string) *Visitor {
 	t.Helper()
 	v := newVisitor(t, opts, bases)
+	v.visit()
+	return v
+}
+
+func (v *Visitor) visit() {
 	v.cleanUp()
 	go v.run(nil, make(chan error, 1))
-	return v
 }
 
 // OpenMany opens n pages, some at a time; of gives each its options and base
@@ -334,10 +345,13 @@ func (v *Visitor) cleanUp() {
 	})
 }
 
-// arrive loads the page and opens a socket.
+// arrive loads the page, if it was not yet, and opens a socket.
 func (v *Visitor) arrive() (*websocket.Conn, error) {
-	if err := v.load(http.MethodGet, nil); err != nil {
-		return nil, err
+	if !v.loaded {
+		if err := v.load(http.MethodGet, nil); err != nil {
+			return nil, err
+		}
+		v.loaded = true
 	}
 	return v.connect()
 }
@@ -347,12 +361,26 @@ func (v *Visitor) arrive() (*websocket.Conn, error) {
 // is no more.
 func (v *Visitor) Reload() *Visitor {
 	v.t.Helper()
-	v.Close()
-	next := newVisitor(v.t, v.opts, v.bases)
-	next.remember = v.remember // sessionStorage survives
+	next := v.successor()
 	if err := next.open(); err != nil {
 		v.t.Fatalf("reload: %v", err)
 	}
+	return next
+}
+
+// Revisit is Reload for a page that may not become live, or not yet: as with
+// [Visit] it goes on trying in the background.
+func (v *Visitor) Revisit() *Visitor {
+	next := v.successor()
+	next.visit()
+	return next
+}
+
+// successor closes the page, and returns a visitor who has the tab.
+func (v *Visitor) successor() *Visitor {
+	v.Close()
+	next := newVisitor(v.t, v.opts, v.bases)
+	next.remember = v.remember // sessionStorage survives
 	return next
 }
 
@@ -377,17 +405,18 @@ func (v *Visitor) pass() {
 	v.bases = append(v.bases[1:], v.bases[0])
 }
 
-// path is the path and query of the page's URL.
-func (v *Visitor) path() string { return v.opts.Room + "?tab=" + v.opts.Tab }
+// tabPath is the path and query at which the page script asks for the page: it
+// knows the tab's key, which the address that the browser loads does not have.
+func (v *Visitor) tabPath() string { return v.opts.Room + "?tab=" + v.opts.Tab }
 
-// request makes a request for the page as this browser does.
-func (v *Visitor) request(ctx context.Context, method string, form url.Values) (*http.Response, error) {
+// request makes a request for a path as this browser does.
+func (v *Visitor) request(ctx context.Context, method, path string, form url.Values) (*http.Response, error) {
 	base := v.base()
 	var body io.Reader
 	if form != nil {
 		body = strings.NewReader(form.Encode())
 	}
-	r, err := http.NewRequestWithContext(ctx, method, base+v.path(), body)
+	r, err := http.NewRequestWithContext(ctx, method, base+path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -405,7 +434,7 @@ func (v *Visitor) request(ctx context.Context, method string, form url.Values) (
 
 // load gets or posts the whole page and reads it.
 func (v *Visitor) load(method string, form url.Values) error {
-	resp, err := v.request(v.ctx, method, form)
+	resp, err := v.request(v.ctx, method, v.opts.Room, form)
 	if err != nil {
 		return err
 	}
@@ -417,14 +446,29 @@ func (v *Visitor) load(method string, form url.Values) error {
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("the page answers %s", resp.Status) //nolint:err113 // of a test
 	}
+	s := v.read(string(page))
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.sawLocked(readSight(string(page)), false)
+	if v.remember != "" && !s.Joined {
+		// The page script spares a joined visitor the sight of the join form.
+		s.Joined, s.Name = true, v.remember
+	}
+	v.sawLocked(s, false)
 	return nil
 }
 
-// NewReader returns a visitor without JavaScript: the page is loaded once, by
-// [Visitor.Post] and [Visitor.Load], and never live.
+// read reads a page as the visitor does, with the names or without.
+func (v *Visitor) read(page string) Sight {
+	s := readSight(page)
+	if v.opts.Names {
+		s.Names = strings.Join(readRoster(page), "\n")
+	}
+	return s
+}
+
+// NewReader returns a visitor without JavaScript: the page is loaded by
+// [Visitor.Post] and [Visitor.Load], and never live. With the Browser of another
+// visitor it is what that one does before the page script has come.
 func NewReader(t testing.TB, opts Options, base string) *Visitor {
 	v := newVisitor(t, opts, []string{base})
 	close(v.ended)
@@ -445,7 +489,7 @@ func (v *Visitor) Post(action, name string) error {
 func (v *Visitor) connect() (*websocket.Conn, error) {
 	ctx, cancel := context.WithTimeout(v.ctx, headTimeout)
 	defer cancel()
-	resp, err := v.request(ctx, http.MethodHead, nil)
+	resp, err := v.request(ctx, http.MethodHead, v.tabPath(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -460,7 +504,7 @@ func (v *Visitor) connect() (*websocket.Conn, error) {
 	if v.opts.Address != "" {
 		header.Set("X-Forwarded-For", v.opts.Address)
 	}
-	conn, resp, err := v.ws.DialContext(ctx, "ws"+strings.TrimPrefix(base, "http")+v.path(), header)
+	conn, resp, err := v.ws.DialContext(ctx, "ws"+strings.TrimPrefix(base, "http")+v.tabPath(), header)
 	if resp != nil {
 		_ = resp.Body.Close()
 	}
@@ -505,7 +549,7 @@ func (v *Visitor) run(conn *websocket.Conn, first chan<- error) {
 			return
 		}
 		var err error
-		if conn, err = v.connect(); err != nil {
+		if conn, err = v.arrive(); err != nil {
 			conn = nil
 			v.pass()
 		}
@@ -551,7 +595,7 @@ func (v *Visitor) listen(conn *websocket.Conn, started func()) error {
 	v.endings = append(v.endings, ending)
 	if v.answers != nil {
 		close(v.answers)
-		v.answers = nil
+		v.answers, v.asked = nil, nil
 	}
 	v.tellLocked()
 	return fmt.Errorf("%w: %w", ErrNotLive, err)
@@ -631,11 +675,14 @@ func (v *Visitor) take(data []byte) error {
 		v.leaving = false
 	}
 	if began || len(frame.Tree) > 0 {
-		v.sawLocked(readSight(v.htmlLocked()), true)
+		v.sawLocked(v.read(v.htmlLocked()), true)
 	}
-	if frame.Meta != nil && frame.Meta.Action != "" && v.answers != nil {
+	// The page script may have joined again by itself: that answer is its own.
+	if frame.Meta != nil && len(v.asked) > 0 && v.asked[0] == frame.Meta.Action {
 		v.answers <- answer{frame.Meta.Success, frame.Meta.Errors}
-		v.answers = nil
+		if v.asked = v.asked[1:]; len(v.asked) == 0 {
+			v.answers = nil
+		}
 	}
 	return nil
 }
@@ -645,7 +692,7 @@ func (v *Visitor) htmlLocked() string { return page.HTML(v.known) }
 // sawLocked notes what there is to see now.
 func (v *Visitor) sawLocked(s Sight, socket bool) {
 	s.At, s.Socket = time.Now(), socket
-	if s.Joined && !v.leaving {
+	if s.Joined && socket && !v.leaving {
 		v.remember = s.Name
 	}
 	if len(v.history) == 0 || !v.history[len(v.history)-1].same(s) {
@@ -700,42 +747,82 @@ func (v *Visitor) Join(name string) error { return v.act(press("join", name)) }
 // Leave presses the button and waits for the answer. The errors are those of
 // Join.
 func (v *Visitor) Leave() error {
-	v.mu.Lock()
-	v.remember, v.leaving = "", true
-	v.mu.Unlock()
+	v.forget()
 	return v.act(press("leave", ""))
 }
 
-func (v *Visitor) act(frame map[string]any) error {
+// JoinTwice joins under one name and then under another, or under the same
+// again, without waiting in between, as a double click does. It returns the
+// error of each.
+func (v *Visitor) JoinTwice(first, second string) (error, error) {
+	errs := v.actAll(press("join", first), press("join", second))
+	return errs[0], errs[1]
+}
+
+// LeaveTwice is Leave by a double click. It returns the error of each.
+func (v *Visitor) LeaveTwice() (error, error) {
+	v.forget()
+	errs := v.actAll(press("leave", ""), press("leave", ""))
+	return errs[0], errs[1]
+}
+
+// forget has the page forget the name, as when Leave is pressed.
+func (v *Visitor) forget() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.remember, v.leaving = "", true
+}
+
+func (v *Visitor) act(frame map[string]any) error { return v.actAll(frame)[0] }
+
+// actAll sends frames one after another, and waits for the answer to each.
+func (v *Visitor) actAll(frames ...map[string]any) []error {
+	errs := make([]error, len(frames))
+	fail := func(from int, err error) []error {
+		for i := from; i < len(errs); i++ {
+			errs[i] = err
+		}
+		return errs
+	}
 	v.mu.Lock()
 	if !v.live || v.answers != nil {
 		v.mu.Unlock()
-		return ErrNotLive
+		return fail(0, ErrNotLive)
 	}
-	answers := make(chan answer, 1)
+	answers := make(chan answer, len(frames))
 	v.answers = answers
+	for _, frame := range frames {
+		action, _ := frame["action"].(string)
+		v.asked = append(v.asked, action)
+	}
 	conn := v.conn
 	v.mu.Unlock()
-	if err := v.send(conn, frame); err != nil {
-		return fmt.Errorf("%w: %w", ErrNotLive, err)
-	}
-	select {
-	case a, ok := <-answers:
-		switch {
-		case !ok:
-			return fmt.Errorf("%w: lost before the answer", ErrNotLive)
-		case !a.success:
-			return &RefusalError{fmt.Sprint(a.errors)}
+	for _, frame := range frames {
+		if err := v.send(conn, frame); err != nil {
+			return fail(0, fmt.Errorf("%w: %w", ErrNotLive, err))
 		}
-		return nil
-	case <-time.After(v.opts.Patience):
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		if v.answers == answers {
-			v.answers = nil
-		}
-		return fmt.Errorf("%w: no answer within %v", ErrNotLive, v.opts.Patience)
 	}
+	limit := time.NewTimer(v.opts.Patience)
+	defer limit.Stop()
+	for i := range frames {
+		select {
+		case a, ok := <-answers:
+			if !ok {
+				return fail(i, fmt.Errorf("%w: lost before the answer", ErrNotLive))
+			}
+			if !a.success {
+				errs[i] = &RefusalError{fmt.Sprint(a.errors)}
+			}
+		case <-limit.C:
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			if v.answers == answers {
+				v.answers, v.asked = nil, nil
+			}
+			return fail(i, fmt.Errorf("%w: no answer within %v", ErrNotLive, v.opts.Patience))
+		}
+	}
+	return errs
 }
 
 // MustJoin joins, or fails the test.
