@@ -109,7 +109,7 @@ fuzz: ## run each fuzz target for 20 s (FUZZTIME=5m for longer)
 
 .PHONY: bench
 bench: assets ## benchmarks that compare (most need redis-server)
-	go test -run='^$$' -bench=. ./internal/store ./internal/controller ./test/bench
+	go test -run='^$$' -bench=. ./internal/store ./internal/live ./test/bench
 
 .PHONY: clean
 clean: ## remove what was built or installed here

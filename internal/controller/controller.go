@@ -12,6 +12,7 @@ import (
 
 	"github.com/livetemplate/livetemplate"
 
+	"presence/internal/live"
 	"presence/internal/presence"
 	"presence/internal/replica"
 )
@@ -66,15 +67,12 @@ type Controller struct {
 	replica *replica.Replica
 	opts    Options
 	log     *slog.Logger
-	layout  *layout
 	live    livetemplate.LiveHandler
+	pages   *live.Pages
 	visits  sync.Map // id -> *visit, of open sockets
 	open    sync.WaitGroup
 
 	rendering chan struct{} // holds one for each page that is rendered in its turn
-
-	mu    sync.Mutex        // guards:
-	rooms map[string]*pages // of rooms that have any
 }
 
 // New returns the controller of the pages of rep.
@@ -85,7 +83,6 @@ func New(rep *replica.Replica, opts Options) *Controller {
 	return &Controller{
 		replica: rep, opts: opts, log: opts.Logger,
 		rendering: make(chan struct{}, rendersPerProcessor*runtime.GOMAXPROCS(0)),
-		rooms:     map[string]*pages{},
 	}
 }
 
@@ -93,8 +90,8 @@ func New(rep *replica.Replica, opts Options) *Controller {
 // It must be called once, before the first visit.
 func (c *Controller) Handle(page *livetemplate.Template, opts ...livetemplate.HandleOption) (livetemplate.LiveHandler, error) {
 	var err error
-	if c.layout, err = newLayout(page); err != nil {
-		return nil, err
+	if c.pages, err = live.New(page, Samples(), c.log); err != nil {
+		return nil, fmt.Errorf("the page of a room: %w", err)
 	}
 	c.live = page.Handle(c, livetemplate.AsState(&PresenceState{}), opts...)
 	return c.live, nil
@@ -102,47 +99,7 @@ func (c *Controller) Handle(page *livetemplate.Template, opts ...livetemplate.Ha
 
 // Show brings the open pages of room up to date. shown is called as soon as nearly
 // all have been sent what is new.
-func (c *Controller) Show(room string, shown func()) {
-	c.mu.Lock()
-	p := c.rooms[room]
-	c.mu.Unlock()
-	if p == nil {
-		shown()
-		return
-	}
-	p.show(shown)
-}
-
-// enter makes the visit's page one of those that Show brings up to date.
-func (c *Controller) enter(v *visit) {
-	c.mu.Lock()
-	p := c.rooms[v.room]
-	if p == nil {
-		p = newPages(c.layout, c.log, c.wake)
-		c.rooms[v.room] = p
-	}
-	p.n++
-	c.mu.Unlock()
-	p.add(v)
-	v.pages = p
-}
-
-// leave ends what enter began.
-func (c *Controller) leave(v *visit) {
-	v.pages.remove(v)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if v.pages.n--; v.pages.n == 0 {
-		delete(c.rooms, v.room)
-	}
-}
-
-// wake has livetemplate look again at what is the visitor's own.
-func (c *Controller) wake(v *visit) {
-	if err := c.live.Publish(v.topic(), "PresenceChanged", nil); err != nil {
-		c.log.Error("page not told of a change", "room", v.room, "err", err)
-	}
-}
+func (c *Controller) Show(room string, shown func()) { c.pages.Show(room, shown) }
 
 // Mount prepares the state of a visit: what there is to see of the room, and
 // whether the visitor is in it. It runs on every page load, post and socket.
@@ -178,7 +135,7 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 	if err != nil {
 		c.log.DebugContext(ctx, "room not read", "err", err)
 	}
-	s = s.shows(view)
+	s = s.Shows(view)
 	s.Rooms = c.roomLinks(v.room, s.Users)
 	return s, nil
 }
@@ -196,7 +153,7 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 	wait, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	v.viewer = c.replica.Enter(wait, v.room)
-	c.enter(v)
+	v.page = c.pages.Open(v.room, v)
 	s = c.resume(wait, v, s)
 	c.takeTurn(ctx, v)
 	s.Rooms = c.roomLinks(v.room, v.viewer.View().Users)
@@ -218,7 +175,7 @@ func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) Pres
 		v.member = member
 		s = s.as(member.User())
 	}
-	v.pages.resolved(v, err == nil, s.UserID)
+	v.page.Resolved(err == nil, s.UserID)
 	return s
 }
 
@@ -270,7 +227,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	clearFlashes(ctx)
 	s = s.as(conn.User)
 	if v.socket {
-		v.pages.acted(v, s.UserID, occupancy, began)
+		v.page.Acted(s.UserID, occupancy, began)
 		return s, nil
 	}
 	return s.counts(occupancy).listed(conn.User), nil
@@ -308,7 +265,7 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	}
 	s.Joined, s.Username, s.UserID = false, "", ""
 	if v.socket {
-		v.pages.acted(v, "", occupancy, began)
+		v.page.Acted("", occupancy, began)
 		return s, nil
 	}
 	return s.owned().counts(occupancy), nil
@@ -340,7 +297,7 @@ func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context)
 	if !ok || v.viewer == nil {
 		return s, nil
 	}
-	if v.pages.unresolved(v) {
+	if v.page.Unresolved() {
 		wait, cancel := context.WithTimeout(ctx, actionTimeout)
 		s = c.resume(wait, v, s)
 		cancel()
@@ -411,8 +368,8 @@ func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error
 	field := "username"
 	if key == flashNotice {
 		field = flashNotice
-		if v.pages != nil {
-			v.pages.noticed(v)
+		if v.page != nil {
+			v.page.Noticed()
 		}
 	}
 	return livetemplate.NewFieldError(field, errors.New(message)) //nolint:err113 // shown, never decided on
@@ -431,8 +388,8 @@ func (s PresenceState) as(user presence.User) PresenceState {
 	return s
 }
 
-// shows takes over what a view has of the room.
-func (s PresenceState) shows(view replica.View) PresenceState {
+// Shows takes over what a view has of the room.
+func (s PresenceState) Shows(view replica.View) PresenceState {
 	s.Known, s.Stale = !view.AsOf.IsZero(), view.Stale
 	s.Roster = make([]Row, len(view.Roster))
 	for i, user := range view.Roster {

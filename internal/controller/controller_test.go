@@ -48,18 +48,18 @@ func rows(s PresenceState) string {
 }
 
 func TestStateShowsTheViewAndMarksItsOwnRow(t *testing.T) {
-	s := PresenceState{}.as(presence.User{ID: "id-Ben", Name: "Ben"}).shows(view(5, "Ann", "Ben"))
+	s := PresenceState{}.as(presence.User{ID: "id-Ben", Name: "Ben"}).Shows(view(5, "Ann", "Ben"))
 	if got := rows(s); got != "Ann [Ben] " || s.More != 3 || !s.Known || s.Stale {
 		t.Errorf("%q, %+v", got, s)
 	}
-	if s := s.shows(replica.View{Stale: true}); s.Known || !s.Stale || len(s.Roster) != 0 {
+	if s := s.Shows(replica.View{Stale: true}); s.Known || !s.Stale || len(s.Roster) != 0 {
 		t.Errorf("nothing known: %+v", s)
 	}
 }
 
 func TestOwnNameIsListedAtOnceAndOnlyOnce(t *testing.T) {
 	me := presence.User{ID: "id-me", Name: "me"}
-	s := PresenceState{}.shows(view(1, "Ann")).as(me).counts(presence.Occupancy{Users: 2, Connections: 2}).listed(me)
+	s := PresenceState{}.Shows(view(1, "Ann")).as(me).counts(presence.Occupancy{Users: 2, Connections: 2}).listed(me)
 	if got := rows(s); got != "Ann [me] " || s.More != 0 {
 		t.Errorf("%q, %d more", got, s.More)
 	}

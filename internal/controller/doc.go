@@ -1,7 +1,6 @@
 // Package controller is the live page of a room: the livetemplate controller
-// with its actions (controller.go), the visits it keeps of those who look at the
-// page (visit.go), and what all of them see alike, rendered once for all (pages.go,
-// by the division of the page in layout.go).
+// with its actions (controller.go), and the visits it keeps of those who look at
+// the page (visit.go). What all of them see alike is the matter of [live.Pages].
 //
 // A visit is one request: a socket for as long as it is open, or a page load or
 // form post without one. It knows which browser and which tab it is from, and

@@ -11,6 +11,7 @@ import (
 
 	"github.com/livetemplate/livetemplate"
 
+	"presence/internal/live"
 	"presence/internal/presence"
 	"presence/internal/replica"
 )
@@ -21,6 +22,8 @@ const groupCookie = "livetemplate-id"
 
 // visit is one request for the page of a room: a socket, a page load or a post.
 type visit struct {
+	controller *Controller
+
 	id     string // names the visit within this process
 	room   string
 	socket bool
@@ -37,18 +40,9 @@ type visit struct {
 
 	// Owned by the visit's actions, which run one after another, and by
 	// Handler when they have ended.
-	viewer viewer
+	viewer *replica.Viewer
+	page   *live.Page // set with viewer
 	member *replica.Member
-
-	pages *pages // set with viewer
-	sight sight  // guarded by pages.mu
-}
-
-// viewer is somebody who looks at a room: a [replica.Viewer].
-type viewer interface {
-	View() replica.View
-	Saw(view replica.View)
-	Exit()
 }
 
 type visitKey struct{}
@@ -99,16 +93,29 @@ func Attach(r *http.Request, b Browser) {
 // receive takes a frame that livetemplate has rendered for the visit's page.
 func (v *visit) receive(frame []byte) error {
 	v.rendered()
-	if v.pages == nil {
-		return v.send(frame, nil)
+	if v.page == nil {
+		return v.Send(frame, nil)
 	}
-	return v.pages.receive(v, frame)
+	return v.page.Receive(frame)
 }
 
-// send sends a frame to the visit's page, as Browser.Send does. The error is that the
+// Send sends a frame to the visit's page, as Browser.Send does. The error is that the
 // page is gone.
-func (v *visit) send(frame []byte, sent func()) error {
+func (v *visit) Send(frame []byte, sent func()) error {
 	return (*v.browser.Load()).Send(frame, sent) //nolint:wrapcheck // says what it is about
+}
+
+// View returns what there is to see of the room now.
+func (v *visit) View() replica.View { return v.viewer.View() }
+
+// Saw says that the visit's page shows view.
+func (v *visit) Saw(view replica.View) { v.viewer.Saw(view) }
+
+// Wake has livetemplate look again at what is the visitor's own.
+func (v *visit) Wake() {
+	if err := v.controller.live.Publish(v.topic(), "PresenceChanged", nil); err != nil {
+		v.controller.log.Error("page not told of a change", "room", v.room, "err", err)
+	}
 }
 
 // takeTurn waits until few enough other pages are being rendered; the visitor's own
@@ -137,17 +144,19 @@ func (v *visit) rendered() {
 
 // Handler returns the page of every room. roomOf names the room of a request,
 // which must be legal; session ensures the browser's session, with a cookie if
-// it has none; live is the livetemplate handler of this controller.
-func (c *Controller) Handler(live http.Handler, roomOf func(*http.Request) string, session func(http.ResponseWriter, *http.Request) string) http.Handler {
+// it has none; pages is the livetemplate handler of this controller.
+func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) string, session func(http.ResponseWriter, *http.Request) string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// One address answers with a page or with JSON: caches must not mix them up.
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Vary", "Accept")
 		if r.Method == http.MethodHead {
-			live.ServeHTTP(w, r)
+			pages.ServeHTTP(w, r)
 			return
 		}
 		v := &visit{
+			controller: c,
+
 			id:         rand.Text(),
 			room:       roomOf(r),
 			socket:     livetemplate.WSIsUpgrade(r),
@@ -180,7 +189,7 @@ func (c *Controller) Handler(live http.Handler, roomOf func(*http.Request) strin
 			c.visits.Store(v.id, v)
 			defer c.end(r.Context(), v)
 		}
-		live.ServeHTTP(w, r)
+		pages.ServeHTTP(w, r)
 	})
 }
 
@@ -205,7 +214,7 @@ func (c *Controller) end(ctx context.Context, v *visit) {
 	c.visits.Delete(v.id)
 	v.rendered()
 	if v.viewer != nil {
-		c.leave(v) // before it looks no more
+		v.page.Close() // before it looks no more
 		v.viewer.Exit()
 	}
 	if v.member == nil {

@@ -3,4 +3,5 @@
 //
 //   - incoming.go: frames from a browser, judged by a [Filter] and written anew.
 //   - outgoing.go: frames from livetemplate, made fit for its client by [Cure].
+//   - frame.go: what a frame holds: the slots of a page, its lists and their rows.
 package wire

@@ -1,4 +1,4 @@
-package controller_test
+package live_test
 
 import (
 	"bytes"
@@ -13,10 +13,6 @@ import (
 
 // receiver is a browser that counts what it is sent.
 type receiver struct{ frames int }
-
-func (*receiver) Heard() time.Time           { return time.Time{} }
-func (*receiver) Ping() error                { return nil }
-func (*receiver) Through(func([]byte) error) {}
 
 func (r *receiver) Send(_ []byte, sent func()) error {
 	if sent != nil {
@@ -58,7 +54,7 @@ func BenchmarkChange(b *testing.B) {
 			n := 0
 			for b.Loop() {
 				var out bytes.Buffer
-				state := controller.Whole(views[n%2], presence.User{}, controller.PresenceState{Room: "lobby"})
+				state := whole(views[n%2], presence.User{}, controller.PresenceState{Room: "lobby"})
 				n++
 				if err := page.ExecuteUpdates(&out, state); err != nil {
 					b.Fatal(err)
@@ -67,11 +63,11 @@ func BenchmarkChange(b *testing.B) {
 			alone = perPage(b, 1)
 		})
 		b.Run(fmt.Sprintf("%d names/one rendering for %d pages", names, pages), func(b *testing.B) {
-			room := controller.NewTestRoom(b, tmpl)
+			room := newRoom(b, tmpl)
 			all := &receiver{}
 			for range pages {
 				page := room.Open(all)
-				if err := page.Rendered([]byte(`{"tree":{},"meta":{}}`)); err != nil {
+				if err := page.Receive([]byte(`{"tree":{},"meta":{}}`)); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -1,9 +1,10 @@
-package controller_test
+package live_test
 
 import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/livetemplate/livetemplate"
 
 	"presence/internal/controller"
+	"presence/internal/live"
 	"presence/internal/presence"
 	"presence/internal/replica"
 	"presence/templates"
@@ -33,6 +35,76 @@ func template(tb testing.TB) *livetemplate.Template {
 	return t
 }
 
+// testRoom is a room whose views a test makes up.
+type testRoom struct {
+	View  replica.View // the newest
+	Woken int          // how often livetemplate was asked to look again
+	Shown int          // how often all pages had been sent what was new
+
+	tb    testing.TB
+	pages *live.Pages
+}
+
+// newRoom returns a room that pages of the template can look at.
+func newRoom(tb testing.TB, template *livetemplate.Template) *testRoom {
+	tb.Helper()
+	pages, err := live.New(template, controller.Samples(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &testRoom{View: replica.View{Stale: true, Sequence: 1}, tb: tb, pages: pages}
+}
+
+// Show brings all pages up to View.
+func (r *testRoom) Show() { r.pages.Show("lobby", func() { r.Shown++ }) }
+
+// sender takes what is sent to a page.
+type sender interface {
+	Send(frame []byte, sent func()) error
+}
+
+// testPage is an open page of a room.
+type testPage struct {
+	*live.Page
+	sender
+
+	Seen int64 // Sequence of the view that it says it has shown
+
+	room *testRoom
+}
+
+// Open opens a page, of which to is given what is sent.
+func (r *testRoom) Open(to sender) *testPage {
+	p := &testPage{sender: to, room: r}
+	p.Page = r.pages.Open("lobby", p)
+	return p
+}
+
+func (p *testPage) View() replica.View    { return p.room.View }
+func (p *testPage) Saw(view replica.View) { p.Seen = view.Sequence }
+
+func (p *testPage) Wake() {
+	p.room.Woken++
+	receives := make(chan bool)
+	go func() {
+		p.Unresolved()
+		close(receives)
+	}()
+	select {
+	case <-receives:
+	case <-time.After(10 * time.Second):
+		p.room.tb.Error("livetemplate is called with a lock held that its own goroutines wait for")
+	}
+}
+
+// whole is the state of a page that shows view to user; more is what it shows besides.
+func whole(view replica.View, user presence.User, more controller.PresenceState) controller.PresenceState {
+	if user.ID != "" {
+		more.Joined, more.Username, more.UserID = true, user.Name, user.ID
+	}
+	return more.Shows(view)
+}
+
 // browser is a browser that shows what it is sent.
 type browser struct {
 	tb     testing.TB
@@ -40,10 +112,6 @@ type browser struct {
 	frames int
 	bytes  int
 }
-
-func (*browser) Heard() time.Time           { return time.Time{} }
-func (*browser) Ping() error                { return nil }
-func (*browser) Through(func([]byte) error) {}
 
 func (b *browser) Send(text []byte, sent func()) error {
 	if sent != nil {
@@ -66,8 +134,9 @@ func (b *browser) Send(text []byte, sent func()) error {
 
 // visitor is somebody with a page open, and what livetemplate knows of it.
 type visitor struct {
-	*controller.TestPage
-	*browser
+	*testPage
+
+	shows *browser
 
 	page  *livetemplate.Template
 	state controller.PresenceState // what is the visitor's own
@@ -76,14 +145,14 @@ type visitor struct {
 }
 
 // open opens the page of a room, as livetemplate does.
-func open(tb testing.TB, room *controller.TestRoom, t *livetemplate.Template) *visitor {
+func open(tb testing.TB, room *testRoom, t *livetemplate.Template) *visitor {
 	tb.Helper()
 	clone, err := t.Clone()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	b := &browser{tb: tb}
-	v := &visitor{browser: b, TestPage: room.Open(b), page: clone, known: true}
+	v := &visitor{shows: b, testPage: room.Open(b), page: clone, known: true}
 	v.state = controller.PresenceState{
 		Room: "lobby", Replica: "replica-1", Rooms: []controller.RoomLink{{Name: "lobby", Path: "/", Here: true}},
 	}
@@ -94,10 +163,10 @@ func open(tb testing.TB, room *controller.TestRoom, t *livetemplate.Template) *v
 func (v *visitor) render() {
 	var out bytes.Buffer
 	if err := v.page.ExecuteUpdates(&out, v.state); err != nil {
-		v.tb.Fatal(err)
+		v.room.tb.Fatal(err)
 	}
-	if err := v.Rendered([]byte(`{"tree":` + out.String() + `,"meta":{"success":true}}`)); err != nil {
-		v.tb.Fatal(err)
+	if err := v.Receive([]byte(`{"tree":` + out.String() + `,"meta":{"success":true}}`)); err != nil {
+		v.room.tb.Fatal(err)
 	}
 }
 
@@ -116,14 +185,14 @@ func (v *visitor) wants(t *testing.T, all *livetemplate.Template, view replica.V
 	}
 	view.Stale = view.Stale || !v.known
 	var out bytes.Buffer
-	if err := clone.ExecuteUpdates(&out, controller.Whole(view, v.user, v.state)); err != nil {
+	if err := clone.ExecuteUpdates(&out, whole(view, v.user, v.state)); err != nil {
 		t.Fatal(err)
 	}
 	var want page.Tree
 	if err := json.Unmarshal(out.Bytes(), &want); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := page.HTML(v.browser.known), page.HTML(want); got != want {
+	if got, want := page.HTML(v.shows.known), page.HTML(want); got != want {
 		t.Fatalf("%s: the page shows\n%s\nwant\n%s", what, got, want)
 	}
 }
@@ -134,7 +203,7 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 	tmpl := template(t)
 	for seed := range uint64(6) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		room := controller.NewTestRoom(t, tmpl)
+		room := newRoom(t, tmpl)
 		var users []presence.User
 		var visitors []*visitor
 		var told replica.View // what a view will bring that has not come yet
@@ -206,7 +275,7 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 				v.Acted(user.ID, told.Occupancy, now)
 				v.render()
 				for _, want := range []string{fmt.Sprintf(">%d user(s)", len(users)), fmt.Sprintf(`data-stale="%t"`, room.View.Stale)} {
-					if got := page.HTML(v.browser.known); !strings.Contains(got, want) {
+					if got := page.HTML(v.shows.known); !strings.Contains(got, want) {
 						t.Fatalf("%s: the page does not show %s at once:\n%s", story(), want, got)
 					}
 				}
@@ -252,7 +321,7 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 // see; a notice of an outage goes when the outage is over.
 func TestPagesThatWaitForRedisAreWoken(t *testing.T) {
 	tmpl := template(t)
-	room := controller.NewTestRoom(t, tmpl)
+	room := newRoom(t, tmpl)
 	read := func(stale bool) {
 		room.View = replica.View{AsOf: time.Now(), Stale: stale, Sequence: room.View.Sequence + 1}
 		room.Woken = 0
@@ -312,7 +381,7 @@ func (d *deaf) Send(text []byte, sent func()) error {
 // may hang. It is shown once, also where nobody looks on.
 func TestShownIsWhenNearlyAllHaveIt(t *testing.T) {
 	tmpl := template(t)
-	room := controller.NewTestRoom(t, tmpl)
+	room := newRoom(t, tmpl)
 	room.Show()
 	if room.Shown != 1 {
 		t.Errorf("an empty room was shown %d times", room.Shown)
@@ -321,7 +390,7 @@ func TestShownIsWhenNearlyAllHaveIt(t *testing.T) {
 	all := make([]*deaf, 40)
 	for i := range all {
 		all[i] = &deaf{browser: browser{tb: t}}
-		if err := room.Open(all[i]).Rendered([]byte(`{"tree":{},"meta":{}}`)); err != nil {
+		if err := room.Open(all[i]).Receive([]byte(`{"tree":{},"meta":{}}`)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,0 +1,8 @@
+// Package live is one rendering for all open pages of a room: what they show of it is
+// rendered once for each change, and what has changed is sent to all as it is.
+// livetemplate renders only what is a visitor's own.
+//
+//   - live.go: the pages of all rooms, and who they are open for.
+//   - room.go: the pages of one room, and what each shows.
+//   - layout.go: which parts of a page are shared, and which are the visitor's own.
+package live
