@@ -65,6 +65,7 @@ type App struct {
 
 	draining atomic.Bool
 	limiter  *limiter
+	refused  *refused
 
 	listener net.Listener // pages and API
 	admin    net.Listener // nil where it is turned off
@@ -76,7 +77,7 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	a := &App{config: config, log: log, name: replicaName(), registry: prometheus.NewRegistry(), limiter: newLimiter()}
+	a := &App{config: config, log: log, name: replicaName(), registry: prometheus.NewRegistry(), limiter: newLimiter(), refused: newRefused()}
 	defer func() {
 		if err != nil {
 			a.close()

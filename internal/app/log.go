@@ -41,7 +41,7 @@ func (h expected) Handle(ctx context.Context, r slog.Record) error {
 	refused := false
 	r.Attrs(func(a slog.Attr) bool {
 		err, ok := a.Value.Any().(error)
-		refused = ok && (errors.Is(err, socket.ErrCapacity) || errors.Is(err, socket.ErrDraining))
+		refused = ok && (errors.Is(err, socket.ErrCapacity) || errors.Is(err, socket.ErrDraining) || errors.Is(err, socket.ErrHandshake))
 		return !refused
 	})
 	if refused {

@@ -56,7 +56,7 @@ func (a *App) routes() http.Handler {
 	mux.Handle("/", http.HandlerFunc(a.notFound))
 
 	trusted, _ := forwarded.ParseTrusted(a.config.TrustedProxies) // validated
-	return forwarded.Handler(trusted, a.secure(a.sameOrigin(http.MaxBytesHandler(mux, maxBody))))
+	return forwarded.Handler(trusted, a.proxies(trusted, a.secure(a.sameOrigin(http.MaxBytesHandler(mux, maxBody)))))
 }
 
 // adminRoutes are what operators ask.
@@ -172,6 +172,10 @@ func (a *App) sameOrigin(next http.Handler) http.Handler {
 			a.log.Error("origin not trusted", "origin", origin, "err", err) // validated: can't be
 		}
 	}
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.logOrigin(r)
+		http.Error(w, "This form was sent by a page of another site.", http.StatusForbidden)
+	}))
 	return protection.Handler(next)
 }
 
@@ -179,6 +183,14 @@ func (a *App) sameOrigin(next http.Handler) http.Handler {
 // page, one of the allowed origins, or a program that is no browser. Over TLS our
 // own page is one that came over TLS; without, TLS may have ended at a proxy.
 func (a *App) originAllowed(r *http.Request) bool {
+	allowed := a.allows(r)
+	if !allowed {
+		a.logOrigin(r)
+	}
+	return allowed
+}
+
+func (a *App) allows(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
 		return true

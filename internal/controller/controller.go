@@ -15,6 +15,7 @@ import (
 	"presence/internal/live"
 	"presence/internal/presence"
 	"presence/internal/replica"
+	"presence/internal/terse"
 )
 
 const (
@@ -62,6 +63,13 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// What can fail many times a second while Redis is away.
+const (
+	joining = iota
+	leaving
+	resuming
+)
+
 // Controller is the page of every room, shared by all visits.
 type Controller struct {
 	replica *replica.Replica
@@ -72,6 +80,7 @@ type Controller struct {
 	visits  sync.Map // id -> *visit, of open sockets
 	open    sync.WaitGroup
 
+	failed    [3]terse.Line // by failure
 	rendering chan struct{} // holds one for each page that is rendered in its turn
 }
 
@@ -170,7 +179,9 @@ func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) Pres
 		member, err = c.replica.Resume(ctx, v.room, v.connection, v.generation, v)
 	}
 	if err != nil {
-		c.log.InfoContext(ctx, "connection not resumed yet", "room", v.room, "err", err)
+		if leftOut, due := c.failed[resuming].Due(); due {
+			c.log.InfoContext(ctx, "connection not resumed yet", "room", v.room, "err", err, "left_out", leftOut)
+		}
 	} else if member != nil {
 		v.member = member
 		s = s.as(member.User())
@@ -221,7 +232,9 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	}
 	c.takeTurn(ctx, v)
 	if err != nil {
-		c.log.InfoContext(ctx, "join failed", "room", v.room, "err", err)
+		if leftOut, due := c.failed[joining].Due(); due {
+			c.log.InfoContext(ctx, "join failed", "room", v.room, "err", err, "left_out", leftOut)
+		}
 		return s, v.refuse(ctx, typed, err)
 	}
 	clearFlashes(ctx)
@@ -254,7 +267,9 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	}
 	c.takeTurn(ctx, v)
 	if err != nil {
-		c.log.InfoContext(ctx, "leave failed", "room", v.room, "err", err)
+		if leftOut, due := c.failed[leaving].Due(); due {
+			c.log.InfoContext(ctx, "leave failed", "room", v.room, "err", err, "left_out", leftOut)
+		}
 		return s, v.refuse(ctx, "", err)
 	}
 	v.member = nil

@@ -56,6 +56,22 @@ func Handler(trusted []netip.Prefix, next http.Handler) http.Handler {
 	})
 }
 
+// headers are those by which a proxy tells of its client.
+func headers() [3]string {
+	return [...]string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"}
+}
+
+// Ignored returns the address of r's peer and the first header of a proxy that it
+// sent, if that does not count since the peer is not trusted; else "" and "".
+func Ignored(trusted []netip.Prefix, r *http.Request) (ip, header string) {
+	for _, header := range headers() {
+		if ip := peer(r); r.Header[header] != nil && !isTrusted(trusted, ip) {
+			return ip, header
+		}
+	}
+	return "", ""
+}
+
 // ClientIP is the address of whoever sent r, without a port.
 func ClientIP(r *http.Request) string {
 	if c, ok := r.Context().Value(contextKey{}).(client); ok {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"presence/internal/terse"
 )
 
 // maxFailures is how many probes in a row fail before Redis counts as away, so
@@ -51,6 +53,9 @@ type link struct {
 	stop   time.Duration // between two probes: this process was stopped, or as good as
 
 	regained chan struct{} // holds one: renew all leases now
+
+	outage terse.State // whether Redis answers, for the log
+	losses terse.Line  // of data, and of time
 
 	mu       sync.Mutex // guards:
 	phase    phase
@@ -162,13 +167,21 @@ func (l *link) failed(err error) bool {
 	return true
 }
 
+// gone reports whether Redis is away, and not only late with its first answer.
+func (l *link) gone() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.phase == away && l.failures >= maxFailures
+}
+
 // event is what a probe found out.
 type event int
 
 const (
 	nothing event = iota
 	contact       // the first answer
-	regain        // Redis answers again, lost its data, or this process was stopped
+	back          // it answers again
+	upset         // it lost its data without going away, or this process was stopped
 	settled       // what Redis holds can be trusted again
 )
 
@@ -179,6 +192,7 @@ func (l *link) answered(epoch string) (what event, why string) {
 	now := time.Now()
 	stopped := now.Sub(l.ticked)
 	l.ticked, l.failures = now, 0
+	what = upset
 	switch {
 	case l.epoch == "":
 		l.epoch = epoch
@@ -186,7 +200,10 @@ func (l *link) answered(epoch string) (what event, why string) {
 		l.heldFrom, l.heldTo = now, now.Add(l.start)
 		return contact, "first answer"
 	case l.phase == away:
-		why = "Redis answers again"
+		what, why = back, "Redis answers again"
+		if epoch != l.epoch {
+			why += ", without its data"
+		}
 	case epoch != l.epoch:
 		why = "Redis lost its data"
 	case stopped > l.stop:
@@ -202,7 +219,7 @@ func (l *link) answered(epoch string) (what event, why string) {
 	l.enterLocked(settling)
 	l.until = now.Add(l.settle)
 	l.heldFrom, l.heldTo = now, now.Add(l.settle)
-	return regain, why
+	return what, why
 }
 
 // sameEpoch reports whether epoch is the one that is known.
@@ -250,9 +267,9 @@ func (r *Replica) probeOnce(ctx context.Context) {
 		return
 	}
 	switch what, why := r.link.answered(epoch); what {
-	case contact, regain:
-		r.log.InfoContext(ctx, "redis regained", "why", why)
-		if what == regain {
+	case contact, back, upset:
+		r.logAnswer(ctx, what, why)
+		if what != contact {
 			r.markStale()
 		}
 		r.opts.Regained(ctx)
@@ -266,12 +283,35 @@ func (r *Replica) probeOnce(ctx context.Context) {
 	}
 }
 
+// logAnswer says that Redis answers, or has lost its data, unless it does so all the
+// time.
+func (r *Replica) logAnswer(ctx context.Context, what event, why string) {
+	lasted, ended := r.link.outage.Works()
+	switch {
+	case what == contact:
+		r.log.InfoContext(ctx, "redis answers", "why", why)
+	case ended:
+		r.log.InfoContext(ctx, "redis regained", "why", why, "after", lasted.Round(time.Millisecond).String())
+	case what == upset:
+		if leftOut, due := r.link.losses.Due(); due {
+			r.log.WarnContext(ctx, "redis regained", "why", why, "left_out", leftOut)
+		}
+	}
+}
+
 // redisFailed notes that a call failed, and marks all rooms when that makes
 // Redis count as away.
 func (r *Replica) redisFailed(ctx context.Context, err error) {
-	if ctx.Err() != nil || !r.link.failed(err) {
+	if ctx.Err() != nil {
 		return
 	}
-	r.log.WarnContext(ctx, "redis is away", "err", err)
-	r.markStale()
+	away := r.link.failed(err)
+	if r.link.gone() {
+		if leftOut, due := r.link.outage.Fails(); due {
+			r.log.WarnContext(ctx, "redis is away", "err", err, "left_out", leftOut)
+		}
+	}
+	if away {
+		r.markStale()
+	}
 }

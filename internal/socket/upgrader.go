@@ -61,6 +61,11 @@ var (
 	// ErrDraining is returned by [Upgrader.Upgrade] for a connection that came
 	// after [Upgrader.Drain] began; the peer was told of a restart (1012).
 	ErrDraining = errors.New("socket: draining")
+
+	// ErrHandshake is returned by [Upgrader.Upgrade] for a request that is no proper
+	// handshake, or of an origin that is not allowed; it was answered with an HTTP
+	// error.
+	ErrHandshake = errors.New("socket: no upgrade")
 )
 
 // Options are the settings of an [Upgrader]. The zero value is a safe server
@@ -202,7 +207,7 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 		if refusal == nil {
 			u.release(ip)
 		}
-		return nil, fmt.Errorf("upgrade: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrHandshake, err)
 	}
 	if refusal != nil {
 		return nil, u.refuse(ws, refusal)

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"presence/internal/presence"
+	"presence/internal/terse"
 )
 
 const (
@@ -78,6 +79,8 @@ type Watch struct {
 	log   *slog.Logger
 	tell  func(Event)
 	id    string // names this listener's probes
+
+	ignored terse.Line // messages that no script published
 
 	wake chan struct{} // holds one: the set of rooms or a feed has changed
 
@@ -186,6 +189,7 @@ type feed struct {
 	watch *Watch
 	node  string
 	want  chan map[string]bool // holds the latest set of rooms; a newer one replaces it
+	state terse.State          // whether it hears itself
 }
 
 // set gives the feed the rooms it is to carry.
@@ -220,7 +224,9 @@ func (f *feed) run(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			f.watch.log.WarnContext(ctx, "subscription lost", "node", f.node, "err", err)
+			if leftOut, due := f.state.Fails(); due {
+				f.watch.log.WarnContext(ctx, "subscription lost", "node", f.node, "err", err, "left_out", leftOut)
+			}
 			select {
 			case <-time.After(retryDelay):
 			case <-ctx.Done():
@@ -385,12 +391,17 @@ func (h *hearing) receive(ctx context.Context) {
 			room, ok := w.store.keys.roomOf(m.Channel)
 			if !ok {
 				h.heard()
+				if lasted, due := h.feed.state.Works(); due {
+					w.log.InfoContext(ctx, "subscription regained", "node", h.feed.node, "after", lasted.Round(time.Millisecond).String())
+				}
 				continue
 			}
 			event, err := parseMessage(m.Payload)
 			if err != nil {
 				w.store.metrics.failed.WithLabelValues("message").Inc()
-				w.log.WarnContext(ctx, "message ignored", "room", room, "err", err)
+				if leftOut, due := w.ignored.Due(); due {
+					w.log.WarnContext(ctx, "message ignored", "room", room, "err", err, "left_out", leftOut)
+				}
 				continue
 			}
 			event.Room = room
