@@ -174,7 +174,7 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 // stale, and it is tried again whenever there is something new to see.
 func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) PresenceState {
 	member, err := c.replica.Resume(ctx, v.room, v.connection, v.generation, v)
-	for err != nil && c.replica.Ready() == nil && pause(ctx, retryResume) {
+	for errors.Is(err, presence.ErrUnavailable) && c.replica.Ready() == nil && pause(ctx, retryResume) {
 		// Redis is slow, as when the pages of a whole replica come at once.
 		member, err = c.replica.Resume(ctx, v.room, v.connection, v.generation, v)
 	}
@@ -376,6 +376,10 @@ func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error
 		message = "This room is full. Please try again later, or another room."
 	case errors.Is(err, presence.ErrTooManyRooms):
 		message = "There are too many rooms already. Please join one that exists."
+	case errors.Is(err, presence.ErrFull):
+		message = "The server is full and can take nobody new at the moment. Please try again later."
+	case errors.Is(err, presence.ErrDamaged):
+		message = "This did not happen: something is wrong with this room. Please try another one."
 	case errors.Is(err, presence.ErrUnavailable):
 		message = "This did not happen: Redis can't be reached at the moment. Please try again."
 	}

@@ -67,6 +67,8 @@ func Problem(w http.ResponseWriter, status int, err error) {
 	switch {
 	case errors.Is(err, presence.ErrInvalidRoom):
 		detail = err.Error()
+	case errors.Is(err, presence.ErrDamaged):
+		detail = "Something is wrong with this room. Others can be asked for."
 	case status == http.StatusServiceUnavailable:
 		detail = "Redis can't be reached at the moment. Please try again."
 	}

@@ -23,6 +23,15 @@ var (
 	// ErrUnavailable is returned when Redis did not answer in time or answered
 	// that it can't serve now. Calling again is safe.
 	ErrUnavailable = errors.New("presence store is unavailable")
+
+	// ErrFull is returned by a join when Redis has no memory left for newcomers.
+	// Nothing was changed; it can be tried again later.
+	ErrFull = errors.New("presence store is full")
+
+	// ErrDamaged is returned for a room whose data in Redis is not what this
+	// server writes. Other rooms work. Trying again does not help until somebody
+	// has repaired the room, or its keys have run out.
+	ErrDamaged = errors.New("data of the room is damaged")
 )
 
 // NameError says why a name was refused, in words for the person who typed it.

@@ -42,8 +42,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 // sweep, and undoes joins of which nobody knows whether they took place.
 func (r *Replica) registerOnce(ctx context.Context) {
 	if rooms := r.members.localRooms(); len(rooms) > 0 {
-		if _, err := r.store.Register(ctx, rooms...); err != nil {
-			r.redisFailed(ctx, err)
+		if _, err := r.store.Register(ctx, rooms...); err != nil && r.roomFailed(ctx, "", err) {
 			return
 		}
 	}
@@ -52,8 +51,10 @@ func (r *Replica) registerOnce(ctx context.Context) {
 			continue // joined again meanwhile
 		}
 		if _, err := r.store.Leave(ctx, key.room, key.id, generation); err != nil {
-			r.redisFailed(ctx, err)
-			return
+			if r.roomFailed(ctx, key.room, err) {
+				return
+			}
+			continue
 		}
 		r.members.certain(key.room, key.id)
 	}
@@ -74,7 +75,7 @@ func (r *Replica) beatOnce(ctx context.Context, slot int) {
 		r.store.Heartbeat(ctx, beats)
 		for i, b := range beats {
 			if b.Err != nil {
-				r.redisFailed(ctx, b.Err)
+				r.roomFailed(ctx, b.Room, b.Err)
 				continue
 			}
 			for _, at := range b.Lost {
@@ -106,13 +107,13 @@ func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 			r.members.trust(m)
 			if !r.members.has(m) { // its socket closed meanwhile, and found nothing to release
 				if err := r.store.Release(ctx, room, m.conn.ID, m.conn.Generation); err != nil {
-					r.redisFailed(ctx, err)
+					r.roomFailed(ctx, room, err)
 				}
 			}
 		case errors.Is(err, presence.ErrSuperseded):
 			r.members.ask(m, false)
 		default:
-			r.redisFailed(ctx, err) // lost again at the next heartbeat
+			r.roomFailed(ctx, room, err) // lost again at the next heartbeat
 		}
 	}
 	if restored > 0 {

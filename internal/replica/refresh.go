@@ -70,10 +70,15 @@ func (r *Replica) readAll() {
 // markStale marks every watched room and tells those who look.
 func (r *Replica) markStale() {
 	for _, rm := range r.rooms.watched() {
-		if view := *rm.view.Load(); !view.Stale {
-			view.Stale = true
-			r.show(rm, view, true)
-		}
+		r.markRoomStale(rm)
+	}
+}
+
+// markRoomStale marks one watched room, and tells those who look if that is new.
+func (r *Replica) markRoomStale(rm *room) {
+	if view := *rm.view.Load(); !view.Stale {
+		view.Stale = true
+		r.show(rm, view, true)
 	}
 }
 
@@ -113,7 +118,7 @@ func (r *Replica) refreshOnce(ctx context.Context) (next time.Duration, ok bool)
 	for i, rm := range batch {
 		names[i] = rm.name
 	}
-	snaps, epoch, err := r.store.Snapshots(ctx, names...)
+	readings, epoch, err := r.store.Snapshots(ctx, names...)
 	if err != nil || !r.link.sameEpoch(epoch) {
 		r.putBack(batch)
 		if err != nil {
@@ -128,12 +133,21 @@ func (r *Replica) refreshOnce(ctx context.Context) (next time.Duration, ok bool)
 		return 0, false
 	}
 	for i, rm := range batch {
+		if err := readings[i].Err; err != nil {
+			if r.roomFailed(ctx, rm.name, err) {
+				r.putBack(batch[i : i+1])
+			} else {
+				r.markRoomStale(rm) // read again at the next resync
+			}
+			continue
+		}
+		view := View{Snapshot: readings[i].Snapshot, Stale: r.troubles.hasGhosts(rm.name), AsOf: time.Now()}
 		old := rm.view.Load()
-		if snaps[i].Occupancy == old.Occupancy && !old.Stale && !old.AsOf.IsZero() {
+		if view.Occupancy == old.Occupancy && view.Stale == old.Stale && !old.AsOf.IsZero() {
 			continue
 		}
 		// Lower versions are taken too: what was read is what there is.
-		r.show(rm, View{Snapshot: snaps[i], AsOf: time.Now()}, true)
+		r.show(rm, view, true)
 	}
 	batch, next, ok = r.nextDue(time.Now())
 	if len(batch) > 0 {

@@ -56,10 +56,11 @@ type Replica struct {
 	watch   *store.Watch
 	metrics *metrics
 
-	link    *link
-	members *members
-	rooms   *rooms
-	sweeper *sweeper
+	link     *link
+	members  *members
+	rooms    *rooms
+	sweeper  *sweeper
+	troubles *troubles
 }
 
 // New returns a replica on st, which must run for as long as the replica does.
@@ -89,6 +90,7 @@ func New(st *store.Store, opts Options) *Replica {
 	r := &Replica{store: st, opts: opts, log: opts.Logger, members: newMembers(), rooms: newRooms()}
 	r.link = newLink(opts)
 	r.sweeper = newSweeper(opts)
+	r.troubles = newTroubles()
 	r.watch = st.NewWatch(opts.Logger, r.changed)
 	r.metrics = newMetrics(opts.Registerer, r)
 	return r

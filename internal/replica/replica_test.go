@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"slices"
 	"sync"
@@ -30,6 +31,8 @@ type process struct {
 	link *redistest.Link
 	kill func()
 
+	logged atomic.Int64 // warnings
+
 	viewer *Viewer
 	mu     sync.Mutex    // guards:
 	takes  time.Duration // of take
@@ -42,7 +45,7 @@ func start(t *testing.T, fake *redistest.Fake) *process {
 	t.Helper()
 	p := &process{t: t, link: fake.Link(t)}
 	st := store.New(p.link.Client, store.Options{})
-	p.Replica = New(st, Options{Notify: p.notify})
+	p.Replica = New(st, Options{Notify: p.notify, Logger: slog.New(warnings{slog.DiscardHandler, &p.logged})})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = st.Run(ctx) })

@@ -166,15 +166,18 @@ func (r *Replica) Peek(ctx context.Context, name string) (View, error) {
 
 // read reads one room for somebody who waits for it.
 func (r *Replica) read(ctx context.Context, name string) (View, error) {
-	snaps, epoch, err := r.store.Snapshots(ctx, name)
+	readings, epoch, err := r.store.Snapshots(ctx, name)
+	if err == nil {
+		err = readings[0].Err
+	}
 	if err != nil {
-		r.redisFailed(ctx, err)
+		r.roomFailed(ctx, name, err)
 		return View{}, err
 	}
 	if !r.link.sameEpoch(epoch) {
 		return View{}, errSettling
 	}
-	return View{Snapshot: snaps[0], AsOf: time.Now()}, nil
+	return View{Snapshot: readings[0].Snapshot, Stale: r.troubles.hasGhosts(name), AsOf: time.Now()}, nil
 }
 
 // show makes view what viewers of rm see, and tells them if asked to.

@@ -32,7 +32,7 @@ type RoomCount struct {
 // misses nothing.
 type sweeper struct {
 	tick time.Duration // precision
-	list time.Duration // between two looks at the list of rooms
+	look time.Duration // between two looks at the list of rooms
 
 	// Owned by runSweep.
 	due    map[string]time.Time
@@ -45,7 +45,7 @@ type sweeper struct {
 
 func newSweeper(o Options) *sweeper {
 	tick := min(250*time.Millisecond, o.MemberTTL/40)
-	return &sweeper{tick: tick, list: min(8*tick, 2*time.Second), due: map[string]time.Time{}, users: map[string]int{}}
+	return &sweeper{tick: tick, look: min(8*tick, 2*time.Second), due: map[string]time.Time{}, users: map[string]int{}}
 }
 
 // Busiest lists the rooms with the most users, as they were within the last
@@ -81,18 +81,14 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 		since = store.NotHeld
 	}
 	now := time.Now()
-	if now.Sub(s.listed) >= s.list {
+	if now.Sub(s.listed) >= s.look {
 		rooms, err := r.store.Rooms(ctx)
-		if err != nil {
-			r.redisFailed(ctx, err)
+		if err != nil && r.roomFailed(ctx, "", err) {
 			return
 		}
 		s.listed = now
-		due := make(map[string]time.Time, len(rooms))
-		for _, room := range rooms {
-			due[room] = s.due[room] // zero for a new one: at once
-		}
-		s.due = due
+		s.list(rooms, err != nil || held)
+		r.troubles.keep(s.due)
 	}
 	var rooms []string
 	for room, at := range s.due {
@@ -110,6 +106,19 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 	}
 }
 
+// list takes over the list of rooms in use. Those that are not on it are forgotten,
+// or kept while the list is not known to be whole.
+func (s *sweeper) list(rooms []string, keep bool) {
+	due := make(map[string]time.Time, len(rooms))
+	if keep {
+		due = s.due
+	}
+	for _, room := range rooms {
+		due[room] = s.due[room] // zero for a new one: at once
+	}
+	s.due = due
+}
+
 // sweepRooms sweeps rooms, again and again where there is more to remove than
 // one call may, and reports whether Redis answered.
 func (r *Replica) sweepRooms(ctx context.Context, rooms []string, since time.Duration) bool {
@@ -120,9 +129,14 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, since time.Dur
 		for i, swept := range r.store.Sweep(ctx, rooms, since) {
 			room := rooms[i]
 			if swept.Err != nil {
-				r.redisFailed(ctx, swept.Err)
-				return false
+				if r.roomFailed(ctx, room, swept.Err) {
+					return false
+				}
+				s.due[room] = time.Now().Add(r.opts.LeaveGrace)
+				r.sweptRoom(room, false)
+				continue
 			}
+			r.sweptRoom(room, true)
 			r.metrics.swept.Add(float64(swept.RemovedConnections))
 			s.users[room] = swept.Users
 			wait := min(swept.Next, r.opts.LeaveGrace)
@@ -140,11 +154,23 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, since time.Dur
 	}
 	if len(empty) > 0 {
 		if err := r.store.Forget(ctx, empty...); err != nil {
-			r.redisFailed(ctx, err)
-			return false
+			return !r.roomFailed(ctx, "", err)
 		}
 	}
 	return true
+}
+
+// sweptRoom notes whether a room could be swept. While it can't be, what Redis has
+// of it may be wrong, and those who look are told so.
+func (r *Replica) sweptRoom(room string, ok bool) {
+	if !r.troubles.sweep(room, ok) {
+		return
+	}
+	r.rooms.mu.Lock()
+	defer r.rooms.mu.Unlock()
+	if rm := r.rooms.byName[room]; rm != nil {
+		r.markDirtyLocked(rm)
+	}
 }
 
 // rank lists the busiest rooms anew.

@@ -277,7 +277,7 @@ func (g *group) tell() {
 	case opResume:
 		list, ok := g.call.reply.([]any)
 		if !ok || len(list) != len(g.ops) {
-			g.fail(errReply)
+			g.fail(damaged(errReply))
 			return
 		}
 		for i, o := range g.ops {

@@ -98,7 +98,10 @@ func check(t *testing.T, s *Store, room string, connections int, names ...string
 	if err != nil {
 		t.Fatalf("Snapshots: %v", err)
 	}
-	snap := snaps[0]
+	if err := snaps[0].Err; err != nil {
+		t.Fatalf("Snapshots: %v", err)
+	}
+	snap := snaps[0].Snapshot
 	var roster []string
 	for _, u := range snap.Roster {
 		roster = append(roster, u.Name)

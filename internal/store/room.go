@@ -112,10 +112,19 @@ func (s *Store) Sweep(ctx context.Context, rooms []string, held time.Duration) [
 	return swept
 }
 
+// Reading is a room that was read, or why it was not.
+type Reading struct {
+	presence.Snapshot
+
+	// Err is why nothing is known of the room.
+	Err error
+}
+
 // Snapshots reads rooms in one round trip and returns them in order, together
 // with the epoch that the data is of: "" when Redis has lost it, and nobody has
-// begun a new one yet.
-func (s *Store) Snapshots(ctx context.Context, rooms ...string) (snaps []presence.Snapshot, epoch string, err error) {
+// begun a new one yet. One room that can't be read leaves the others readable; an
+// error is about all of them.
+func (s *Store) Snapshots(ctx context.Context, rooms ...string) (readings []Reading, epoch string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
 	calls := make([]*call, len(rooms))
@@ -124,29 +133,35 @@ func (s *Store) Snapshots(ctx context.Context, rooms ...string) (snaps []presenc
 		calls[i] = &call{script: snapshotScript, keys: keys, args: []any{presence.RosterSize}}
 	}
 	s.run(ctx, calls...)
-	snaps = make([]presence.Snapshot, len(rooms))
+	readings = make([]Reading, len(rooms))
+	silent := 0
 	for i, c := range calls {
+		if errors.Is(c.err, presence.ErrUnavailable) {
+			silent++
+		}
 		if c.err != nil {
-			return nil, "", fmt.Errorf("snapshot: %w", c.err)
+			readings[i].Err = fmt.Errorf("snapshot: %w", c.err)
+			continue
 		}
-		if snaps[i], err = snapshot(c.reply); err != nil {
-			return nil, "", err
-		}
+		readings[i].Snapshot, readings[i].Err = snapshot(c.reply)
+	}
+	if silent > 0 && silent == len(rooms) {
+		return nil, "", readings[0].Err
 	}
 	// Read after the rooms: data that was lost before they were read is seen to
 	// be lost here.
 	epoch, err = s.rdb.Get(ctx, s.keys.epoch()).Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return nil, "", fmt.Errorf("snapshot: %w", unavailable(err))
+	if err = classify(err); err != nil && !errors.Is(err, redis.Nil) && !errors.Is(err, presence.ErrDamaged) {
+		return nil, "", fmt.Errorf("snapshot: %w", err)
 	}
-	return snaps, epoch, nil
+	return readings, epoch, nil
 }
 
 // snapshot reads the reply of the snapshot script.
 func snapshot(reply any) (presence.Snapshot, error) {
 	list, ok := reply.([]any)
 	if !ok || len(list) < 3 {
-		return presence.Snapshot{}, fmt.Errorf("snapshot: %w", errReply)
+		return presence.Snapshot{}, fmt.Errorf("snapshot: %w", damaged(errReply))
 	}
 	n, err := ints(list[:3], 3)
 	if err != nil {
@@ -157,7 +172,7 @@ func snapshot(reply any) (presence.Snapshot, error) {
 		text, _ := row.(string)
 		user, ok := parseUser(text)
 		if !ok {
-			return presence.Snapshot{}, fmt.Errorf("snapshot: %w: roster row %q", errReply, text)
+			return presence.Snapshot{}, fmt.Errorf("snapshot: %w", damaged(fmt.Errorf("%w: roster row %q", errReply, text)))
 		}
 		snap.Roster = append(snap.Roster, user)
 	}
@@ -173,14 +188,14 @@ func (s *Store) Find(ctx context.Context, room, id string) (conn presence.Connec
 		return presence.Connection{}, false, nil
 	}
 	if err != nil {
-		return presence.Connection{}, false, fmt.Errorf("find in %s: %w", room, unavailable(err))
+		return presence.Connection{}, false, fmt.Errorf("find in %s: %w", room, classify(err))
 	}
 	if len(value) <= presence.GenerationSize {
-		return presence.Connection{}, false, fmt.Errorf("find in %s: %w", room, errReply)
+		return presence.Connection{}, false, fmt.Errorf("find in %s: %w", room, damaged(errReply))
 	}
 	user, ok := parseUser(value[presence.GenerationSize+1:])
 	if !ok {
-		return presence.Connection{}, false, fmt.Errorf("find in %s: %w", room, errReply)
+		return presence.Connection{}, false, fmt.Errorf("find in %s: %w", room, damaged(errReply))
 	}
 	return presence.Connection{ID: id, Generation: value[:presence.GenerationSize], User: user}, true, nil
 }
@@ -219,7 +234,7 @@ func (s *Store) Rooms(ctx context.Context) ([]string, error) {
 	defer cancel()
 	rooms, err := s.rdb.ZRange(ctx, s.keys.rooms(), 0, -1).Result()
 	if err != nil {
-		return nil, fmt.Errorf("list rooms: %w", unavailable(err))
+		return nil, fmt.Errorf("list rooms: %w", classify(err))
 	}
 	return rooms, nil
 }

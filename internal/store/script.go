@@ -86,7 +86,7 @@ func (s *Store) run(ctx context.Context, calls ...*call) {
 	}
 	for _, c := range calls {
 		if c.err != nil {
-			c.err = unavailable(c.err)
+			c.err = classify(c.err)
 		}
 		s.metrics.called(c.script.name, c.err, started)
 	}

@@ -146,15 +146,6 @@ func (s *Store) once(ctx context.Context, key, fresh string) (string, error) {
 	return value, unavailable(err)
 }
 
-// unavailable marks an error of Redis, or of the way to it, as one after which
-// nothing is known of what was asked for.
-func unavailable(err error) error {
-	if err == nil || errors.Is(err, presence.ErrUnavailable) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", presence.ErrUnavailable, err)
-}
-
 // publish is the command that publishes changes.
 func (s *Store) publish() string {
 	if s.opts.Sharded {
@@ -173,19 +164,16 @@ func (s *Store) changing(room string, room4 int) []any {
 	return append(args, s.keyTTL(), s.publish(), s.keys.channel(room), rosterCap, presence.RosterSize)
 }
 
-// errReply says that a script answered in a shape that this version does not know.
-var errReply = errors.New("unexpected reply of a script")
-
 // ints returns the elements of a reply that is a list of integers, at least n.
 func ints(reply any, n int) ([]int64, error) {
 	list, ok := reply.([]any)
 	if !ok || len(list) < n {
-		return nil, fmt.Errorf("%w: %T", errReply, reply)
+		return nil, damaged(fmt.Errorf("%w: %T", errReply, reply))
 	}
 	out := make([]int64, len(list))
 	for i, v := range list {
 		if out[i], ok = v.(int64); !ok {
-			return nil, fmt.Errorf("%w: %T in a list of integers", errReply, v)
+			return nil, damaged(fmt.Errorf("%w: %T in a list of integers", errReply, v))
 		}
 	}
 	return out, nil

@@ -277,7 +277,7 @@ func TestRosterIsFilledUpAgainBehindThoseWhoStayed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		snap := snaps[0]
+		snap := snaps[0].Snapshot
 		if snap.Users != 106 || len(snap.Roster) != presence.RosterSize {
 			t.Fatalf("%d users, %d listed", snap.Users, len(snap.Roster))
 		}

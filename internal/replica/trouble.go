@@ -1,0 +1,99 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"presence/internal/presence"
+)
+
+const (
+	// troubleInterval is the shortest time between two log lines about one room.
+	troubleInterval = time.Minute
+
+	// maxTroubled is how many rooms are remembered. Of more, nothing is logged
+	// until one of them can be forgotten.
+	maxTroubled = 1000
+)
+
+// troubles are the rooms that have an error of their own, which is nobody else's.
+type troubles struct {
+	mu      sync.Mutex // guards:
+	logged  map[string]time.Time
+	unswept map[string]bool // rooms that could not be swept: who is in them is not known
+}
+
+func newTroubles() *troubles {
+	return &troubles{logged: map[string]time.Time{}, unswept: map[string]bool{}}
+}
+
+// due reports whether an error of room is to be logged at now.
+func (t *troubles) due(room string, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if at, ok := t.logged[room]; ok && now.Sub(at) < troubleInterval {
+		return false
+	}
+	if len(t.logged) >= maxTroubled {
+		for room, at := range t.logged {
+			if now.Sub(at) >= troubleInterval {
+				delete(t.logged, room)
+			}
+		}
+		if len(t.logged) >= maxTroubled {
+			return false
+		}
+	}
+	t.logged[room] = now
+	return true
+}
+
+// sweep notes whether room could be swept, and reports whether that is new.
+func (t *troubles) sweep(room string, ok bool) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.unswept[room] == !ok || !ok && len(t.unswept) >= maxTroubled {
+		return false
+	}
+	if ok {
+		delete(t.unswept, room)
+	} else {
+		t.unswept[room] = true
+	}
+	return true
+}
+
+// keep forgets the rooms that are not among those in use.
+func (t *troubles) keep(used map[string]time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for room := range t.unswept {
+		if _, ok := used[room]; !ok {
+			delete(t.unswept, room)
+		}
+	}
+}
+
+// hasGhosts reports whether people may be in room in Redis who are gone, since it
+// can't be swept.
+func (t *troubles) hasGhosts(room string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.unswept[room]
+}
+
+// roomFailed takes an error of a call about one room, or with room "" about the
+// list of rooms, and reports whether it says that Redis is away. Otherwise it is
+// that room's alone, and logged once in a while.
+func (r *Replica) roomFailed(ctx context.Context, room string, err error) (away bool) {
+	if errors.Is(err, presence.ErrUnavailable) {
+		r.redisFailed(ctx, err)
+		return true
+	}
+	if ctx.Err() == nil && r.troubles.due(room, time.Now()) {
+		r.log.WarnContext(ctx, "room in trouble", "room", room, "err", err)
+	}
+	return false
+}

@@ -1,0 +1,142 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
+	"presence/internal/store"
+)
+
+// warnings counts what is logged as a warning or worse.
+type warnings struct {
+	slog.Handler
+	n *atomic.Int64
+}
+
+func (w warnings) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+func (w warnings) Handle(context.Context, slog.Record) error        { w.n.Add(1); return nil }
+
+// in joins a room through a connection named after the user.
+func (p *process) in(room, name string) *Member {
+	p.t.Helper()
+	m, _, err := p.Join(p.t.Context(), room, connection(name, presence.NewGeneration()), living{})
+	if err != nil {
+		p.t.Fatalf("join %s: %v", room, err)
+	}
+	return m
+}
+
+// A room whose data is not what a server writes is that room's trouble: it is stale,
+// and all others stay as they are, in every loop.
+func TestDamagedRoomIsNobodyElsesTrouble(t *testing.T) {
+	for name, damage := range map[string]func(fake *redistest.Fake){
+		"online": func(fake *redistest.Fake) { wrong(fake, "presence:{bad}:online") },
+		"beats":  func(fake *redistest.Fake) { wrong(fake, "presence:{bad}:beats") },
+		"conns":  func(fake *redistest.Fake) { wrong(fake, "presence:{bad}:conns") },
+		"refs":   func(fake *redistest.Fake) { wrong(fake, "presence:{bad}:refs") },
+		"roster": func(fake *redistest.Fake) { wrong(fake, "presence:{bad}:roster") },
+		"version": func(fake *redistest.Fake) {
+			fake.Del("presence:{bad}:version")
+			_, _ = fake.Push("presence:{bad}:version", "x")
+		},
+		"a connection": func(fake *redistest.Fake) { fake.HSet("presence:{bad}:conns", "c-gone", "gibberish") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a, b := start(t, fake), start(t, fake).watching()
+				a.enter("Ann")
+				a.in("bad", "Ben")
+				gone := a.in("bad", "gone")
+				bad := b.Enter(t.Context(), "bad")
+				defer bad.Exit()
+				time.Sleep(time.Minute)
+				logged := a.logged.Load() + b.logged.Load()
+				damage(fake)
+				if err := a.Release(gone); errors.Is(err, presence.ErrUnavailable) {
+					t.Errorf("release: %v", err)
+				}
+				for range 600 {
+					time.Sleep(500 * time.Millisecond)
+					if a.Ready() != nil || b.Ready() != nil {
+						t.Fatalf("not ready: %v, %v", a.Ready(), b.Ready())
+					}
+				}
+				b.saw("0", "1")
+				if n := a.logged.Load() + b.logged.Load() - logged; n > 12 {
+					t.Errorf("%d lines logged in five minutes by two replicas", n)
+				}
+				// What it shows is either right, since the damage is nowhere in the way,
+				// or stale.
+				if view := bad.View(); !view.Stale && view.Users != 1 {
+					t.Errorf("the damaged room shows %d users, not stale", view.Users)
+				}
+				// The others are swept, too.
+				a.kill()
+				time.Sleep(store.DefaultMemberTTL + 2*time.Second)
+				b.saw("0", "1", "0")
+				// Repaired, it is a room like any other.
+				for _, key := range []string{"online", "beats", "conns", "refs", "roster", "version"} {
+					fake.Del("presence:{bad}:" + key)
+				}
+				b.in("bad", "Cid")
+				time.Sleep(store.DefaultLeaveGrace + resyncInterval)
+				synctest.Wait()
+				if view := bad.View(); view.Stale || view.Users != 1 {
+					t.Errorf("repaired, it shows %d users, stale %v", view.Users, view.Stale)
+				}
+			})
+		})
+	}
+}
+
+// wrong makes key a string.
+func wrong(fake *redistest.Fake, key string) {
+	fake.Del(key)
+	_ = fake.Set(key, "x")
+}
+
+// Without the list of rooms those that are known are swept all the same.
+func TestDamagedListOfRoomsStopsNoSweep(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		a.enter("Ann")
+		time.Sleep(time.Minute)
+		wrong(fake, "presence:rooms")
+		time.Sleep(2 * time.Minute)
+		b.saw("0", "1")
+		if a.Ready() != nil || b.Ready() != nil {
+			t.Errorf("not ready: %v, %v", a.Ready(), b.Ready())
+		}
+		a.kill()
+		time.Sleep(store.DefaultMemberTTL + 2*time.Second)
+		b.saw("0", "1", "0")
+	})
+}
+
+func TestTroublesAreBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *redistest.Fake) {
+		troubles := newTroubles()
+		for i := range 3 * maxTroubled {
+			room := fmt.Sprint("room", i)
+			if got := troubles.due(room, time.Now()); got != (i < maxTroubled) {
+				t.Fatalf("trouble of room %d is logged: %v", i, got)
+			}
+			troubles.sweep(room, false)
+		}
+		if len(troubles.logged) != maxTroubled || len(troubles.unswept) != maxTroubled {
+			t.Fatalf("%d and %d rooms remembered", len(troubles.logged), len(troubles.unswept))
+		}
+		time.Sleep(troubleInterval)
+		if !troubles.due("another", time.Now()) || len(troubles.logged) != 1 {
+			t.Fatal("after a minute the next is not logged")
+		}
+	})
+}
