@@ -3,6 +3,7 @@ package templates
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/net/html"
 
 	"presence/internal/controller"
+	"presence/internal/presence"
 )
 
 // assets stands in for web.Assets.
@@ -89,7 +91,7 @@ func TestNotJoined(t *testing.T) {
 	page.attr(t, "form", "method", "POST")
 	page.attr(t, "input[name=lvt-action]", "value", "join")
 	page.attr(t, "input[name=username]", "value", "")
-	page.attr(t, "input[name=username]", "maxlength", "40")
+	page.attr(t, "input[name=username]", "maxlength", strconv.Itoa(presence.MaxNameBytes)) // cuts nothing that the server takes
 	page.attr(t, "input[name=username]", "autocomplete", "nickname")
 	page.attr(t, "label", "for", page.first(t, "input[name=username]", "id"))
 	page.count(t, "input[required]", 0)
