@@ -42,7 +42,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 // sweep, and undoes joins of which nobody knows whether they took place.
 func (r *Replica) registerOnce(ctx context.Context) {
 	if rooms := r.members.localRooms(); len(rooms) > 0 {
-		if _, err := r.store.Register(ctx, rooms...); err != nil && r.roomFailed(ctx, "", err) {
+		if err := r.store.Keep(ctx, rooms...); err != nil && r.roomFailed(ctx, "", err) {
 			return
 		}
 	}

@@ -13,7 +13,8 @@ import (
 // joined as another user before leaves as that user.
 //
 // The error wraps [presence.ErrRoomFull] or [presence.ErrTooManyRooms] when a
-// limit is reached. With [presence.ErrUnavailable] nothing is known of whether
+// limit is reached, [presence.ErrFull] when Redis is full, and
+// [presence.ErrDamaged] when the room is. With [presence.ErrUnavailable] nothing is known of whether
 // the join took place: it may be repeated, or undone with Leave.
 func (s *Store) Join(ctx context.Context, room string, conn presence.Connection) (presence.Occupancy, error) {
 	r, err := s.do(ctx, &op{kind: opJoin, room: room, conn: conn})
@@ -121,14 +122,14 @@ func (s *Store) leaveCall(room string, conns []presence.Connection) *call {
 
 // resumeCall is one call of the resume script.
 func (s *Store) resumeCall(room string, conns []presence.Connection) *call {
-	args := append(make([]any, 0, 1+2*len(conns)), s.opts.MemberTTL.Milliseconds())
-	return &call{script: resumeScript, keys: []string{s.keys.beats(room), s.keys.conns(room)}, args: pairs(args, conns)}
+	args := append(make([]any, 0, 2+2*len(conns)), s.keyTTL(), s.opts.MemberTTL.Milliseconds())
+	return &call{script: resumeScript, keys: s.keys.room(room), args: pairs(args, conns)}
 }
 
 // releaseCall is one call of the release script.
 func (s *Store) releaseCall(room string, conns []presence.Connection) *call {
-	args := append(make([]any, 0, 1+2*len(conns)), s.opts.LeaveGrace.Milliseconds())
-	return &call{script: releaseScript, keys: []string{s.keys.beats(room), s.keys.conns(room)}, args: pairs(args, conns)}
+	args := append(make([]any, 0, 2+2*len(conns)), s.keyTTL(), s.opts.LeaveGrace.Milliseconds())
+	return &call{script: releaseScript, keys: s.keys.room(room), args: pairs(args, conns)}
 }
 
 // pairs appends id and generation of each connection.

@@ -19,8 +19,15 @@
 //	prefix:secret        string  the key of session cookies and ids, where no file gives one
 //	prefix:{R}           pub/sub changes of the room, as JSON: version, users, connections, names
 //
-// The keys of a room live for four member TTLs after the last change or
-// heartbeat, so that an abandoned room vanishes by itself.
+// The keys of a room live for four times the member TTL or the leave grace, whichever
+// is longer, after the last change or heartbeat: an abandoned room vanishes by itself,
+// and none before its last lease has run out.
+//
+// # A full Redis
+//
+// A Redis that has no memory left refuses the first write of a script if that may need
+// some, and none after it. So every script begins with a write that needs none, except
+// those by which somebody new comes: a join, and a new room.
 //
 // # Time
 //

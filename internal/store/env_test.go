@@ -70,6 +70,13 @@ func (e *env) store(t *testing.T, opts Options) *Store {
 	t.Helper()
 	opts.MemberTTL, opts.LeaveGrace = 30*e.unit, 10*e.unit
 	s := New(e.client(t), opts)
+	e.run(t, s)
+	return s
+}
+
+// run runs s until the test ends.
+func (e *env) run(t *testing.T, s *Store) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -79,7 +86,6 @@ func (e *env) store(t *testing.T, opts Options) *Store {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	return s
 }
 
 func user(name string) presence.User {

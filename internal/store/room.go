@@ -201,11 +201,18 @@ func (s *Store) Find(ctx context.Context, room, id string) (conn presence.Connec
 }
 
 // Register makes rooms known to every replica's sweep, as in use from now on.
-// It returns those that were refused since there are too many.
+// It returns those that were refused since there are too many. The error wraps
+// [presence.ErrFull] when Redis is full, and [presence.ErrUnavailable].
 func (s *Store) Register(ctx context.Context, rooms ...string) (refused []string, err error) {
+	return s.register(ctx, s.opts.MaxRooms, rooms)
+}
+
+// register is Register with a limit of its own, or one that is below 0: then nothing
+// is refused.
+func (s *Store) register(ctx context.Context, limit int, rooms []string) (refused []string, err error) {
 	for start := 0; start < len(rooms); start += BatchSize {
 		part := rooms[start:min(start+BatchSize, len(rooms))]
-		args := append(make([]any, 0, 1+len(part)), s.opts.MaxRooms)
+		args := append(make([]any, 0, 1+len(part)), limit)
 		for _, room := range part {
 			args = append(args, room)
 		}
@@ -225,6 +232,13 @@ func (s *Store) Register(ctx context.Context, rooms ...string) (refused []string
 		}
 	}
 	return refused, nil
+}
+
+// Keep makes rooms that have somebody in them known to every replica's sweep, as in
+// use from now on, however many there are and however full Redis is.
+func (s *Store) Keep(ctx context.Context, rooms ...string) error {
+	_, err := s.register(ctx, -1, rooms)
+	return err
 }
 
 // Rooms lists the rooms in use, in no particular order: all that have somebody

@@ -39,7 +39,8 @@ const (
 	// when fewer than presence.RosterSize are left.
 	rosterCap = 256
 
-	// keyTTLs is how many member TTLs the keys of a room outlive their last use.
+	// keyTTLs is how many times the longest lease, that of a heartbeat or of a
+	// release, the keys of a room outlive their last use.
 	keyTTLs = 4
 
 	// ReleasedGeneration is the generation of a connection whose socket is
@@ -155,7 +156,9 @@ func (s *Store) publish() string {
 }
 
 // keyTTL is the life of a room's keys, in ms.
-func (s *Store) keyTTL() int64 { return keyTTLs * s.opts.MemberTTL.Milliseconds() }
+func (s *Store) keyTTL() int64 {
+	return keyTTLs * max(s.opts.MemberTTL, s.opts.LeaveGrace).Milliseconds()
+}
 
 // changing returns the arguments with which every script that changes a room
 // begins.

@@ -5,6 +5,7 @@
 --        that have another generation now
 --
 -- The hottest script: nothing but one ZADD unless somebody is missing.
+-- A full Redis refuses the ZADD if it is the first write, hence PEXPIRE before it.
 local time = redis.call('TIME')
 local deadline = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2])
 local beats, n = {}, 0
@@ -13,6 +14,7 @@ for i = 3, #ARGV do
   beats[n + 2] = ARGV[i]
   n = n + 2
 end
+for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
 local lost = {}
 -- CH counts changed scores: fewer than sent means missing, or renewed within this very ms.
 if redis.call('ZADD', KEYS[2], 'XX', 'CH', unpack(beats)) ~= #ARGV - 2 then
@@ -21,5 +23,4 @@ if redis.call('ZADD', KEYS[2], 'XX', 'CH', unpack(beats)) ~= #ARGV - 2 then
     if not scores[i] then lost[#lost + 1] = i end
   end
 end
-for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
 return lost

@@ -12,6 +12,8 @@
 -- a known connection that another generation has is left alone: whoever restores
 -- speaks for a socket that may be older than the one that has it now. One that
 -- nobody has, since its socket is gone, is taken.
+-- A full Redis refuses the first ZADD, and so the whole join, before anything was
+-- done. Those who come back were counted in already: they are let in.
 -- Needs prelude.lua.
 local limit, restore = tonumber(ARGV[7]), ARGV[8] == '1'
 local stride = restore and 5 or 4
@@ -66,9 +68,11 @@ for i = 1, #ids do
     outcomes[i] = 1
   end
 end
+if restore then redis.call('PEXPIRE', KEYS[2], ARGV[1]) end
 if #beats > 0 then redis.call('ZADD', KEYS[2], unpack(beats)) end
 if #dead > 0 then redis.call('ZREM', KEYS[2], unpack(dead)) end
 if #values > 0 then redis.call('HSET', KEYS[3], unpack(values)) end
-local reply = settle(ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]))
+local reply, _, _, changed = settle(ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]))
+if not changed then live(ARGV[1]) end
 for i = 1, #outcomes do reply[3 + i] = outcomes[i] end
 return reply

@@ -47,10 +47,16 @@ local function look()
   looked = #users
 end
 
+-- live gives all keys of the room ttl ms to live.
+local function live(ttl)
+  for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], ttl) end
+end
+
 -- settle writes what changed of the users: who came online, who went, and the
 -- reference counts of those with more than one connection. moved is the change
 -- in the number of connections. If anything visible changed it raises the
--- version and publishes. Returns {users, connections, version}.
+-- version and publishes. Returns {users, connections, version}, how many users came
+-- and went, and whether anything changed. Without a change the keys live as before.
 --
 -- ttl: life of the room's keys in ms; publish: PUBLISH or SPUBLISH; cap: how
 -- many names the roster keeps; shown: how many are shown, below which it is
@@ -76,7 +82,7 @@ local function settle(ttl, publish, channel, cap, shown)
     end
   end
   if not changed then
-    return {redis.call('SCARD', KEYS[1]), redis.call('ZCARD', KEYS[2]), tonumber(redis.call('GET', KEYS[5]) or 0)}, 0, 0
+    return {redis.call('SCARD', KEYS[1]), redis.call('ZCARD', KEYS[2]), tonumber(redis.call('GET', KEYS[5]) or 0)}, 0, 0, false
   end
 
   if #more > 0 then redis.call('HSET', KEYS[4], unpack(more)) end
@@ -127,11 +133,11 @@ local function settle(ttl, publish, channel, cap, shown)
     if #fill > 0 then redis.call('ZADD', KEYS[6], unpack(fill)) end
   end
 
-  for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], ttl) end
+  live(ttl)
   local connections = redis.call('ZCARD', KEYS[2])
   local names = 0
   if #came + #went > 0 then names = 1 end
   redis.call(publish, channel, string.format(
     '{"version":%.0f,"users":%d,"connections":%d,"names":%d}', version, online, connections, names))
-  return {online, connections, version}, #came, #went
+  return {online, connections, version}, #came, #went, true
 end

@@ -1,0 +1,196 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
+)
+
+// used is how much memory the server says it uses.
+func used(t *testing.T, rdb redis.UniversalClient) (bytes int64) {
+	t.Helper()
+	info := must(rdb.Info(t.Context(), "memory").Result())
+	_, rest, _ := strings.Cut(info, "used_memory:")
+	if _, err := fmt.Sscan(rest, &bytes); err != nil {
+		t.Fatal(err)
+	}
+	return bytes
+}
+
+// A full Redis refuses a script's first write if that may need memory, and none after
+// it. So whoever is there stays, may come back and may leave, and only newcomers are
+// refused, before anything was done.
+func TestFullRedisRefusesNewcomersOnly(t *testing.T) {
+	for name, fill := range map[string]func(t *testing.T, rdb redis.UniversalClient){
+		"far beyond": func(t *testing.T, rdb redis.UniversalClient) {
+			t.Helper()
+			rdb.ConfigSet(t.Context(), "maxmemory", "1")
+		},
+		"to the last 100 bytes": func(t *testing.T, rdb redis.UniversalClient) {
+			t.Helper()
+			rdb.ConfigSet(t.Context(), "maxmemory", fmt.Sprint(used(t, rdb)+100))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			server := redistest.Start(t, "--maxmemory-policy", "noeviction")
+			rdb := server.Client(t)
+			e := &env{unit: time.Hour, client: server.UserClient, admin: rdb}
+			s := e.store(t, Options{MaxRooms: 2})
+			for _, name := range []string{"Ann", "Ben", "Cid", "Dan", "Eve"} {
+				join(t, s, "r", conn("c-"+name, "gen1", name))
+			}
+			join(t, s, "r", conn("c2-Ann", "gen1", "Ann"))
+			join(t, s, "other", conn("c-Ann", "gen1", "Ann"))
+			before := must(rdb.ZScore(ctx, s.keys.beats("r"), "c-Anngen1").Result())
+			rdb.ZAdd(ctx, s.keys.beats("r"), redis.Z{Score: 1, Member: "c-Dangen1"}) // long due
+			redistest.Eventually(t, time.Second, "leases are in whole ms", func() bool {
+				return must(rdb.Time(ctx).Result()).UnixMilli()+30*time.Hour.Milliseconds() > int64(before)
+			})
+			fill(t, rdb)
+
+			beats := []*Beats{{Room: "r", Leases: []Lease{{"c-Ann", "gen1"}, {"c-Lost", "gen1"}}}}
+			if s.Heartbeat(ctx, beats); beats[0].Err != nil || len(beats[0].Lost) != 1 {
+				t.Errorf("heartbeat: %v, lost %v", beats[0].Err, beats[0].Lost)
+			}
+			if after := must(rdb.ZScore(ctx, s.keys.beats("r"), "c-Anngen1").Result()); after <= before {
+				t.Errorf("the lease ends at %.0f as before", after)
+			}
+			if err := s.Release(ctx, "r", "c-Ben", "gen1"); err != nil {
+				t.Errorf("release: %v", err)
+			}
+			if got, found, err := s.Resume(ctx, "r", "c-Ben", "gen2"); err != nil || !found || got != user("Ben") {
+				t.Errorf("resume: %v, %v, %v", got, found, err)
+			}
+			if _, err := s.Leave(ctx, "r", "c-Cid", "gen1"); err != nil {
+				t.Errorf("leave: %v", err)
+			}
+			if _, err := s.Leave(ctx, "r", "c2-Ann", "gen1"); err != nil {
+				t.Errorf("leave of a second tab: %v", err)
+			}
+			check(t, s, "r", 4, "Ann", "Ben", "Dan", "Eve")
+
+			// A lease that has run out is swept; what Redis lost is put back, and its
+			// rooms stay on the list.
+			if swept := s.Sweep(ctx, []string{"r"}, NotHeld)[0]; swept.Err != nil || swept.RemovedUsers != 1 {
+				t.Errorf("sweep: %+v", swept)
+			}
+			if err := s.Forget(ctx, "nobody"); err != nil {
+				t.Errorf("forget: %v", err)
+			}
+			rdb.Del(ctx, s.keys.room("r")...)
+			rdb.Del(ctx, s.keys.rooms())
+			for i, err := range s.Restore(ctx, "r", []presence.Connection{conn("c-Ann", "gen1", "Ann"), conn("c-Ben", "gen2", "Ben")}, nil) {
+				if err != nil {
+					t.Errorf("restore %d: %v", i, err)
+				}
+			}
+			if err := s.Keep(ctx, "r", "other", "more than may be opened"); err != nil {
+				t.Errorf("keep: %v", err)
+			}
+			if rooms := must(s.Rooms(ctx)); len(rooms) != 3 {
+				t.Errorf("rooms %v", rooms)
+			}
+			check(t, s, "r", 2, "Ann", "Ben")
+
+			// Newcomers, in a room that exists and in a new one, are refused.
+			rdb.ZRem(ctx, s.keys.rooms(), "other", "more than may be opened")
+			rdb.ConfigSet(ctx, "maxmemory", "1")
+			state := must(rdb.Keys(ctx, "*").Result())
+			for _, room := range []string{"r", "other", "new"} {
+				if _, err := s.Join(ctx, room, conn("c-New", "gen1", "New")); !errors.Is(err, presence.ErrFull) || errors.Is(err, presence.ErrUnavailable) {
+					t.Errorf("join %s: %v, want %v", room, err, presence.ErrFull)
+				}
+			}
+			if _, err := s.Register(ctx, "new"); !errors.Is(err, presence.ErrFull) {
+				t.Errorf("register: %v, want %v", err, presence.ErrFull)
+			}
+			check(t, s, "r", 2, "Ann", "Ben")
+			if now := must(rdb.Keys(ctx, "*").Result()); len(now) != len(state) {
+				t.Errorf("a refused join left %v, before %v", now, state)
+			}
+
+			rdb.ConfigSet(ctx, "maxmemory", "0")
+			join(t, s, "r", conn("c-New", "gen1", "New"))
+			check(t, s, "r", 3, "Ann", "Ben", "New")
+		})
+	}
+}
+
+// Every key that a call leaves has a life of its own: whatever happens to those who
+// renew it, it vanishes some day. And no life ends before the last lease does.
+func TestEveryKeyOfARoomHasALifeThatOutlivesItsLeases(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		ctx := t.Context()
+		for name, step := range map[string]func(s *Store) error{
+			"release of the only one": func(s *Store) error { return s.Release(ctx, "r", "c1", "gen1") },
+			"release, then resume": func(s *Store) error {
+				_ = s.Release(ctx, "r", "c1", "gen1")
+				_, _, err := s.Resume(ctx, "r", "c1", "gen2")
+				return err
+			},
+			"resume of the only one": func(s *Store) error {
+				_, _, err := s.Resume(ctx, "r", "c1", "gen2")
+				return err
+			},
+			"a join that finds part of itself": func(s *Store) error {
+				e.admin.Del(ctx, s.keys.beats("r"))
+				_, err := s.Join(ctx, "r", conn("c1", "gen1", "Ann"))
+				return err
+			},
+			"a resume that finds part of itself": func(s *Store) error {
+				e.admin.Del(ctx, s.keys.beats("r"))
+				_, _, err := s.Resume(ctx, "r", "c1", "gen2")
+				return err
+			},
+			"a release that finds part of itself": func(s *Store) error {
+				e.admin.Del(ctx, s.keys.beats("r"))
+				return s.Release(ctx, "r", "c1", "gen1")
+			},
+		} {
+			s := e.store(t, Options{})
+			e.admin.Del(ctx, s.keys.room("r")...)
+			join(t, s, "r", conn("c1", "gen1", "Ann"))
+			if err := step(s); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			for _, key := range must(e.admin.Keys(ctx, "*{r}*").Result()) {
+				if life := must(e.admin.PTTL(ctx, key).Result()); life <= 30*e.unit {
+					t.Errorf("%s: %s lives for %v", name, key, life)
+				}
+			}
+		}
+	})
+}
+
+func TestGraceLongerThanFourTTLs(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		ctx := t.Context()
+		s := New(e.client(t), Options{MemberTTL: e.unit, LeaveGrace: 30 * e.unit})
+		e.run(t, s)
+		join(t, s, "r", conn("c1", "gen1", "Ann"))
+		if err := s.Release(ctx, "r", "c1", "gen1"); err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range must(e.admin.Keys(ctx, "*{r}*").Result()) {
+			if life := must(e.admin.PTTL(ctx, key).Result()); life <= 30*e.unit {
+				t.Errorf("%s lives for %v", key, life)
+			}
+		}
+		e.advance(29)
+		if swept := s.Sweep(ctx, []string{"r"}, NotHeld)[0]; swept.RemovedConnections != 0 || swept.Users != 1 {
+			t.Errorf("within the grace: %+v", swept)
+		}
+		e.advance(2)
+		if swept := s.Sweep(ctx, []string{"r"}, NotHeld)[0]; swept.RemovedConnections != 1 || swept.RemovedUsers != 1 {
+			t.Errorf("after the grace: %+v", swept)
+		}
+	})
+}
