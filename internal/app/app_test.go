@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"log/slog"
 	"net/http"
@@ -227,6 +228,26 @@ func TestRefusedNameIsKeptWithItsReason(t *testing.T) {
 		demand(t, page, reason, `aria-invalid="true"`, `value="`+name+`"`, "0 user(s) online")
 	}
 	demand(t, b.get(a.url("/")), "0 user(s) online")
+}
+
+func TestTypedNamesArriveAsTheyWereTyped(t *testing.T) {
+	a := start(t, nil).ready(t)
+	b := newBrowser(t)
+	b.get(a.url("/"))
+	s := b.open(a, "/?tab=aaaaaaaaaaaaaaaa")
+	s.until(`"tree"`)
+	for _, name := range []string{"Infinity", "-Infinity", "1e-7", "1e21", "1e3", "007", "0x10", "true", "null", "=1", "1.0"} {
+		// As the page script sends it, beside what the client makes of the field.
+		s.send(`{"action":"join","data":{"username":null,"typed":"=` + name + `"}}`)
+		if reply := s.until(`"action":"join"`); !strings.Contains(reply, `"`+name+`"`) {
+			t.Errorf("%s by socket: %s", name, reply)
+		}
+		s.send(`{"action":"leave"}`)
+		s.until(`"action":"leave"`)
+		bare := newBrowser(t)
+		demand(t, bare.post(a.url("/"), join(name)), "Logged in as <strong>"+html.EscapeString(name)+"</strong>")
+		bare.post(a.url("/"), leave)
+	}
 }
 
 func TestAddresses(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -208,7 +209,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	if v == nil {
 		return s, errNoVisit
 	}
-	typed := text(ctx.Get("username"))
+	typed := typedName(ctx)
 	name, err := presence.CleanName(typed)
 	if err != nil {
 		return s, v.refuse(ctx, typed, err)
@@ -346,8 +347,17 @@ func roomPath(room string) string {
 	return "/rooms/" + room
 }
 
-// text is what somebody typed: the client turns "42" into a number and "true"
-// into a boolean on the way.
+// typedName is the name that somebody typed. The page script sends it after a mark
+// too, since the client has no text for what looks like a number.
+func typedName(ctx *livetemplate.Context) string {
+	if exact, ok := strings.CutPrefix(text(ctx.Get("typed")), "="); ok {
+		return exact
+	}
+	return text(ctx.Get("username"))
+}
+
+// text is the text of a field: the client turns "42" into a number and "true" into
+// a boolean on the way.
 func text(value any) string {
 	switch v := value.(type) {
 	case string:

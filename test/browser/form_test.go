@@ -101,6 +101,7 @@ func TestNamesAreText(t *testing.T) {
 		"O'Neil & \"Söhne\"", "&amp;&lt;", "a{{b}}", "${a}`b`",
 		"🦊 Zoë", "محمد",
 		"42", "true", "null", "007", "1e3", "1.50", "-0", "9007199254740993",
+		"Infinity", "-Infinity", "1e-7", "1e+21", "=42",
 	} {
 		alice.submit(name)
 		alice.sees(soon, "joined as "+name, func(s sight) bool { return s.As == name && s.shows(name) })

@@ -239,6 +239,12 @@
     }
   }
 
+  // The client makes a number of "1e-7" and nothing of "Infinity". After a mark,
+  // which no number begins with, it leaves what was typed as it is.
+  function onFormData({ formData }) {
+    if (formData.has("username")) formData.set("typed", `=${formData.get("username")}`);
+  }
+
   function sendHeld() {
     if (!held || trying || !client().isReady()) return;
     const { form, submitter, until } = held;
@@ -290,6 +296,7 @@
   document.addEventListener("lvt:disconnected", onDisconnected, true);
   document.addEventListener("lvt:updated", onUpdated, true);
   window.addEventListener("submit", onSubmit, true);
+  window.addEventListener("formdata", onFormData);
   window.addEventListener("online", () => {
     clearTimeout(timer);
     timer = 0;
