@@ -157,8 +157,8 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 	if v == nil {
 		return s, errNoVisit
 	}
-	if v.viewer != nil {
-		return s, nil // runs once; the wire can't call it, and must not matter if it could
+	if !v.socket || v.viewer != nil {
+		return s, nil // once for each socket; nobody else can call it, and must not matter if they could
 	}
 	wait, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
@@ -187,6 +187,7 @@ func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) Pres
 		v.member = member
 		s = s.as(member.User())
 	}
+	v.resuming = err != nil
 	v.page.Resolved(err == nil, s.UserID)
 	return s
 }
@@ -215,8 +216,10 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 		return s, v.refuse(ctx, typed, err)
 	}
 	conn := presence.Connection{
-		ID:         v.connection,
-		Generation: v.generation,
+		ID: v.connection,
+		// Each join has its own: what the visit's former one still has to say, a
+		// heartbeat or its undoing, is then about nobody.
+		Generation: presence.NewGeneration(),
 		User:       c.user(v, name),
 	}
 	began := time.Now()
@@ -225,7 +228,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	var occupancy presence.Occupancy
 	if v.socket {
 		var member *replica.Member
-		if member, occupancy, err = c.replica.Join(wait, v.room, conn, v); err == nil {
+		if member, occupancy, err = c.replica.Join(wait, v.room, conn, v, v.member); err == nil {
 			v.member = member
 		}
 	} else if occupancy, err = c.replica.JoinHTTP(wait, v.room, conn); err == nil {
@@ -313,7 +316,7 @@ func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context)
 	if !ok || v.viewer == nil {
 		return s, nil
 	}
-	if v.page.Unresolved() {
+	if v.member == nil && v.page.Unresolved() {
 		wait, cancel := context.WithTimeout(ctx, actionTimeout)
 		s = c.resume(wait, v, s)
 		cancel()

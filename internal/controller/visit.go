@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -31,7 +32,7 @@ type visit struct {
 	// Who asks: the browser's session, and the connection that this tab is.
 	session    string
 	connection string
-	generation string
+	generation string // that resumes; each join has its own
 	bare       bool   // without a tab key: a browser without JavaScript
 	lastName   string // under which a bare browser was in the room lately, or ""
 
@@ -40,9 +41,10 @@ type visit struct {
 
 	// Owned by the visit's actions, which run one after another, and by
 	// Handler when they have ended.
-	viewer *replica.Viewer
-	page   *live.Page // set with viewer
-	member *replica.Member
+	viewer   *replica.Viewer
+	page     *live.Page      // set with viewer
+	member   *replica.Member // who is in the room through this socket; nil: nobody
+	resuming bool            // whether the tab was taken over, by generation, is not known
 }
 
 type visitKey struct{}
@@ -217,10 +219,14 @@ func (c *Controller) end(ctx context.Context, v *visit) {
 		v.page.Close() // before it looks no more
 		v.viewer.Exit()
 	}
-	if v.member == nil {
-		return
+	var err error
+	if v.member != nil {
+		err = c.replica.Release(v.member)
 	}
-	if err := c.replica.Release(v.member); err != nil {
+	if v.resuming {
+		err = errors.Join(err, c.replica.Abandon(v.room, v.connection, v.generation))
+	}
+	if err != nil {
 		c.log.LogAttrs(ctx, slog.LevelDebug, "connection not released; it ends with its lease", slog.Any("err", err))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"strings"
 )
 
 const (
@@ -59,6 +60,18 @@ func NewGeneration() string {
 	_, _ = rand.Read(b[:]) // never fails: see crypto/rand.Read
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
+
+// httpMark begins the generation of a connection that has no socket. It is none of
+// the characters that NewGeneration uses.
+const httpMark = "~"
+
+// NewHTTPGeneration returns a fresh random generation for a connection that has no
+// socket, and so is kept by requests alone. It has a mark that no other generation
+// has, and 18 random bits.
+func NewHTTPGeneration() string { return httpMark + NewGeneration()[len(httpMark):] }
+
+// IsHTTPGeneration reports whether generation was made by [NewHTTPGeneration].
+func IsHTTPGeneration(generation string) bool { return strings.HasPrefix(generation, httpMark) }
 
 // Keys derives ids from a secret that all replicas share, so that the same tab
 // has the same connection id on each of them and nobody without the secret can

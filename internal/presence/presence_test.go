@@ -56,4 +56,12 @@ func TestKeys(t *testing.T) {
 	if a, b := NewGeneration(), NewGeneration(); len(a) != GenerationSize || !isToken(a, 4, 4) || a == b && NewGeneration() == a {
 		t.Errorf("generations %q, %q", a, b)
 	}
+	if h := NewHTTPGeneration(); len(h) != GenerationSize || !IsHTTPGeneration(h) || isToken(h, 4, 4) {
+		t.Errorf("generation without a socket: %q", h)
+	}
+	for range 10_000 {
+		if g := NewGeneration(); IsHTTPGeneration(g) || strings.Contains(g, ".") {
+			t.Fatalf("a socket has the generation %q", g)
+		}
+	}
 }

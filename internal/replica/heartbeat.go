@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"presence/internal/presence"
 	"presence/internal/store"
 )
@@ -23,6 +25,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 			for room, members := range r.members.proven(r.link.settle / 2) {
 				r.restore(ctx, room, members)
 			}
+			r.undoOnce(ctx) // what was put back for nothing, too
 			r.beatOnce(ctx, slot)
 			if slot = (slot + 1) % slots; slot == 0 {
 				r.registerOnce(ctx)
@@ -39,24 +42,39 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 }
 
 // registerOnce keeps the rooms of local members on the list that all replicas
-// sweep, and undoes joins of which nobody knows whether they took place.
+// sweep.
 func (r *Replica) registerOnce(ctx context.Context) {
 	if rooms := r.members.localRooms(); len(rooms) > 0 {
 		if err := r.store.Keep(ctx, rooms...); err != nil && r.roomFailed(ctx, "", err) {
 			return
 		}
 	}
-	for key, generation := range r.members.doubts() {
-		if !r.members.doubted(key, generation) {
-			continue // joined again meanwhile
-		}
-		if _, err := r.store.Leave(ctx, key.room, key.id, generation); err != nil {
-			if r.roomFailed(ctx, key.room, err) {
-				return
+}
+
+// undoOnce undoes what of unknown outcome has taken place: each generation by itself,
+// so that whatever the tab did since, here or elsewhere, stays. A member that was
+// overtaken by what was undone is the tab's again.
+func (r *Replica) undoOnce(ctx context.Context) {
+	doubts := r.members.doubts()
+	if len(doubts) == 0 || r.link.ready() != nil {
+		return
+	}
+	var g errgroup.Group
+	g.SetLimit(store.BatchSize) // they share round trips
+	for _, c := range doubts {
+		g.Go(func() error {
+			if _, err := r.store.Leave(ctx, c.room, c.id, c.generation); errors.Is(err, presence.ErrUnavailable) {
+				return err // again at the next tick
 			}
-			continue
-		}
-		r.members.certain(key.room, key.id)
+			r.members.certain(c)
+			if m := r.members.among(c.tabKey); m != nil {
+				r.members.ask(m, false)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		r.redisFailed(ctx, err) // once for all: they shared the trouble
 	}
 }
 
@@ -99,25 +117,36 @@ func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 		conns[i] = m.conn
 	}
 	restored := 0
-	for i, err := range r.store.Restore(ctx, room, conns, r.rooms.lastRoster(room)) {
-		m := back[i]
-		switch {
+	errs := r.store.Restore(ctx, room, conns, r.rooms.lastRoster(room))
+	for i, m := range back {
+		switch err := errs[i]; {
 		case err == nil:
 			restored++
 			r.members.trust(m)
-			if !r.members.has(m) { // its socket closed meanwhile, and found nothing to release
-				if err := r.store.Release(ctx, room, m.conn.ID, m.conn.Generation); err != nil {
-					r.roomFailed(ctx, room, err)
-				}
-			}
+			r.revoke(ctx, m)
 		case errors.Is(err, presence.ErrSuperseded):
 			r.members.ask(m, false)
 		default:
 			r.roomFailed(ctx, room, err) // lost again at the next heartbeat
+			r.revoke(ctx, m)
 		}
 	}
 	if restored > 0 {
 		r.metrics.restored.Add(float64(restored))
 		r.log.InfoContext(ctx, "put back members that redis had lost", "room", room, "members", restored)
+	}
+}
+
+// revoke takes back that m was, or may have been, put back if it is no longer a
+// member: what ended it meanwhile found nothing to end in Redis.
+func (r *Replica) revoke(ctx context.Context, m *Member) {
+	switch in, left := r.members.has(m); {
+	case left:
+		r.members.doubt(m.tab(), m.conn.Generation)
+	case in:
+	default:
+		if err := r.store.Release(ctx, m.room, m.conn.ID, m.conn.Generation); err != nil {
+			r.roomFailed(ctx, m.room, err)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,6 +46,7 @@ type Member struct {
 	index  int
 	asked  time.Time // when it was last asked whether it is there
 	spared bool      // it need not answer: nothing speaks against it but that Redis forgot all
+	left   bool      // its user leaves, has left or has joined again: it is never put back
 }
 
 // User is who is there through the member's connection.
@@ -59,33 +61,53 @@ type cohort struct {
 	live    int
 }
 
-type memberKey struct{ room, id string }
+// tabKey names one tab in one room, whichever sockets it has.
+type tabKey struct{ room, id string }
+
+func (m *Member) tab() tabKey { return tabKey{m.room, m.conn.ID} }
+
+// claim is what a call of unknown outcome may have made of a tab: one generation of
+// it, which is to be undone.
+type claim struct {
+	tabKey
+
+	generation string
+}
 
 // members are the local members of all rooms.
 type members struct {
-	mu       sync.Mutex // guards:
-	n        int
+	mu       sync.Mutex           // guards:
+	tabs     map[tabKey][]*Member // several for a tab whose old socket has not closed yet
 	slots    [slots]map[*cohort]bool
 	filling  map[string]*cohort // room -> the cohort that newcomers join
 	next     int                // slot of the next cohort
 	suspect  map[*Member]bool   // Redis does not know them, or another socket has them
-	doubtful map[memberKey]string
+	doubtful map[claim]bool
 }
 
 func newMembers() *members {
-	m := &members{filling: map[string]*cohort{}, suspect: map[*Member]bool{}, doubtful: map[memberKey]string{}}
+	m := &members{tabs: map[tabKey][]*Member{}, filling: map[string]*cohort{}, suspect: map[*Member]bool{}, doubtful: map[claim]bool{}}
 	for i := range m.slots {
 		m.slots[i] = map[*cohort]bool{}
 	}
 	return m
 }
 
-// add takes m in. There may be earlier members of the same connection, whose
-// sockets are about to close, or were given up by the browser before this one
-// was: which of them stays is seen when they close.
-func (ms *members) add(m *Member) {
+// add takes m in, in the place of former: the member that the same visit had, or nil.
+// There may be other members of the same tab, whose sockets are about to close, or
+// were given up by the browser before this one was: which of them stays is seen when
+// they close.
+func (ms *members) add(m, former *Member) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
+	if former != nil && former.cohort != nil {
+		m.cohort, m.index = former.cohort, former.index
+		m.cohort.members[m.index] = m
+		former.cohort, former.left = nil, true
+		ms.forgetLocked(former)
+		ms.tabs[m.tab()] = append(ms.tabs[m.tab()], m)
+		return
+	}
 	c := ms.filling[m.room]
 	if c == nil || len(c.members) == store.BatchSize {
 		c = &cohort{room: m.room, slot: ms.next}
@@ -96,14 +118,35 @@ func (ms *members) add(m *Member) {
 	m.cohort, m.index = c, len(c.members)
 	c.members = append(c.members, m)
 	c.live++
-	ms.n++
+	ms.tabs[m.tab()] = append(ms.tabs[m.tab()], m)
 }
 
-// remove takes m out, if it is still in.
+// remove takes m out, whose socket has closed, if it is still in.
 func (ms *members) remove(m *Member) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	ms.removeLocked(m)
+}
+
+// leaving notes that the user of a tab is about to leave, or, since that failed, is
+// not. Until it is known nothing is put back.
+func (ms *members) leaving(tab tabKey, is bool) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	for _, m := range ms.tabs[tab] {
+		m.left = is
+	}
+}
+
+// leave takes all members of a tab out whose user has left: an old socket of the tab
+// has no say in that.
+func (ms *members) leave(tab tabKey) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	for _, m := range slices.Clone(ms.tabs[tab]) {
+		m.left = true
+		ms.removeLocked(m)
+	}
 }
 
 func (ms *members) removeLocked(m *Member) {
@@ -119,8 +162,18 @@ func (ms *members) removeLocked(m *Member) {
 			delete(ms.filling, c.room)
 		}
 	}
+	ms.forgetLocked(m)
+}
+
+// forgetLocked strikes m from all lists but its cohort.
+func (ms *members) forgetLocked(m *Member) {
 	delete(ms.suspect, m)
-	ms.n--
+	tab := m.tab()
+	if rest := slices.DeleteFunc(ms.tabs[tab], func(o *Member) bool { return o == m }); len(rest) > 0 {
+		ms.tabs[tab] = rest
+	} else {
+		delete(ms.tabs, tab)
+	}
 }
 
 // ask asks m for a sign of life, since Redis does not know it or another socket
@@ -128,7 +181,7 @@ func (ms *members) removeLocked(m *Member) {
 // it does not answer soon, it is believed to be there all the same.
 func (ms *members) ask(m *Member, spare bool) {
 	ms.mu.Lock()
-	in := m.cohort != nil
+	in := m.cohort != nil && !m.left
 	if in {
 		m.spared = spare && (m.spared || !ms.suspect[m])
 		ms.suspect[m] = true
@@ -155,6 +208,9 @@ func (ms *members) proven(patience time.Duration) map[string][]*Member {
 	defer ms.mu.Unlock()
 	byRoom := map[string][]*Member{}
 	for m := range ms.suspect {
+		if m.left {
+			continue
+		}
 		if m.socket.Heard().After(m.asked) || m.spared && time.Since(m.asked) > patience {
 			byRoom[m.room] = append(byRoom[m.room], m)
 		}
@@ -162,18 +218,28 @@ func (ms *members) proven(patience time.Duration) map[string][]*Member {
 	return byRoom
 }
 
-// has reports whether m is still in.
-func (ms *members) has(m *Member) bool {
+// has reports whether m is still in, and whether its user has left, or is about to.
+func (ms *members) has(m *Member) (in, left bool) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	return m.cohort != nil
+	return m.cohort != nil, m.left
 }
 
-// count is the number of local members.
+// among returns the member of the tab whose socket is the newest; nil if there is none.
+func (ms *members) among(tab tabKey) *Member {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	if all := ms.tabs[tab]; len(all) > 0 {
+		return all[len(all)-1]
+	}
+	return nil
+}
+
+// count is the number of tabs that are joined here.
 func (ms *members) count() int {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	return ms.n
+	return len(ms.tabs)
 }
 
 // inSlot lists the members to renew in one slot, each list of one room and no
@@ -211,86 +277,92 @@ func (ms *members) localRooms() []string {
 	return rooms
 }
 
-// certain forgets a doubt: the connection is known to be there.
-func (ms *members) certain(room, id string) {
+// doubts lists what may or may not have taken place.
+func (ms *members) doubts() []claim {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	delete(ms.doubtful, memberKey{room, id})
+	return slices.Collect(maps.Keys(ms.doubtful))
 }
 
-// doubts lists the joins that may or may not have taken place.
-func (ms *members) doubts() map[memberKey]string {
-	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	return maps.Clone(ms.doubtful)
-}
-
-// doubted reports whether that generation's join is still in doubt.
-func (ms *members) doubted(key memberKey, generation string) bool {
-	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	return ms.doubtful[key] == generation
-}
-
-// doubt remembers that a join may or may not have taken place.
-func (ms *members) doubt(room, id, generation string) {
+// doubt remembers that a call for that generation of a tab may or may not have taken
+// place.
+func (ms *members) doubt(tab tabKey, generation string) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	if len(ms.doubtful) < maxDoubtful {
-		ms.doubtful[memberKey{room, id}] = generation
+		ms.doubtful[claim{tab, generation}] = true
 	}
 }
 
+// certain forgets a doubt: it was undone.
+func (ms *members) certain(c claim) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	delete(ms.doubtful, c)
+}
+
 // Join makes conn.User present in room, and returns the room's occupancy
-// afterwards. From then on the replica renews the
-// lease, until Leave or Release. Before the connection is put back into a Redis
-// that lost it, socket is asked for a sign of life.
+// afterwards. From then on the replica renews the lease, until Leave or Release.
+// Before the connection is put back into a Redis that lost it, socket is asked for a
+// sign of life.
+//
+// former is the member that the same socket has already, or nil. The new one takes
+// its place, and must have another generation: so that whatever is still under way
+// for the former finds that it speaks for nobody. After an error former is still
+// there.
 //
 // The errors are those of [store.Store.Join]. A join that failed with
 // [presence.ErrUnavailable] is undone should it turn out to have taken place.
-func (r *Replica) Join(ctx context.Context, room string, conn presence.Connection, socket Socket) (*Member, presence.Occupancy, error) {
+func (r *Replica) Join(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member) (*Member, presence.Occupancy, error) {
 	occupancy, err := r.join(ctx, room, conn)
 	if err != nil {
 		return nil, occupancy, err
 	}
 	m := &Member{room: room, conn: conn, socket: socket}
-	r.members.add(m)
+	r.members.add(m, former)
 	return m, occupancy, nil
 }
 
 // join joins, and remembers a doubt.
 func (r *Replica) join(ctx context.Context, room string, conn presence.Connection) (presence.Occupancy, error) {
 	occupancy, err := r.store.Join(ctx, room, conn)
-	switch {
-	case err == nil:
-		r.members.certain(room, conn.ID)
-	case errors.Is(err, presence.ErrUnavailable):
-		r.members.doubt(room, conn.ID, conn.Generation)
+	if errors.Is(err, presence.ErrUnavailable) {
+		r.members.doubt(tabKey{room, conn.ID}, conn.Generation)
 	}
 	return occupancy, err
 }
 
 // Resume takes over the connection id of room, if it is there, with the
 // generation of a new socket; the result is nil, without an error, if it is
-// not. The rest is as with Join.
+// not. The rest is as with Join, but that after [presence.ErrUnavailable] nothing
+// is undone: Resume may be repeated with the same generation, and when the socket
+// has closed without that, Abandon is to be called.
 func (r *Replica) Resume(ctx context.Context, room, id, generation string, socket Socket) (*Member, error) {
 	user, found, err := r.store.Resume(ctx, room, id, generation)
 	if err != nil || !found {
 		return nil, err
 	}
 	m := &Member{room: room, conn: presence.Connection{ID: id, Generation: generation, User: user}, socket: socket}
-	r.members.add(m)
+	r.members.add(m, nil)
 	return m, nil
 }
 
 // Leave ends m at once, and returns the room's occupancy afterwards. After an
 // error m is still there and may leave again.
 func (r *Replica) Leave(ctx context.Context, m *Member) (presence.Occupancy, error) {
-	occupancy, err := r.store.Leave(ctx, m.room, m.conn.ID, m.conn.Generation)
-	if err == nil {
-		r.members.remove(m)
+	return r.leave(ctx, m.tab(), m.conn.Generation)
+}
+
+// leave ends that generation of a tab, or whichever has it.
+func (r *Replica) leave(ctx context.Context, tab tabKey, generation string) (presence.Occupancy, error) {
+	r.members.leaving(tab, true)
+	occupancy, err := r.store.Leave(ctx, tab.room, tab.id, generation)
+	if err != nil {
+		r.members.leaving(tab, false)
+		return occupancy, err
 	}
-	return occupancy, err
+	r.members.leave(tab)
+	return occupancy, nil
 }
 
 // Release says that m's socket is gone. It is bounded in time by itself, since
@@ -298,15 +370,22 @@ func (r *Replica) Leave(ctx context.Context, m *Member) (presence.Occupancy, err
 // stays until its lease runs out.
 func (r *Replica) Release(m *Member) error {
 	r.members.remove(m)
+	return r.Abandon(m.room, m.conn.ID, m.conn.Generation)
+}
+
+// Abandon says that a socket is gone that may have the connection id of room, since
+// the outcome of a Resume is not known. The rest is as with Release.
+func (r *Replica) Abandon(room, id, generation string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()
-	return r.store.Release(ctx, m.room, m.conn.ID, m.conn.Generation)
+	return r.store.Release(ctx, room, id, generation)
 }
 
 // JoinHTTP makes conn.User present in room for as long as VisitHTTP is called
-// at least once within the member TTL. The errors are those of Join.
+// at least once within the member TTL. The generation is made here. The errors are
+// those of Join.
 func (r *Replica) JoinHTTP(ctx context.Context, room string, conn presence.Connection) (presence.Occupancy, error) {
-	conn.Generation = store.HTTPGeneration
+	conn.Generation = presence.NewHTTPGeneration()
 	return r.join(ctx, room, conn)
 }
 
@@ -317,7 +396,7 @@ func (r *Replica) VisitHTTP(ctx context.Context, room, id string) (user presence
 	if err != nil || !found {
 		return presence.User{}, false, err
 	}
-	if conn.Generation == store.HTTPGeneration {
+	if presence.IsHTTPGeneration(conn.Generation) {
 		beats := &store.Beats{Room: room, Leases: []store.Lease{{ID: id, Generation: conn.Generation}}}
 		if r.store.Heartbeat(ctx, []*store.Beats{beats}); beats.Err != nil {
 			return presence.User{}, false, fmt.Errorf("renew a visit: %w", beats.Err)
@@ -328,5 +407,5 @@ func (r *Replica) VisitHTTP(ctx context.Context, room, id string) (user presence
 
 // LeaveHTTP ends the connection id of room at once, whoever renews it.
 func (r *Replica) LeaveHTTP(ctx context.Context, room, id string) (presence.Occupancy, error) {
-	return r.store.Leave(ctx, room, id, "")
+	return r.leave(ctx, tabKey{room, id}, "")
 }

@@ -26,7 +26,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.swept, m.restored, m.pushes, m.reminders,
-			gauge("presence_local_members", "Members whose leases this replica renews.", func() float64 { return float64(r.members.count()) }),
+			gauge("presence_local_members", "Tabs that are joined through this replica; each counts once, however often it joined.", func() float64 { return float64(r.members.count()) }),
 			gauge("presence_watched_rooms", "Rooms that somebody at this replica looks at.", func() float64 { n, _ := r.rooms.count(); return float64(n) }),
 			gauge("presence_viewers", "Visitors with a live page at this replica.", func() float64 { _, n := r.rooms.count(); return float64(n) }),
 			gauge("presence_redis_up", "1 while Redis answers.", func() float64 {

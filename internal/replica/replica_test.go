@@ -144,7 +144,7 @@ func (p *process) pushes() int {
 // heard of for ever.
 func (p *process) join(name string) *Member {
 	p.t.Helper()
-	m, _, err := p.Join(p.t.Context(), lobby, connection(name, presence.NewGeneration()), living{})
+	m, _, err := p.Join(p.t.Context(), lobby, connection(name, presence.NewGeneration()), living{}, nil)
 	if err != nil {
 		p.t.Fatalf("join %s: %v", name, err)
 	}
@@ -297,7 +297,7 @@ func TestRedisAwayLongerThanTheTTLLosesNobody(t *testing.T) {
 		if a.Ready() == nil || b.Ready() == nil {
 			t.Fatal("ready though redis is away")
 		}
-		if _, _, err := a.Join(t.Context(), lobby, connection("Cid", "gen1"), living{}); !errors.Is(err, presence.ErrUnavailable) {
+		if _, _, err := a.Join(t.Context(), lobby, connection("Cid", "gen1"), living{}, nil); !errors.Is(err, presence.ErrUnavailable) {
 			t.Fatalf("join while redis is away: %v", err)
 		}
 		time.Sleep(time.Minute)
@@ -361,7 +361,7 @@ func TestLossOfDataDropsNobodyWhoIsSlowToAnswer(t *testing.T) {
 		a, b := start(t, fake), start(t, fake).watching()
 		var dead atomic.Bool
 		for _, name := range []string{"slow", "moved"} {
-			if _, _, err := a.Join(t.Context(), lobby, connection(name, "gen1"), mortal{&dead}); err != nil {
+			if _, _, err := a.Join(t.Context(), lobby, connection(name, "gen1"), mortal{&dead}, nil); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(DefaultCoalesce)
@@ -384,7 +384,7 @@ func TestLossOfDataDropsNobodyWhoIsSlowToAnswer(t *testing.T) {
 // enterSoon is enter for a time when Redis may not answer yet.
 func (p *process) enterSoon(name string) {
 	for range 20 {
-		_, _, err := p.Join(p.t.Context(), lobby, connection(name, "gen1"), living{})
+		_, _, err := p.Join(p.t.Context(), lobby, connection(name, "gen1"), living{}, nil)
 		if err == nil {
 			return
 		}
@@ -398,7 +398,7 @@ func TestReplicaCutOffLongerThanTheTTLMakesNoGhostsAndDropsNobody(t *testing.T) 
 		a, b := start(t, fake), start(t, fake).watching()
 		var dead atomic.Bool
 		for _, name := range []string{"moved", "gone"} {
-			if _, _, err := a.Join(t.Context(), lobby, connection(name, "gen1"), mortal{&dead}); err != nil {
+			if _, _, err := a.Join(t.Context(), lobby, connection(name, "gen1"), mortal{&dead}, nil); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(DefaultCoalesce)
@@ -446,7 +446,7 @@ func TestLeaveIsNotUndoneByAnOldSocketOfTheTab(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
 		var dead atomic.Bool
-		if _, _, err := a.Join(t.Context(), lobby, connection("Ann", "gen1"), mortal{&dead}); err != nil {
+		if _, _, err := a.Join(t.Context(), lobby, connection("Ann", "gen1"), mortal{&dead}, nil); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
@@ -546,7 +546,7 @@ func TestJoinOfUnknownOutcomeIsUndone(t *testing.T) {
 		if _, err := a.store.Join(t.Context(), lobby, connection("Ann", "gen1")); err != nil {
 			t.Fatal(err)
 		}
-		a.members.doubt(lobby, "c-Ann", "gen1")
+		a.members.doubt(tabKey{lobby, "c-Ann"}, "gen1")
 		time.Sleep(DefaultHeartbeatInterval + time.Second)
 		b.saw("0", "1", "0")
 	})
@@ -696,7 +696,7 @@ func TestBusiestRooms(t *testing.T) {
 		a, b := start(t, fake), start(t, fake)
 		for room, n := range map[string]int{"small": 1, "large": 3, "middle": 2} {
 			for i := range n {
-				if _, _, err := a.Join(t.Context(), room, connection(fmt.Sprint("user", i), "gen1"), living{}); err != nil {
+				if _, _, err := a.Join(t.Context(), room, connection(fmt.Sprint("user", i), "gen1"), living{}, nil); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -27,7 +27,7 @@ func (w warnings) Handle(context.Context, slog.Record) error        { w.n.Add(1)
 // in joins a room through a connection named after the user.
 func (p *process) in(room, name string) *Member {
 	p.t.Helper()
-	m, _, err := p.Join(p.t.Context(), room, connection(name, presence.NewGeneration()), living{})
+	m, _, err := p.Join(p.t.Context(), room, connection(name, presence.NewGeneration()), living{}, nil)
 	if err != nil {
 		p.t.Fatalf("join %s: %v", room, err)
 	}

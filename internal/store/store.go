@@ -46,10 +46,6 @@ const (
 	// ReleasedGeneration is the generation of a connection whose socket is
 	// gone. It is none that presence.NewGeneration makes.
 	ReleasedGeneration = "...."
-
-	// HTTPGeneration is the generation of a connection that has no socket: a
-	// visitor without JavaScript, kept alive by requests.
-	HTTPGeneration = "http"
 )
 
 // Options are the settings of a [Store]. The zero value is for production.

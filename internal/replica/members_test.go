@@ -1,0 +1,279 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
+	"presence/internal/store"
+)
+
+// again joins once more through the socket that has m.
+func (p *process) again(m *Member, name string) *Member {
+	p.t.Helper()
+	conn := connection(name, presence.NewGeneration())
+	conn.ID = m.conn.ID
+	next, _, err := p.Join(p.t.Context(), lobby, conn, living{}, m)
+	if err != nil {
+		p.t.Fatalf("join again as %s: %v", name, err)
+	}
+	return next
+}
+
+// names is the roster of the lobby as Redis has it.
+func (p *process) names() string {
+	p.t.Helper()
+	snaps, _, err := p.store.Snapshots(p.t.Context(), lobby)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var names []string
+	for _, user := range snaps[0].Roster {
+		names = append(names, user.Name)
+	}
+	return fmt.Sprint(names)
+}
+
+func TestTabThatJoinsTwiceIsThereOnceAndLeavesForGood(t *testing.T) {
+	for what, name := range map[string]string{"under one name": "Ann", "under two": "Ben"} {
+		t.Run(what, func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a, b := start(t, fake), start(t, fake).watching()
+				m := a.again(a.enter("Ann"), name)
+				time.Sleep(2 * DefaultHeartbeatInterval)
+				if n := a.members.count(); n != 1 {
+					t.Fatalf("%d local members", n)
+				}
+				b.saw("0", "1")
+				if names := b.names(); names != fmt.Sprintf("[%s]", name) {
+					t.Fatalf("the roster is %s", names)
+				}
+				if _, err := a.Leave(t.Context(), m); err != nil {
+					t.Fatal(err)
+				}
+				if n := a.members.count(); n != 0 {
+					t.Fatalf("%d local members after the leave", n)
+				}
+				time.Sleep(5 * time.Minute)
+				b.saw("0", "1", "0")
+			})
+		})
+	}
+}
+
+func TestTabThatJoinedOftenComesBackAsTheLast(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		m := a.enter("N1")
+		for _, name := range []string{"N2", "N3", "N4", "N5"} {
+			m = a.again(m, name)
+		}
+		time.Sleep(time.Minute)
+		fake.FlushAll()
+		for range 4 {
+			time.Sleep(DefaultHeartbeatInterval)
+			if names := b.names(); names != "[N5]" {
+				t.Fatalf("the roster is %s", names)
+			}
+		}
+		b.saw("0", "1", "1 stale", "1")
+	})
+}
+
+// A socket that is closed is no longer a tab that is joined here; of a tab that has
+// two for a moment, one is.
+func TestLocalMembersAreTabs(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake)
+		old := a.enter("Ann")
+		next := a.resume("Ann")
+		a.enter("Ben")
+		for _, c := range []struct {
+			what string
+			do   func() error
+			want int
+		}{
+			{"a tab with two sockets, and another", func() error { return nil }, 2},
+			{"the old socket closes", func() error { return a.Release(old) }, 2},
+			{"it closes again", func() error { return a.Release(old) }, 2},
+			{"the new one closes", func() error { return a.Release(next) }, 1},
+		} {
+			if err := c.do(); err != nil {
+				t.Fatal(err)
+			}
+			if n := a.members.count(); n != c.want {
+				t.Errorf("%s: %d local members, want %d", c.what, n, c.want)
+			}
+		}
+	})
+}
+
+// Heartbeats find a tab missing, and it is being put back while its user leaves.
+func TestLeaveIsNotUndoneByARestoreUnderWay(t *testing.T) {
+	for what, again := range map[string]bool{"of the member": false, "of a former member": true} {
+		t.Run(what, func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a, b := start(t, fake), start(t, fake).watching()
+				late := a.enter("Ann")
+				m := late
+				if again {
+					m = a.again(late, "Ben")
+				}
+				if _, err := a.Leave(t.Context(), m); err != nil {
+					t.Fatal(err)
+				}
+				a.restore(t.Context(), lobby, []*Member{late})
+				time.Sleep(time.Second)
+				if names := b.names(); names != "[]" {
+					t.Errorf("the roster is %s", names)
+				}
+				time.Sleep(2 * time.Minute)
+				if b.last() != "0" {
+					t.Errorf("saw %q", b.history())
+				}
+			})
+		})
+	}
+}
+
+// An old socket of the tab that still answers does not bring back who has left.
+func TestLeaveEndsAllSocketsOfTheTabHere(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		a.enter("Ann")
+		if _, err := a.Leave(t.Context(), a.resume("Ann")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		b.saw("0", "1", "0")
+	})
+}
+
+func TestLeaveThatFailedEndsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		m := a.enter("Ann")
+		a.link.Cut()
+		if _, err := a.Leave(t.Context(), m); !errors.Is(err, presence.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		a.link.Mend()
+		time.Sleep(10 * time.Second)
+		fake.FlushAll()
+		time.Sleep(2 * time.Minute)
+		b.saw("0", "1", "1 stale", "1")
+	})
+}
+
+// A tab that is joined presses Join again, and the answer is lost: nothing happened,
+// the page says, and that has to become true.
+func TestJoinAgainOfUnknownOutcomeIsUndone(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		m := a.enter("Ann")
+		conn := connection("Ben", presence.NewGeneration())
+		conn.ID = m.conn.ID
+		if _, err := a.store.Join(t.Context(), lobby, conn); err != nil {
+			t.Fatal(err)
+		}
+		a.members.doubt(m.tab(), conn.Generation)
+		for range 12 {
+			time.Sleep(2 * time.Second)
+			if names := b.names(); names != "[Ann]" {
+				t.Fatalf("the roster is %s", names)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		if b.last() != "1" {
+			t.Errorf("saw %q", b.history())
+		}
+	})
+}
+
+// Two joins of a tab are of unknown outcome, and a third, by another replica, took
+// place: undoing the two leaves it alone.
+func TestUndoingAJoinLeavesTheNextOneAlone(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		visitor := connection("Ann", "")
+		for range 2 {
+			conn := visitor
+			conn.Generation = presence.NewHTTPGeneration()
+			if _, err := a.store.Join(t.Context(), lobby, conn); err != nil {
+				t.Fatal(err)
+			}
+			a.members.doubt(tabKey{lobby, conn.ID}, conn.Generation)
+		}
+		if _, err := b.JoinHTTP(t.Context(), lobby, visitor); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(store.DefaultMemberTTL - time.Second)
+		b.saw("0", "1")
+		if n := len(a.members.doubts()); n != 0 {
+			t.Errorf("%d doubts are left", n)
+		}
+		time.Sleep(2 * time.Second)
+		b.saw("0", "1", "0")
+	})
+}
+
+// The outcome of a resume is not known when the socket closes.
+func TestAbandonedResumeLeavesAfterTheGrace(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		if err := a.Release(a.enter("Ann")); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := a.store.Resume(t.Context(), lobby, "c-Ann", "gen2"); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Abandon(lobby, "c-Ann", "gen2"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(store.DefaultLeaveGrace + time.Second)
+		b.saw("0", "1", "0")
+	})
+}
+
+// Joins that take the place of others keep it among those that are renewed together.
+func TestJoiningAgainTakesNoRoom(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake)
+		m := a.join("Ann")
+		a.join("Ben")
+		for range 3 * store.BatchSize {
+			m = a.again(m, "Ann")
+		}
+		cohorts := 0
+		for i := range slots {
+			for _, list := range a.members.inSlot(i) {
+				cohorts++
+				if len(list) != 2 || list[0] != m {
+					t.Errorf("a cohort of %d", len(list))
+				}
+			}
+		}
+		if cohorts != 1 {
+			t.Errorf("%d cohorts", cohorts)
+		}
+	})
+}
+
+// A tab whose socket hangs is not put back after a loss of data by a member that was
+// replaced.
+func TestReplacedMemberIsNeverAsked(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake)
+		former := a.join("Ann")
+		a.members.ask(former, true)
+		a.again(former, "Ben")
+		a.members.ask(former, true)
+		time.Sleep(time.Minute)
+		if n := len(a.members.suspect); n != 0 {
+			t.Errorf("%d members are in doubt", n)
+		}
+	})
+}
