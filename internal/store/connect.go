@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
@@ -211,19 +212,59 @@ const dialTimeout = time.Second
 func (e *Endpoint) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	dialer := &net.Dialer{KeepAlive: time.Minute}
-	var conn net.Conn
-	var err error
-	if e.tls == nil {
-		conn, err = dialer.DialContext(ctx, network, addr)
-	} else {
-		conn, err = (&tls.Dialer{NetDialer: dialer, Config: e.tls}).DialContext(ctx, network, addr)
+	conn, err := (&net.Dialer{KeepAlive: time.Minute}).DialContext(ctx, network, addr)
+	if err == nil && e.tls != nil {
+		conn, err = e.handshake(ctx, conn, addr)
+	} else if tcp, ok := conn.(*net.TCPConn); ok {
+		conn = &plain{TCPConn: tcp}
 	}
 	if err != nil {
 		nowhere, _ := net.Pipe()
 		return failed{nowhere, err}, nil
 	}
 	return conn, nil
+}
+
+var (
+	errNoTLS   = errors.New("no TLS there: it takes rediss:// to a port of Redis that speaks TLS, and redis:// to one that does not")
+	errOnlyTLS = errors.New("the connection was closed before the first answer: a port that speaks TLS does so, and takes rediss:// in the URL")
+)
+
+// handshake makes a connection to addr one that is encrypted. A plain Redis waits for
+// the end of the line that it takes the handshake for.
+func (e *Endpoint) handshake(ctx context.Context, conn net.Conn, addr string) (net.Conn, error) {
+	config := e.tls.Clone()
+	if config.ServerName == "" {
+		config.ServerName, _, _ = net.SplitHostPort(addr)
+	}
+	encrypted := tls.Client(conn, config)
+	err := encrypted.HandshakeContext(ctx)
+	if err == nil {
+		return encrypted, nil
+	}
+	_ = conn.Close() // the handshake's error is the one to tell
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, new(tls.RecordHeaderError)) {
+		return nil, fmt.Errorf("%s: %w: %w", addr, errNoTLS, err)
+	}
+	return nil, err
+}
+
+// plain is a connection without TLS.
+type plain struct {
+	*net.TCPConn
+
+	heard bool // that somebody is there who speaks the same
+}
+
+// Read says so where the other end may want TLS.
+func (p *plain) Read(b []byte) (int, error) {
+	n, err := p.TCPConn.Read(b)
+	if n > 0 {
+		p.heard = true
+	} else if errors.Is(err, io.EOF) && !p.heard {
+		return 0, fmt.Errorf("%s: %w: %w", p.RemoteAddr(), errOnlyTLS, err)
+	}
+	return n, err
 }
 
 // failed is a connection that was not made: err is what reads and writes say, and

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -108,12 +109,15 @@ func TestOpenOverTLS(t *testing.T) {
 		}
 	}
 	trusted, _, _ := strings.Cut(server.URL(), "?")
-	for name, url := range map[string]string{
-		"a certificate nobody vouches for": trusted,
-		"no TLS":                           strings.Replace(trusted, "rediss:", "redis:", 1),
+	for name, c := range map[string]struct{ url, says string }{
+		"a certificate nobody vouches for": {trusted, "certificate"},
+		"no TLS":                           {strings.Replace(trusted, "rediss:", "redis:", 1), "takes rediss:// in the URL"},
+		"TLS to a plain port":              {strings.Replace(redistest.Start(t).URL(), "redis:", "rediss:", 1), "redis:// to one that does not"},
+		"TLS to another server":            {"rediss://" + chatty(t), "redis:// to one that does not"},
 	} {
-		if _, _, err := open(url).Snapshots(t.Context(), "r"); !errors.Is(err, presence.ErrUnavailable) {
-			t.Errorf("%s: %v, want %v", name, err, presence.ErrUnavailable)
+		_, err := open(c.url).Epoch(t.Context(), "e")
+		if !errors.Is(err, presence.ErrUnavailable) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v, want %v with %q", name, err, presence.ErrUnavailable, c.says)
 		}
 	}
 }
@@ -142,4 +146,28 @@ func TestOutageEndsWithTheFirstAnswer(t *testing.T) {
 	if _, _, err := s.Snapshots(t.Context(), "r"); err != nil {
 		t.Errorf("Redis is back: %v", err)
 	}
+}
+
+// chatty returns the address of a server that answers whatever it is told at once,
+// as a plain Redis does that finds the end of a line in it.
+func chatty(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("-ERR unknown command\r\n"))
+			_, _ = conn.Read(make([]byte, 1)) // until the client has gone, or said something
+			_ = conn.Close()
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
+	return l.Addr().String()
 }
