@@ -186,16 +186,17 @@ func (c *cluster) prepare(ctx context.Context) error {
 // at is a port of the loopback interface.
 func at(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// replica describes a server process.
+// replica describes a server process. Its pages show the same name.
 func (c *cluster) replica(n int, listen, admin string) *process {
+	name := fmt.Sprintf("replica-%d", n)
 	return &process{
-		name: fmt.Sprintf("replica %d", n), url: "http://" + listen, addr: listen,
+		name: name, url: "http://" + listen, addr: listen, admin: admin,
 		path: c.server,
 		args: []string{
-			"-listen", listen, "-admin-listen", admin, "-trusted-proxies", "127.0.0.0/8",
+			"-replica-name", name, "-listen", listen, "-admin-listen", admin, "-trusted-proxies", "127.0.0.0/8",
 			"-shutdown-timeout", drainTimeout.String(), "-log-format", "text",
 		},
-		log:     filepath.Join(c.dir, fmt.Sprintf("replica-%d.log", n)),
+		log:     filepath.Join(c.dir, name+".log"),
 		answers: c.says200("http://" + admin + "/readyz"),
 		loss:    "its visitors come back on the others",
 	}
@@ -340,6 +341,9 @@ func (c *cluster) overview() {
 		pid := "in this process"
 		if p != nil {
 			pid = fmt.Sprintf("pid %d", p.running().pid)
+		}
+		if p != nil && p.admin != "" {
+			pid = fmt.Sprintf("%-12s http://%s/metrics", pid, p.admin)
 		}
 		c.say("  %-10s %-24s %s", name, addr, pid)
 	}

@@ -152,12 +152,19 @@ func TestReplicaThatDiesIsReportedAndComesBack(t *testing.T) {
 	s, stop := start(t, build(t), "-replicas", "2", "-restart", "500ms", "--", "-log-level", "debug")
 	s.shows(t, time.Minute, "stop +Ctrl-C")
 	url := s.shows(t, 0, `open +(http\S+)`)[1]
-	for _, replica := range []string{url, s.shows(t, 0, `replica 1 +(http\S+)`)[1], s.shows(t, 0, `replica 2 +(http\S+)`)[1]} {
-		if text := page(t, replica); !strings.Contains(text, "online") {
-			t.Errorf("%s shows\n%s", replica, text)
+	if text := page(t, url); !strings.Contains(text, "online") {
+		t.Errorf("%s shows\n%s", url, text)
+	}
+	for _, name := range []string{"replica-1", "replica-2"} {
+		replica := s.shows(t, 0, name+` +(http\S+)`)[1]
+		if text := page(t, replica); !strings.Contains(text, "Served by <code>"+name+"</code>") {
+			t.Errorf("%s does not say that it is %s:\n%s", replica, name, text)
+		}
+		if text := page(t, s.shows(t, 0, name+` .*(http\S+/metrics)`)[1]); !strings.Contains(text, "presence_redis_up 1") {
+			t.Errorf("the metrics of %s are not where the screen says", name)
 		}
 	}
-	pid := s.shows(t, 0, `replica 2 .*pid (\d+)`)[1]
+	pid := s.shows(t, 0, `replica-2 .*pid (\d+)`)[1]
 	n, err := strconv.Atoi(pid)
 	if err != nil {
 		t.Fatal(err)
@@ -165,9 +172,9 @@ func TestReplicaThatDiesIsReportedAndComesBack(t *testing.T) {
 	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	s.shows(t, 5*time.Second, `replica 2 \(pid `+pid+`\) died: signal: killed; .*; it starts again in 500ms`)
-	s.shows(t, 30*time.Second, `replica 2 is back \(pid \d+\)`)
-	page(t, s.shows(t, 0, `replica 2 +(http\S+)`)[1])
+	s.shows(t, 5*time.Second, `replica-2 \(pid `+pid+`\) died: signal: killed; .*; it starts again in 500ms`)
+	s.shows(t, 30*time.Second, `replica-2 is back \(pid \d+\)`)
+	page(t, s.shows(t, 0, `replica-2 +(http\S+)`)[1])
 
 	folder := s.shows(t, 0, `logs +(\S+)`)[1]
 	pids := pidsOf(t, s)
@@ -192,8 +199,8 @@ func TestWithoutRedisAndHAProxy(t *testing.T) {
 	s.shows(t, 0, "redis-server is not installed")
 	s.shows(t, 0, "HAProxy +is not installed .*apt-get install haproxy")
 	page(t, s.shows(t, 0, `open +(http\S+)`)[1])
-	if text := page(t, s.shows(t, 0, `replica 2 +(http\S+)`)[1]+"/v1/rooms/lobby"); !strings.Contains(text, `"users":0`) {
-		t.Errorf("replica 2 says %s", text)
+	if text := page(t, s.shows(t, 0, `replica-2 +(http\S+)`)[1]+"/v1/rooms/lobby"); !strings.Contains(text, `"users":0`) {
+		t.Errorf("replica-2 says %s", text)
 	}
 	if code := stop(); code != 0 {
 		t.Errorf("exit code %d", code)
@@ -202,7 +209,7 @@ func TestWithoutRedisAndHAProxy(t *testing.T) {
 
 func TestServerThatDoesNotStartIsTold(t *testing.T) {
 	s, _ := start(t, build(t), "-replicas", "2", "--", "-member-ttl", "1s")
-	s.shows(t, time.Minute, "replica 1: it ended .*exit status 2")
+	s.shows(t, time.Minute, "replica-1: it ended .*exit status 2")
 	s.shows(t, 0, "at least twice the heartbeat interval")
 }
 

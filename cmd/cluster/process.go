@@ -19,9 +19,11 @@ type process struct {
 	url  string // "" where it has none
 	addr string
 	path string
-	args []string
-	log  string // file
-	loss string // what its end means
+
+	admin string // address of metrics; "" where there are none
+	args  []string
+	log   string // file
+	loss  string // what its end means
 
 	answers func(context.Context) bool
 

@@ -21,24 +21,33 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	code := run(ctx, os.Args[1:], os.Getenv, os.Stderr)
+	code := run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
+// versionFlag is the one flag that is no environment variable: images set
+// PRESENCE_VERSION to say what they hold.
+const versionFlag = "version"
+
 // run is the whole program, for a test to call.
-func run(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) (code int) {
+func run(ctx context.Context, args []string, lookupEnv func(string) (string, bool), stdout, stderr io.Writer) (code int) {
 	config := app.Default()
 	fs := flag.NewFlagSet("server", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	config.Flags(fs)
 	healthcheck := fs.Bool("healthcheck", false, "ask the running server's /readyz and exit with 0 or 1")
-	if err := parse(fs, args, getenv); err != nil {
+	version := fs.Bool(versionFlag, false, "print the version and exit")
+	if err := parse(fs, args, lookupEnv); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
 		}
 		_, _ = fmt.Fprintln(stderr, err)
 		return 2
+	}
+	if *version {
+		_, _ = fmt.Fprintln(stdout, app.BuildInfo())
+		return 0
 	}
 	if *healthcheck {
 		if err := app.CheckHealth(ctx, config); err != nil {
@@ -70,7 +79,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 }
 
 // parse reads the flags, and the environment for those that are not given.
-func parse(fs *flag.FlagSet, args []string, getenv func(string) string) error {
+func parse(fs *flag.FlagSet, args []string, lookupEnv func(string) (string, bool)) error {
 	fs.Usage = func() {
 		_, _ = fmt.Fprintf(fs.Output(), "Presence server: who is online?\n\nEvery flag is also an environment variable: -redis-url is %s.\n\n", app.EnvName("redis-url"))
 		fs.PrintDefaults()
@@ -78,7 +87,11 @@ func parse(fs *flag.FlagSet, args []string, getenv func(string) string) error {
 	var problem error
 	fs.VisitAll(func(f *flag.Flag) {
 		name := app.EnvName(f.Name)
-		if value := getenv(name); value != "" && problem == nil {
+		value, set := lookupEnv(name)
+		if value == "" && !app.EmptyCounts(f.Name) || f.Name == versionFlag {
+			set = false
+		}
+		if set && problem == nil {
 			if err := fs.Set(f.Name, value); err != nil {
 				problem = fmt.Errorf("%w: %s %q: %w%s", app.ErrConfig, name, value, err, legal(f))
 			}

@@ -30,9 +30,12 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/livetemplate/livetemplate.(*MemorySessionStore).cleanupLoop"))
 }
 
-// env returns the environment of a test, in place of os.Getenv.
-func env(vars map[string]string) func(string) string {
-	return func(name string) string { return vars[name] }
+// env returns the environment of a test, in place of os.LookupEnv.
+func env(vars map[string]string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		value, ok := vars[name]
+		return value, ok
+	}
 }
 
 // buffer is what a program writes while others read it.
@@ -69,7 +72,7 @@ func start(t *testing.T, vars map[string]string, args ...string) *server {
 	ctx, stop := context.WithCancel(t.Context())
 	s := &server{log: &buffer{}, stop: stop, code: make(chan int, 1)}
 	args = append([]string{"-listen", "127.0.0.1:0", "-admin-listen", "127.0.0.1:0"}, args...)
-	go func() { s.code <- run(ctx, args, env(vars), s.log) }()
+	go func() { s.code <- run(ctx, args, env(vars), io.Discard, s.log) }()
 	t.Cleanup(func() { s.end(t) })
 	redistest.Eventually(t, 5*time.Second, "the server says where it serves", func() bool {
 		for line := range strings.Lines(s.log.String()) {
@@ -169,7 +172,7 @@ func TestBadSettingIsOneLineAndExitCode2(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var out buffer
 			args := append([]string{"-listen", "127.0.0.1:0", "-admin-listen", ""}, test.args...)
-			code := run(t.Context(), args, env(test.env), &out)
+			code := run(t.Context(), args, env(test.env), io.Discard, &out)
 			lines := slices.Collect(strings.Lines(out.String()))
 			if code != 2 || len(lines) != 1 {
 				t.Fatalf("exit code %d and %d lines, want 2 and 1:\n%s", code, len(lines), &out)
@@ -185,7 +188,7 @@ func TestBadSettingIsOneLineAndExitCode2(t *testing.T) {
 
 func TestBadRedisURLKeepsItsPassword(t *testing.T) {
 	var out buffer
-	code := run(t.Context(), []string{"-redis-url", "redis://user:hunter2@h:port"}, env(nil), &out)
+	code := run(t.Context(), []string{"-redis-url", "redis://user:hunter2@h:port"}, env(nil), io.Discard, &out)
 	if code != 2 || strings.Contains(out.String(), "hunter2") {
 		t.Errorf("exit code %d, want 2; printed %q", code, &out)
 	}
@@ -194,7 +197,7 @@ func TestBadRedisURLKeepsItsPassword(t *testing.T) {
 func TestHelpListsAllSettings(t *testing.T) {
 	for _, flagName := range []string{"-help", "--help", "-h"} {
 		var out buffer
-		if code := run(t.Context(), []string{flagName}, env(nil), &out); code != 0 {
+		if code := run(t.Context(), []string{flagName}, env(nil), io.Discard, &out); code != 0 {
 			t.Errorf("%s: exit code %d, want 0", flagName, code)
 		}
 		for _, s := range settings() {
@@ -236,7 +239,7 @@ func TestHealthcheck(t *testing.T) {
 	s := start(t, nil)
 	check := func(addr string) (int, string) {
 		var out buffer
-		code := run(t.Context(), []string{"-healthcheck", "-admin-listen", addr}, env(nil), &out)
+		code := run(t.Context(), []string{"-healthcheck", "-admin-listen", addr}, env(nil), io.Discard, &out)
 		return code, out.String()
 	}
 	// Ready as soon as the store has answered once.
@@ -254,7 +257,7 @@ func TestHealthcheck(t *testing.T) {
 func TestHealthcheckOfAServerWithoutRedis(t *testing.T) {
 	s := start(t, map[string]string{"PRESENCE_REDIS_URL": "redis://127.0.0.1:1"}, "-shutdown-timeout", "0s")
 	var out buffer
-	code := run(t.Context(), []string{"-healthcheck", "-admin-listen", s.admin}, env(nil), &out)
+	code := run(t.Context(), []string{"-healthcheck", "-admin-listen", s.admin}, env(nil), io.Discard, &out)
 	if code != 1 || !strings.Contains(out.String(), "not ready: redis") {
 		t.Errorf("exit code %d, want 1, and %q, want the reason", code, &out)
 	}
@@ -267,14 +270,58 @@ func TestAddressInUseIsABadSetting(t *testing.T) {
 	s := start(t, nil)
 	var out buffer
 	addr := strings.TrimPrefix(s.url, "http://")
-	code := run(t.Context(), []string{"-listen", addr, "-admin-listen="}, env(nil), &out)
-	if code != 2 || !strings.Contains(out.String(), addr) || strings.Count(out.String(), "\n") != 1 {
-		t.Errorf("exit code %d, want 2 and one line with the address: %q", code, &out)
+	code := run(t.Context(), []string{"-listen", addr, "-admin-listen="}, env(nil), io.Discard, &out)
+	if code != 2 || strings.Count(out.String(), "\n") != 1 {
+		t.Errorf("exit code %d, want 2 and one line: %q", code, &out)
+	}
+	for _, part := range []string{addr, "another program listens there", "choose another, such as -listen "} {
+		if !strings.Contains(out.String(), part) {
+			t.Errorf("%q lacks %q", &out, part)
+		}
+	}
+	out = buffer{}
+	code = run(t.Context(), []string{"-listen", "127.0.0.1:0", "-admin-listen", s.admin}, env(nil), io.Discard, &out)
+	if code != 2 || !strings.Contains(out.String(), "such as -admin-listen ") || !strings.Contains(out.String(), "or none, -admin-listen=") {
+		t.Errorf("exit code %d, want 2 and what to do about -admin-listen: %q", code, &out)
+	}
+}
+
+func TestVersionIsPrinted(t *testing.T) {
+	var out, log buffer
+	code := run(t.Context(), []string{"-version"}, env(nil), &out, &log)
+	if code != 0 || log.String() != "" || !regexp.MustCompile(`^presence \S+, revision \S+, go1\.\S+\n$`).MatchString(out.String()) {
+		t.Errorf("exit code %d, printed %q and %q", code, &out, &log)
+	}
+	// Images say by such a variable what they hold.
+	s := start(t, map[string]string{"PRESENCE_VERSION": "1.2.3"})
+	if code := s.end(t); code != 0 {
+		t.Errorf("exit code %d with PRESENCE_VERSION set", code)
+	}
+}
+
+func TestEmptyVariableIsAValueWhereEmptyHasAMeaning(t *testing.T) {
+	config := app.Default()
+	fs := flag.NewFlagSet("server", flag.ContinueOnError)
+	config.Flags(fs)
+	vars := map[string]string{}
+	for _, s := range settings() {
+		vars[s.env] = ""
+	}
+	if err := parse(fs, nil, env(vars)); err != nil {
+		t.Fatal(err)
+	}
+	want := app.Default()
+	want.AdminListen = ""
+	if config != want {
+		t.Errorf("got  %+v\nwant %+v", config, want)
 	}
 }
 
 func TestEnvironmentIsReadAndFlagsWin(t *testing.T) {
 	for _, s := range settings() {
+		if s.env == "" {
+			continue
+		}
 		want := "PRESENCE_" + strings.ToUpper(strings.ReplaceAll(s.name, "-", "_"))
 		if got := app.EnvName(s.name); got != want {
 			t.Errorf("EnvName(%q) = %q, want %q", s.name, got, want)
@@ -302,7 +349,7 @@ func TestEnvironmentIsReadAndFlagsWin(t *testing.T) {
 type setting struct{ name, env, value, usage string }
 
 // settings are all settings in the order in which Config has them, and then
-// -healthcheck.
+// those of this program alone.
 func settings() []setting {
 	config := app.Default()
 	fs := flag.NewFlagSet("server", flag.ContinueOnError)
@@ -322,7 +369,9 @@ func settings() []setting {
 	for _, f := range flags {
 		list = append(list, setting{f.Name, app.EnvName(f.Name), f.DefValue, f.Usage})
 	}
-	return append(list, setting{"healthcheck", app.EnvName("healthcheck"), "false", "ask the running server's /readyz and exit with 0 or 1"})
+	return append(list,
+		setting{"healthcheck", app.EnvName("healthcheck"), "false", "ask the running server's /readyz and exit with 0 or 1"},
+		setting{"version", "", "false", "print the version and exit"})
 }
 
 func TestREADMEListsAllSettings(t *testing.T) {
@@ -332,11 +381,13 @@ func TestREADMEListsAllSettings(t *testing.T) {
 	}
 	var want []string
 	for _, s := range settings() {
-		value := ""
-		if s.value != "" {
-			value = "`" + s.value + "`"
+		code := func(text string) string {
+			if text == "" {
+				return ""
+			}
+			return "`" + text + "`"
 		}
-		want = append(want, fmt.Sprintf("| `-%s` | `%s` | %s | %s |", s.name, s.env, value, s.usage))
+		want = append(want, fmt.Sprintf("| `-%s` | %s | %s | %s |", s.name, code(s.env), code(s.value), s.usage))
 	}
 	row := regexp.MustCompile("(?m)^\\| `-.*$")
 	got := row.FindAllString(string(text), -1)

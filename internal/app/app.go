@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -77,12 +78,16 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	a := &App{config: config, log: log, name: replicaName(), registry: prometheus.NewRegistry(), limiter: newLimiter(), refused: newRefused()}
+	a := &App{config: config, log: log, name: config.ReplicaName, registry: prometheus.NewRegistry(), limiter: newLimiter(), refused: newRefused()}
 	defer func() {
 		if err != nil {
 			a.close()
 		}
 	}()
+	if a.name == "" {
+		a.name = replicaName()
+	}
+	BuildInfo().register(a.registry)
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if a.assets, err = web.Load(); err != nil {
 		return nil, err
@@ -196,15 +201,23 @@ func (a *App) makePages() error {
 // listen opens the listeners.
 func (a *App) listen() (err error) {
 	if a.listener, err = net.Listen("tcp", a.config.Listen); err != nil { //nolint:noctx // at start, nothing to cancel
-		return bad("listen", a.config.Listen, err.Error())
+		return bad("listen", a.config.Listen, cantListen(err, "choose another, such as -listen :8081"))
 	}
 	if a.config.AdminListen == "" {
 		return nil
 	}
 	if a.admin, err = net.Listen("tcp", a.config.AdminListen); err != nil { //nolint:noctx // likewise
-		return bad("admin-listen", a.config.AdminListen, err.Error())
+		return bad("admin-listen", a.config.AdminListen, cantListen(err, "choose another, such as -admin-listen 127.0.0.1:9091, or none, -admin-listen="))
 	}
 	return nil
+}
+
+// cantListen says why there is no listener, and what to do if the port is taken.
+func cantListen(err error, advice string) string {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return "another program listens there already: " + advice
+	}
+	return err.Error()
 }
 
 // Addr is where pages and API are served, for a test that let the system choose
@@ -291,7 +304,7 @@ func (a *App) announce(ctx context.Context) {
 		a.log.WarnContext(ctx, "browser assets are not built in: pages load them from the npm CDN (run `make assets` to change that)")
 	}
 	_, port, _ := net.SplitHostPort(a.Addr())
-	a.log.InfoContext(ctx, "serving", "url", "http://localhost:"+port, "listen", a.Addr(), "admin", a.AdminAddr(), "replica", a.name)
+	a.log.InfoContext(ctx, "serving", "url", "http://localhost:"+port, "listen", a.Addr(), "admin", a.AdminAddr(), "replica", a.name, "version", BuildInfo().Version)
 }
 
 // drain stops serving without anybody noticing: balancers are told first, then

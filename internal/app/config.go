@@ -22,6 +22,7 @@ import (
 type Config struct {
 	Listen      string
 	AdminListen string
+	ReplicaName string
 
 	RedisURL          string
 	RedisPrefix       string
@@ -74,11 +75,17 @@ func EnvName(name string) string {
 	return EnvPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
+// EmptyCounts reports whether an empty environment variable sets the flag of that
+// name, since empty is a value of its own there, and not what is used without. All
+// other empty variables count as none.
+func EmptyCounts(name string) bool { return name == "admin-listen" }
+
 // Flags defines a flag for every setting, with c's values as defaults. The usage
 // texts are those of the README's table.
 func (c *Config) Flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.Listen, "listen", c.Listen, "address of pages and API")
 	fs.StringVar(&c.AdminListen, "admin-listen", c.AdminListen, "address of /metrics, /livez, /readyz and /debug/pprof/; empty turns it off")
+	fs.StringVar(&c.ReplicaName, "replica-name", c.ReplicaName, "name of this replica on pages, in its log and among the clients of Redis; empty: the host's, and four letters")
 	fs.StringVar(&c.RedisURL, "redis-url", c.RedisURL, "redis://, rediss://, redis-sentinel://h1,h2/master or redis-cluster://h1,h2; empty: an embedded store, for one replica")
 	fs.StringVar(&c.RedisPrefix, "redis-prefix", c.RedisPrefix, "first part of every key in Redis")
 	fs.StringVar(&c.RedisPasswordFile, "redis-password-file", c.RedisPasswordFile, "file with the Redis password, or user:password, instead of the URL's")
@@ -117,6 +124,9 @@ func (c *Config) Validate() error {
 		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
 			return bad(name, addr, "it must be host:port or :port")
 		}
+	}
+	if c.ReplicaName != "" && presence.CheckRoom(c.ReplicaName) != nil {
+		return bad("replica-name", c.ReplicaName, "it must be 1 to 64 characters of A-Z, a-z, 0-9, _ and -")
 	}
 	if c.RedisURL != "" {
 		if _, err := store.ParseURL(c.RedisURL); err != nil {
