@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"net/http"
 	"net/http/pprof"
 	"net/url"
@@ -97,6 +98,12 @@ func (a *App) onlyRooms(page http.Handler) http.Handler {
 				})
 				return
 			}
+			form, err := controller.ReadForm(r)
+			if err != nil {
+				a.badForm(w, err)
+				return
+			}
+			r = form
 		default:
 			w.Header().Set("Allow", "GET, HEAD, POST")
 			http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
@@ -104,6 +111,17 @@ func (a *App) onlyRooms(page http.Handler) http.Handler {
 		}
 		page.ServeHTTP(w, r)
 	})
+}
+
+// badForm answers a post that a page can't carry out. Nothing of it happened.
+func (a *App) badForm(w http.ResponseWriter, err error) {
+	status, n := http.StatusBadRequest, templates.Notice{
+		Title: "This form can't be read", Text: "A page can join its room, or leave it. Please go back to the page, load it again and press the button.",
+	}
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		status, n = http.StatusRequestEntityTooLarge, templates.Notice{Title: "This form is too large", Text: "Please go back and type a shorter name."}
+	}
+	a.notice(w, status, n)
 }
 
 // notFound answers addresses that lead nowhere.
