@@ -174,6 +174,7 @@ type Visitor struct {
 	leaving  bool        // Leave was pressed and not answered: what is shown is to be over
 	asked    []string    // the actions of act that were not answered yet
 	answers  chan answer // of act; nil while nobody waits
+	crashed  bool        // the tab ended without a farewell
 	unheard  time.Time   // when the ping was sent that was not answered yet
 	waiting  []*waiter
 	problem  error
@@ -534,7 +535,7 @@ func (v *Visitor) run(conn *websocket.Conn, first chan<- error) {
 				tell(nil)
 			}))
 		}
-		if v.opts.Still || v.ctx.Err() != nil {
+		if v.over() {
 			return
 		}
 		// Full jitter, as in web/src/page.js.
@@ -554,6 +555,13 @@ func (v *Visitor) run(conn *websocket.Conn, first chan<- error) {
 			v.pass()
 		}
 	}
+}
+
+// over reports whether the visitor connects no more.
+func (v *Visitor) over() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.opts.Still || v.crashed || v.ctx.Err() != nil
 }
 
 // listen reads from conn until it ends, and says why it did. started is called
@@ -859,7 +867,7 @@ func (v *Visitor) Close() {
 // farewell.
 func (v *Visitor) Crash() {
 	v.mu.Lock()
-	v.opts.Still = true
+	v.crashed = true
 	if v.conn != nil {
 		if tcp, ok := v.conn.NetConn().(*net.TCPConn); ok {
 			_ = tcp.SetLinger(0)

@@ -1,0 +1,223 @@
+package chaos
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"presence/internal/redistest"
+	"presence/test/harness"
+)
+
+const (
+	// The times are a fifth of the defaults, but for the grace.
+	heartbeat = 2 * time.Second
+	ttl       = 6 * time.Second
+	grace     = 3 * time.Second
+
+	// shutdown bounds a drain.
+	shutdown = 3 * time.Second
+
+	// resync is how old a count may be when a message was lost.
+	resync = 5 * time.Second
+
+	// slack is what is added to a promise on a machine that is shared.
+	slack = 2 * time.Second
+)
+
+// world is the servers, and what has happened to them.
+type world struct {
+	t        *testing.T
+	redis    *redistest.Server
+	admin    redis.UniversalClient
+	replicas []*harness.Replica
+	balancer *harness.HAProxy
+
+	begun time.Time
+
+	mu       sync.Mutex // guards:
+	timeline []string
+}
+
+// newWorld starts three replicas behind the balancer over one Redis.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, begun: time.Now(), redis: redistest.Start(t)}
+	w.admin = w.redis.Client(t)
+	var addrs []string
+	for range numReplicas {
+		r := harness.Start(t, "-redis-url", w.redis.URL(), "-trusted-proxies", "127.0.0.0/8", "-log-format", "json",
+			"-heartbeat-interval", heartbeat.String(), "-member-ttl", ttl.String(), "-leave-grace", grace.String(),
+			"-shutdown-timeout", shutdown.String())
+		w.replicas = append(w.replicas, r)
+		addrs = append(addrs, r.Addr)
+	}
+	w.balancer = harness.StartHAProxy(t, addrs...)
+	redistest.Eventually(t, 10*time.Second, "the balancer finds a replica", func() bool {
+		return harness.NewReader(t, harness.Options{}, w.balancer.URL).Load() == nil
+	})
+	return w
+}
+
+// at is how an instant is written in the timeline.
+func (w *world) at(instant time.Time) string {
+	return fmt.Sprintf("%7.2f", instant.Sub(w.begun).Seconds())
+}
+
+// note adds a line to the timeline.
+func (w *world) note(format string, args ...any) {
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timeline = append(w.timeline, w.at(now)+"  "+fmt.Sprintf(format, args...))
+}
+
+// noted returns the timeline from a line on.
+func (w *world) noted(from int) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.timeline[from:])
+}
+
+// happened is a trouble with the instants at which it began and ended.
+type happened struct {
+	trouble
+	from, to time.Time
+}
+
+// carryOut makes the troubles of a round, and returns when the last has ended.
+// Replicas that were started may not be ready yet.
+func (w *world) carryOut(list []trouble) []happened {
+	w.t.Helper()
+	type step struct {
+		at  time.Duration
+		run func()
+	}
+	past := make([]happened, len(list))
+	var steps []step
+	for i, tr := range list {
+		past[i].trouble = tr
+		steps = append(steps, step{tr.begin, func() {
+			w.note("BEGIN %v", tr)
+			past[i].from = time.Now()
+			w.begin(tr)
+		}}, step{tr.end, func() {
+			w.end(tr)
+			past[i].to = time.Now()
+			w.note("END   %v", tr)
+		}})
+	}
+	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
+	begun := time.Now()
+	for _, s := range steps {
+		waitUntil(begun.Add(s.at))
+		s.run()
+	}
+	return past
+}
+
+// waitUntil keeps to the plan.
+func waitUntil(at time.Time) {
+	timer := time.NewTimer(time.Until(at))
+	defer timer.Stop()
+	<-timer.C
+}
+
+func (w *world) begin(tr trouble) {
+	w.t.Helper()
+	switch tr.kind {
+	case kill:
+		w.replicas[tr.replica].Kill()
+	case stop:
+		w.replicas[tr.replica].Pause()
+	case drain:
+		w.replicas[tr.replica].Terminate()
+	case flush:
+		w.ask("flushall")
+	case restart:
+		w.redis.Kill()
+	case full:
+		w.ask("config", "set", "maxmemory", 1)
+	case freeze:
+		w.redis.Pause()
+	case deafen:
+		w.ask("client", "kill", "type", "pubsub")
+	}
+}
+
+func (w *world) end(tr trouble) {
+	w.t.Helper()
+	switch tr.kind {
+	case kill:
+		w.replicas[tr.replica].Relaunch()
+	case stop:
+		w.replicas[tr.replica].Continue()
+	case drain:
+		r := w.replicas[tr.replica]
+		limit := time.NewTimer(shutdown + slack)
+		defer limit.Stop()
+		select {
+		case <-r.Ended():
+			if code := r.ExitCode(); code != 0 {
+				w.t.Errorf("replica %d exits with %d after SIGTERM, want 0", tr.replica+1, code)
+			}
+		case <-limit.C:
+			w.t.Errorf("replica %d was asked to end and did not within %v", tr.replica+1, shutdown+slack)
+			r.Kill()
+		}
+		r.Relaunch()
+	case restart:
+		w.redis.Restart()
+	case full:
+		w.ask("config", "set", "maxmemory", 0)
+	case freeze:
+		w.redis.Continue()
+	case flush, deafen: // are over already
+	}
+}
+
+// ask has Redis do something that it can't refuse.
+func (w *world) ask(command ...any) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := w.admin.Do(ctx, command...).Err(); err != nil && !errors.Is(err, redis.Nil) {
+		w.t.Fatalf("%v: %v", command, err)
+	}
+}
+
+// names tells replicas by the names that pages show: each process has its own.
+func (w *world) names() map[string]int {
+	names := map[string]int{}
+	for i, r := range w.replicas {
+		for line := range strings.Lines(r.Logs()) {
+			var said struct {
+				Message string `json:"msg"`
+				Replica string
+			}
+			if json.Unmarshal([]byte(line), &said) == nil && said.Message == "serving" {
+				names[said.Replica] = i
+			}
+		}
+	}
+	return names
+}
+
+// report writes down what helps to understand a failure.
+func (w *world) report(to io.Writer, from int) {
+	const lines = 40
+	for i, r := range w.replicas {
+		_, _ = fmt.Fprintf(to, "\nend of the log of replica %d, %s:\n%s", i+1, r.Addr, r.LastLogs(lines))
+	}
+	_, _ = fmt.Fprintf(to, "\nwhat happened, in seconds since %s:\n%s\n", w.begun.Format("15:04:05.000"), strings.Join(w.noted(from), "\n"))
+}
