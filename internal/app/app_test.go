@@ -355,6 +355,46 @@ func TestForeignSitesAreRefused(t *testing.T) {
 	}
 }
 
+func TestDefaultPortsAreNoOtherOrigin(t *testing.T) {
+	a := start(t, func(c *Config) { c.AllowedOrigins = "https://friend.example:443" }).ready(t)
+	for _, c := range []struct {
+		host, origin string
+		allowed      bool
+	}{
+		{"example.org:443", "https://example.org", true},
+		{"example.org:80", "http://example.org", true},
+		{"Example.org", "https://example.org:443", true},
+		{"example.org", "https://friend.example", true},
+		{"example.org:8443", "https://example.org", false},
+		{"example.org:443", "http://example.org", false},
+	} {
+		post, err := http.NewRequestWithContext(t.Context(), http.MethodPost, a.url("/"), strings.NewReader(join("Ann").Encode()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		post.Host = c.host
+		post.Header.Set("Origin", c.origin)
+		post.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		resp, err := http.DefaultTransport.RoundTrip(post)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if allowed := resp.StatusCode != http.StatusForbidden; allowed != c.allowed {
+			t.Errorf("a form from %s to %s: %s", c.origin, c.host, resp.Status)
+		}
+		header := http.Header{"Origin": {c.origin}, "Host": {c.host}}
+		ws, _, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+a.Addr()+"/", header)
+		if (err == nil) != c.allowed {
+			t.Errorf("a socket from %s to %s: %v", c.origin, c.host, err)
+		}
+		if err == nil {
+			_ = ws.Close()
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
 func TestLargeFormsAreRefused(t *testing.T) {
 	a := start(t, nil).ready(t)
 	if resp, _ := newBrowser(t).do("POST", a.url("/"), "username="+strings.Repeat("x", 20_000)); resp.StatusCode < 400 {

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/pprof"
-	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -186,41 +186,37 @@ func contentPolicy(origins []string) string {
 func (a *App) sameOrigin(next http.Handler) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	for _, origin := range a.config.origins() {
-		if err := protection.AddTrustedOrigin(origin); err != nil {
+		if err := protection.AddTrustedOrigin(forwarded.Origin(origin)); err != nil {
 			a.log.Error("origin not trusted", "origin", origin, "err", err) // validated: can't be
 		}
 	}
-	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a.logOrigin(r)
-		http.Error(w, "This form was sent by a page of another site.", http.StatusForbidden)
-	}))
-	return protection.Handler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// It compares texts, so what it is given has one form.
+		plain := r.WithContext(r.Context())
+		if origin := r.Header.Get("Origin"); origin != "" {
+			origin = forwarded.Origin(origin)
+			scheme, _, _ := strings.Cut(origin, "://")
+			plain.Host = forwarded.Host(scheme, r.Host)
+			plain.Header = r.Header.Clone()
+			plain.Header.Set("Origin", origin)
+		}
+		if protection.Check(plain) != nil {
+			a.logOrigin(r)
+			http.Error(w, "This form was sent by a page of another site.", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // originAllowed reports whether a page of r's origin may open a socket: our own
-// page, one of the allowed origins, or a program that is no browser. Over TLS our
-// own page is one that came over TLS; without, TLS may have ended at a proxy.
+// page, one of the allowed origins, or a program that is no browser.
 func (a *App) originAllowed(r *http.Request) bool {
-	allowed := a.allows(r)
+	allowed := forwarded.SameOrigin(r) || slices.ContainsFunc(a.config.origins(), func(origin string) bool {
+		return forwarded.Origin(origin) == forwarded.Origin(r.Header.Get("Origin"))
+	})
 	if !allowed {
 		a.logOrigin(r)
 	}
 	return allowed
-}
-
-func (a *App) allows(r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	if origin == "" {
-		return true
-	}
-	for _, allowed := range a.config.origins() {
-		if strings.EqualFold(origin, allowed) {
-			return true
-		}
-	}
-	u, err := url.Parse(origin)
-	if err != nil || !strings.EqualFold(u.Host, r.Host) {
-		return false
-	}
-	return u.Scheme == "https" || u.Scheme == "http" && !forwarded.IsHTTPS(r)
 }

@@ -47,9 +47,11 @@ func Handler(trusted []netip.Prefix, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := client{ip: peer(r), https: r.TLS != nil}
 		if isTrusted(trusted, c.ip) {
-			c.ip = rightmost(trusted, r.Header.Values("X-Forwarded-For"), c.ip)
-			if proto := r.Header.Get("X-Forwarded-Proto"); proto != "" {
-				c.https = strings.EqualFold(proto, "https")
+			hops := list(r.Header.Values("X-Forwarded-For"))
+			ip, passed := rightmost(trusted, hops, c.ip)
+			c.ip = ip
+			if proto := protoOf(list(r.Header.Values("X-Forwarded-Proto")), len(hops), passed); proto != "" {
+				c.https = proto == "https" || proto == "wss"
 			}
 		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextKey{}, c)))
@@ -97,21 +99,66 @@ func peer(r *http.Request) string {
 	return host
 }
 
-// rightmost walks the chain of proxies back to the first address that is not
-// trusted. What stands left of it anybody may have written.
-func rightmost(trusted []netip.Prefix, headers []string, ip string) string {
-	hops := strings.Split(strings.Join(headers, ","), ",")
-	for _, hop := range slices.Backward(hops) {
-		addr, err := netip.ParseAddr(strings.TrimSpace(hop))
-		if err != nil {
-			return ip
-		}
-		ip = addr.Unmap().String()
-		if !isTrusted(trusted, ip) {
-			return ip
+// list returns the elements of a header that is a list, in order. Empty ones do not
+// count (RFC 9110, 5.6.1).
+func list(values []string) []string {
+	var elements []string
+	for element := range strings.SplitSeq(strings.Join(values, ","), ",") {
+		if element = strings.TrimSpace(element); element != "" {
+			elements = append(elements, element)
 		}
 	}
-	return ip
+	return elements
+}
+
+// rightmost walks the chain of proxies back to the first address that is not
+// trusted, and returns it and how many proxies it passed after the peer. What
+// stands left of it anybody may have written. It stops before what is no address.
+func rightmost(trusted []netip.Prefix, hops []string, peer string) (ip string, passed int) {
+	ip = peer
+	for i, hop := range slices.Backward(hops) {
+		addr, ok := address(hop)
+		if !ok {
+			break
+		}
+		ip, passed = addr.String(), len(hops)-1-i
+		if !isTrusted(trusted, ip) {
+			break
+		}
+	}
+	return ip, passed
+}
+
+// address returns the address of a hop. Proxies write it by itself or with a port,
+// and IPv6 in brackets or without, perhaps in quotes, as in RFC 7239.
+func address(hop string) (netip.Addr, bool) {
+	hop = strings.TrimSpace(strings.Trim(hop, `"`))
+	addr, err := netip.ParseAddr(hop)
+	if err != nil {
+		if host, ok := strings.CutPrefix(hop, "["); ok && strings.HasSuffix(host, "]") {
+			addr, err = netip.ParseAddr(strings.TrimSuffix(host, "]"))
+		} else {
+			var withPort netip.AddrPort
+			withPort, err = netip.ParseAddrPort(hop)
+			addr = withPort.Addr()
+		}
+	}
+	return addr.Unmap().WithZone(""), err == nil
+}
+
+// protoOf returns the protocol, in lower case, that the client spoke to the first
+// trusted proxy, or "" if none is told. Where each hop has its protocol it is that
+// of the client's; else proxies do not agree on how to write the list, and the
+// first is what was said of the client.
+func protoOf(protos []string, hops, passed int) string {
+	switch {
+	case len(protos) == 0:
+		return ""
+	case len(protos) == hops:
+		return strings.ToLower(protos[hops-1-passed])
+	default:
+		return strings.ToLower(protos[0])
+	}
 }
 
 // isTrusted reports whether ip is that of a proxy whose headers are believed.

@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +13,7 @@ import (
 	"github.com/livetemplate/livetemplate"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"presence/internal/forwarded"
 	"presence/internal/wire"
 )
 
@@ -77,8 +76,7 @@ type Options struct {
 	Logger *slog.Logger
 
 	// CheckOrigin reports whether a page of the request's Origin may connect; if
-	// not, the answer is 403. Nil allows the same scheme and host as the
-	// request's own, and requests without an Origin, which no browser sends.
+	// not, the answer is 403. Nil takes [forwarded.SameOrigin].
 	CheckOrigin func(*http.Request) bool
 
 	// Actions are those that are passed on from the wire, by their literal
@@ -153,7 +151,7 @@ func New(opts Options) *Upgrader {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	if opts.CheckOrigin == nil {
-		opts.CheckOrigin = sameOrigin
+		opts.CheckOrigin = forwarded.SameOrigin
 	}
 	if opts.RemoteIP == nil {
 		opts.RemoteIP = remoteHost
@@ -300,24 +298,6 @@ func (u *Upgrader) refuse(ws *websocket.Conn, why error) error {
 	_ = ws.Close()
 	u.metrics.closes.WithLabelValues(reasonOf(code)).Inc()
 	return why
-}
-
-// sameOrigin reports whether the request has no Origin, or that of its own URL.
-func sameOrigin(r *http.Request) bool {
-	origins := r.Header["Origin"]
-	if len(origins) == 0 {
-		return true
-	}
-	origin, err := url.Parse(origins[0])
-	if err != nil || len(origins) > 1 || origin.Host == "" {
-		return false
-	}
-	scheme, port := "http", ":80"
-	if r.TLS != nil {
-		scheme, port = "https", ":443"
-	}
-	bare := func(host string) string { return strings.TrimSuffix(strings.ToLower(host), port) }
-	return origin.Scheme == scheme && bare(origin.Host) == bare(r.Host)
 }
 
 // remoteHost returns the address from which the request's connection comes.

@@ -1,49 +1,12 @@
 package socket
 
 import (
-	"crypto/tls"
 	"errors"
 	"net/http"
-	"net/http/httptest"
 	"testing"
 
 	"github.com/gorilla/websocket"
 )
-
-func TestSameOriginComparesSchemeAndHost(t *testing.T) {
-	for _, test := range []struct {
-		host    string
-		tls     bool
-		origins []string
-		want    bool
-	}{
-		{"example.org", false, nil, true},
-		{"example.org", false, []string{"http://example.org"}, true},
-		{"Example.org:80", false, []string{"http://example.ORG"}, true},
-		{"example.org", true, []string{"https://example.org:443"}, true},
-		{"example.org:8080", false, []string{"http://example.org:8080"}, true},
-		{"example.org:8080", false, []string{"http://example.org"}, false},
-		{"example.org", false, []string{"https://example.org"}, false},
-		{"example.org", true, []string{"http://example.org"}, false},
-		{"example.org", false, []string{"http://evil.org"}, false},
-		{"example.org", false, []string{"http://example.org.evil.org"}, false},
-		{"example.org", false, []string{"null"}, false},
-		{"example.org", false, []string{""}, false},
-		{"example.org", false, []string{"http://example.org", "http://evil.org"}, false},
-	} {
-		r := httptest.NewRequest(http.MethodGet, "/", nil)
-		r.Host = test.host
-		if test.tls {
-			r.TLS = new(tls.ConnectionState)
-		}
-		if test.origins != nil {
-			r.Header["Origin"] = test.origins
-		}
-		if got := sameOrigin(r); got != test.want {
-			t.Errorf("sameOrigin of %q on %s (TLS %v) = %v, want %v", test.origins, test.host, test.tls, got, test.want)
-		}
-	}
-}
 
 func TestForeignOriginGets403(t *testing.T) {
 	f := serve(t, Options{MaxConnections: 1})
