@@ -43,6 +43,9 @@ const (
 	flashTyped  = "typed"   // the name that was refused
 )
 
+// flashes are all keys.
+func flashes() []string { return []string{flashName, flashNotice, flashTyped} }
+
 // errNoVisit is a request that did not come through Handler, which is a mistake
 // in the wiring of the server.
 var errNoVisit = errors.New("the request does not belong to a visit")
@@ -100,7 +103,7 @@ func New(rep *replica.Replica, opts Options) *Controller {
 // It must be called once, before the first visit.
 func (c *Controller) Handle(page *livetemplate.Template, opts ...livetemplate.HandleOption) (livetemplate.LiveHandler, error) {
 	var err error
-	if c.pages, err = live.New(page, Samples(), c.log); err != nil {
+	if c.pages, err = live.New(page, LiveOptions(c.log)); err != nil {
 		return nil, fmt.Errorf("the page of a room: %w", err)
 	}
 	c.live = page.Handle(c, livetemplate.AsState(&PresenceState{}), opts...)
@@ -356,7 +359,7 @@ func typedName(ctx *livetemplate.Context) string {
 	if exact, ok := strings.CutPrefix(text(ctx.Get("typed")), "="); ok {
 		return exact
 	}
-	return text(ctx.Get("username"))
+	return text(ctx.Get(fieldName))
 }
 
 // text is the text of a field: the client turns "42" into a number and "true" into
@@ -397,7 +400,7 @@ func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error
 		message = "This did not happen: Redis can't be reached at the moment. Please try again."
 	}
 	ctx.SetFlash(key, message)
-	field := "username"
+	field := fieldName
 	if key == flashNotice {
 		field = flashNotice
 		if v.page != nil {
@@ -409,7 +412,7 @@ func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error
 
 // clearFlashes removes what an earlier refusal said.
 func clearFlashes(ctx *livetemplate.Context) {
-	for _, key := range []string{flashName, flashNotice, flashTyped} {
+	for _, key := range flashes() {
 		ctx.ClearFlash(key)
 	}
 }

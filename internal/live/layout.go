@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
+	"slices"
 	"strconv"
+	"time"
 
 	"github.com/livetemplate/livetemplate"
 
@@ -16,89 +19,206 @@ import (
 )
 
 // layout knows which slots of the page of a room are shared by all who look at it,
-// and which are the visitor's own. It finds out by rendering the template.
+// and which are not. It finds out by rendering the template.
 type layout struct {
 	page   *livetemplate.Template
 	state  func(replica.View) any // what the page is rendered from
 	shared map[string]bool
 
-	count count
-	mark  wire.Mark // of the visitor's own row
-}
-
-// count is the slot of the number of users, and what stands there when it is
-// SampleUsers.
-type count struct {
-	at    string
-	value []byte
-}
-
-// SampleUsers is a number of users that nothing else on a page looks like.
-const SampleUsers = 4_711_081_547
-
-// Samples are states of a page from which its layout is found out.
-type Samples struct {
-	// State is the state of a page that shows a view to somebody who is not known.
-	State func(replica.View) any
-
-	Base    any               // a state
-	Shared  []any             // each differs from Base in what all share
-	Own     any               // differs in what is the visitor's own
-	Flashes map[string]string // what else is
-
-	ID            string // of a user
-	Plain, Marked any    // only that user is in the roster, of SampleUsers; the row is marked in one
+	counts map[string][]byte // slots of the number of users alone, as they are for sampleUsers
+	mark   wire.Mark         // of the visitor's own row
 }
 
 // errLayout is returned for a template that a page can't be divided by.
 var errLayout = errors.New("the template of a room does not keep apart what is shared and what is the visitor's own")
 
 // newLayout examines the template of a room.
-func newLayout(page *livetemplate.Template, samples Samples) (*layout, error) {
-	l := &layout{page: page, state: samples.State, shared: map[string]bool{}}
-	for _, state := range samples.Shared {
-		changed, err := l.changes(samples.Base, state, nil)
-		if err != nil {
-			return nil, err
-		}
-		for at, value := range changed {
-			l.shared[at] = true
-			if bytes.Contains(value, []byte(strconv.Itoa(SampleUsers))) && l.count.at == "" {
-				l.count.at = at
+func newLayout(page *livetemplate.Template, opts Options) (*layout, error) {
+	l := &layout{page: page, state: opts.State, shared: map[string]bool{}, counts: map[string][]byte{}}
+	first, err := l.blank()
+	if err != nil {
+		return nil, err
+	}
+	nobody := l.state(replica.View{})
+	if _, err := render(first, nobody, nil); err != nil {
+		return nil, err
+	}
+	l.page = first // the clones of a page that has been rendered need not parse
+	f, err := fieldsOf(reflect.TypeOf(nobody), opts.Messages)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.divide(f); err != nil {
+		return nil, err
+	}
+	if err := l.findCounts(); err != nil {
+		return nil, err
+	}
+	return l, l.findMark(f)
+}
+
+// divide finds the slots that depend on shared fields of the state, and refuses those
+// that depend on others, too.
+func (l *layout) divide(f *fields) error {
+	shared, own := differences{}, differences{}
+	rooms, visitors := f.samples(f.shared), f.samples(f.own)
+	rooms = append(rooms, f.rows.marked(rooms[1], 0)) // as what the mark shows must be nobody's own
+	for _, grid := range []struct{ rooms, visitors []sample }{
+		{rooms, append(visitors[:2:2], f.alikes(f.own)...)},
+		{rooms[:2], visitors},
+	} {
+		var ofNobody []sampled // by room
+		for i, visitor := range grid.visitors {
+			var ofNothing sampled
+			for n, room := range grid.rooms {
+				now, err := l.sampled(room.with(f.own, visitor))
+				if err != nil {
+					return err
+				}
+				if i == 0 {
+					ofNobody = append(ofNobody, now)
+				}
+				if n == 0 {
+					ofNothing = now
+				}
+				own.add(ofNobody[n], now)
+				shared.add(ofNothing, now)
 			}
 		}
 	}
-	messages := map[string]string{}
-	for key, text := range samples.Flashes {
-		messages[wire.FlashPrefix+key] = text
+	for _, at := range slices.Sorted(maps.Keys(shared)) {
+		l.shared[at] = true
+		if _, both := own[at]; !both {
+			continue
+		}
+		all, err := l.cause(f.shared, shared[at], at)
+		if err != nil {
+			return err
+		}
+		one, err := l.cause(f.own, own[at], at)
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: slot %s, after %q, depends on %s, which is shared, and on %s, which is not",
+			errLayout, at, shared[at].to.slots.Before(at), all, one)
 	}
-	own, err := l.changes(samples.Base, samples.Own, messages)
+	return nil
+}
+
+// sampled is a sample, and the slots of its page.
+type sampled struct {
+	sample
+
+	slots wire.Slots
+}
+
+func (l *layout) sampled(s sample) (sampled, error) {
+	page, err := l.blank()
 	if err != nil {
-		return nil, err
+		return sampled{}, err
 	}
-	for at := range own {
-		if l.shared[at] {
-			return nil, fmt.Errorf("%w: slot %s", errLayout, at)
+	slots, err := render(page, s.state.Interface(), s.messages)
+	return sampled{s, slots}, err
+}
+
+// differences are two samples for each slot that differs in them.
+type differences map[string]difference
+
+type difference struct{ from, to sampled }
+
+// add compares two samples.
+func (d differences) add(from, to sampled) {
+	for _, slots := range []wire.Slots{from.slots, to.slots} {
+		for at := range slots {
+			if _, known := d[at]; !known && !bytes.Equal(from.slots[at], to.slots[at]) {
+				d[at] = difference{from, to}
+			}
 		}
 	}
+}
 
-	plain, err := l.whole(samples.Plain)
+// cause returns the name of the field that makes a slot differ.
+func (l *layout) cause(fields []field, d difference, at string) (string, error) {
+	now := d.from
+	for _, f := range fields {
+		next := now.clone()
+		f.copy(&d.to.sample, &next)
+		then, err := l.sampled(next)
+		if err != nil {
+			return "", err
+		}
+		if !bytes.Equal(now.slots[at], then.slots[at]) {
+			return f.name, nil
+		}
+		now = then
+	}
+	return "", fmt.Errorf("%w: slot %s is not the same each time it is rendered", errLayout, at)
+}
+
+// findCounts finds the slots that show the number of users, and nothing else that
+// changes.
+func (l *layout) findCounts() error {
+	view := replica.View{AsOf: time.Unix(0, 0)}
+	view.Users, view.Connections = sampleUsers, 1
+	room, err := l.room(view)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	l.count.value = plain[l.count.at]
-	if bytes.Count(l.count.value, []byte(strconv.Itoa(SampleUsers))) != 1 {
-		return nil, fmt.Errorf("%w: it shows the number of users nowhere, or twice", errLayout)
+	for at, value := range room {
+		if bytes.Contains(value, []byte(strconv.Itoa(sampleUsers))) {
+			l.counts[at] = value
+		}
 	}
-	marked, err := l.whole(samples.Marked)
-	if err != nil {
-		return nil, err
+	two := []presence.User{{ID: "1", Name: "A"}, {ID: "2", Name: "B"}}
+	for _, roster := range [][]presence.User{nil, two[:1], two} {
+		for _, stale := range []bool{false, true} {
+			for _, users := range []int{0, 1, 2, 100} {
+				view.Roster, view.Stale, view.Users, view.Connections = roster, stale, users, 2*users
+				room, err := l.room(view)
+				if err != nil {
+					return err
+				}
+				counts := l.countsOf(users)
+				maps.DeleteFunc(l.counts, func(at string, _ []byte) bool { return !bytes.Equal(room[at], counts[at]) })
+			}
+		}
 	}
-	var ok bool
-	if l.mark, ok = wire.NewMark(plain.Row(), marked.Row(), samples.ID); !ok {
-		return nil, fmt.Errorf("%w: a row of the roster is none that can be marked", errLayout)
+	if len(l.counts) == 0 {
+		return fmt.Errorf("%w: no slot shows the number of users and nothing else", errLayout)
 	}
-	return l, nil
+	return nil
+}
+
+// findMark finds out how the visitor's own row differs from the others, and that it
+// does so in every sample, and nothing else does.
+func (l *layout) findMark(f *fields) error {
+	samples := slices.DeleteFunc(f.samples(f.shared), func(s sample) bool { return len(f.rows.ids(s)) == 0 })
+	// From a page with one row.
+	slices.SortStableFunc(samples, func(a, b sample) int { return len(f.rows.ids(a)) - len(f.rows.ids(b)) })
+	known := false
+	for _, s := range samples {
+		plain, err := l.sampled(s)
+		if err != nil {
+			return err
+		}
+		for i, id := range f.rows.ids(s) {
+			marked, err := l.sampled(f.rows.marked(s, i))
+			if err != nil {
+				return err
+			}
+			if !known {
+				l.mark, known = wire.NewMark(plain.slots.Row(), marked.slots.Row(), id)
+			}
+			page := wire.Frame{Tree: plain.slots}.Encode()
+			if known && !bytes.Equal(l.mark.Put(page, id), wire.Frame{Tree: marked.slots}.Encode()) {
+				return fmt.Errorf("%w: more than a mark depends on which row is the visitor's own, or the mark is not always the same", errLayout)
+			}
+		}
+	}
+	if !known {
+		return fmt.Errorf("%w: a row needs a slot of its id, and after it one that is empty unless the row is the visitor's own", errLayout)
+	}
+	return nil
 }
 
 // blank returns a page that has shown nothing yet.
@@ -117,19 +237,6 @@ func (l *layout) whole(state any) (wire.Slots, error) {
 		return nil, err
 	}
 	return render(page, state, nil)
-}
-
-// changes renders a page that shows one state and then another, and returns what
-// has changed.
-func (l *layout) changes(from, to any, messages map[string]string) (wire.Slots, error) {
-	page, err := l.blank()
-	if err != nil {
-		return nil, err
-	}
-	if _, err := render(page, from, nil); err != nil {
-		return nil, err
-	}
-	return render(page, to, messages)
 }
 
 // render renders a state on a page of its own, and returns what is new on it.
@@ -153,9 +260,13 @@ func (l *layout) room(view replica.View) (wire.Slots, error) {
 	return whole, err
 }
 
-// countOf is the slot of the number of users, complete.
-func (l *layout) countOf(users int) json.RawMessage {
-	return bytes.Replace(l.count.value, []byte(strconv.Itoa(SampleUsers)), []byte(strconv.Itoa(users)), 1)
+// countsOf are the slots of the number of users alone, complete.
+func (l *layout) countsOf(users int) wire.Slots {
+	slots := wire.Slots{}
+	for at, value := range l.counts {
+		slots[at] = bytes.ReplaceAll(value, []byte(strconv.Itoa(sampleUsers)), []byte(strconv.Itoa(users)))
+	}
+	return slots
 }
 
 // newcomers are the users in a roster who were not in an earlier one.

@@ -36,15 +36,42 @@ type Pages struct {
 	rooms map[string]*room // that have any
 }
 
+// Options are the settings of [Pages].
+type Options struct {
+	// State returns the state from which a page is rendered that shows view to
+	// somebody of whom nothing is known. It is a struct in which each field has a tag
+	// that says whose it is:
+	//
+	//	live:"shared"  the same for all who look at the room
+	//	live:"own"     the visitor's own, or the page's: livetemplate renders it
+	//
+	// One field is a list, shared, and its structs have, beside shared fields, one
+	// with the tag "id", a text by which a row is known, and one with the tag "mark",
+	// a bool that is set in the visitor's own row.
+	State func(view replica.View) any
+
+	// Messages are the keys of the flashes, and the fields of errors, that a page may
+	// show. They are its visitor's own.
+	Messages []string
+
+	// Logger: nil means no logs.
+	Logger *slog.Logger
+}
+
 // New returns the pages that are rendered from template, none of which is open yet.
-// An error says why the template can't be divided into what all who look at a room
-// share and what is the visitor's own.
-func New(template *livetemplate.Template, samples Samples, log *slog.Logger) (*Pages, error) {
-	l, err := newLayout(template, samples)
+//
+// It renders template from many states, each field of which is varied, and refuses it
+// if a slot depends on what is shared and on what is the visitor's own: that slot would
+// show only one of the two. The error names both fields.
+func New(template *livetemplate.Template, opts Options) (*Pages, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	l, err := newLayout(template, opts)
 	if err != nil {
 		return nil, err
 	}
-	return &Pages{layout: l, log: log, rooms: map[string]*room{}}, nil
+	return &Pages{layout: l, log: opts.Logger, rooms: map[string]*room{}}, nil
 }
 
 // Show brings the open pages of a room up to date. shown is called as soon as nearly

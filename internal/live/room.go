@@ -249,7 +249,7 @@ func (r *room) wholeLocked(p *Page) (whole, bool) {
 	}
 	if p.ahead(r.view) {
 		all := maps.Clone(room.slots)
-		all[r.layout.count.at] = r.layout.countOf(p.users)
+		maps.Copy(all, r.layout.countsOf(p.users))
 		room = whole{all, wire.Frame{Tree: all}.Encode()}
 	}
 	return room, true
@@ -306,7 +306,7 @@ func (p *Page) Acted(user string, occupancy presence.Occupancy, asOf time.Time) 
 	case !p.open:
 	case p.ahead(r.view) && !doubted:
 		p.shown = 0 // the view that will come tells the rest
-		_ = p.viewer.Send(wire.Frame{Tree: wire.Slots{r.layout.count.at: r.layout.countOf(p.users)}}.Encode(), nil)
+		_ = p.viewer.Send(wire.Frame{Tree: r.layout.countsOf(p.users)}.Encode(), nil)
 	default:
 		r.showAllLocked(p, nil)
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -48,7 +47,7 @@ type testRoom struct {
 // newRoom returns a room that pages of the template can look at.
 func newRoom(tb testing.TB, template *livetemplate.Template) *testRoom {
 	tb.Helper()
-	pages, err := live.New(template, controller.Samples(), slog.New(slog.DiscardHandler))
+	pages, err := live.New(template, controller.LiveOptions(nil))
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 )
 
 // FlashPrefix begins the key of a flash among the messages of livetemplate.
@@ -35,6 +37,22 @@ func Splice(frame []byte, slots Slots) []byte {
 	}
 	maps.Copy(f.Tree, slots)
 	return f.Encode()
+}
+
+// Before returns what stands before a slot in the text of a page that is shown
+// completely, at most some forty bytes of it; "" if that is not known.
+func (s Slots) Before(at string) string {
+	var statics []string
+	n, err := strconv.Atoi(at)
+	if err != nil || json.Unmarshal(s["s"], &statics) != nil || n < 0 || n >= len(statics) {
+		return ""
+	}
+	text := strings.TrimSpace(statics[n])
+	for len(text) > 40 {
+		_, size := utf8.DecodeRuneInString(text)
+		text = text[size:]
+	}
+	return text
 }
 
 // Row returns the only row of the only list of one row on a page that is shown
