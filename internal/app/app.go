@@ -168,6 +168,8 @@ func (a *App) makePages() error {
 		Backend: a.backend,
 		Refresh: a.config.HeartbeatInterval,
 		Logger:  a.log,
+
+		Registerer: a.registry,
 	})
 	a.sockets = socket.New(socket.Options{
 		Logger:         a.log,

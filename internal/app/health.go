@@ -13,7 +13,10 @@ import (
 )
 
 // healthRoutes adds what orchestrators ask.
-func (a *App) healthRoutes(mux *http.ServeMux) {
+func (a *App) healthRoutes(mux interface {
+	HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request))
+},
+) {
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if a.draining.Load() {

@@ -47,7 +47,7 @@ func (a *App) server(h http.Handler) *http.Server {
 func (a *App) routes() http.Handler {
 	page := a.pages.Handler(a.live, roomOf, a.secret.session)
 	api := httpapi.New(a.replica)
-	mux := http.NewServeMux()
+	mux := &routeMux{ServeMux: http.NewServeMux()}
 	mux.Handle("/{$}", a.onlyRooms(page))
 	mux.Handle("/rooms/{room}", a.onlyRooms(page))
 	mux.Handle(web.Prefix, a.assets)
@@ -57,7 +57,7 @@ func (a *App) routes() http.Handler {
 	mux.Handle("/", http.HandlerFunc(a.notFound))
 
 	trusted, _ := forwarded.ParseTrusted(a.config.TrustedProxies) // validated
-	return forwarded.Handler(trusted, a.proxies(trusted, a.secure(a.sameOrigin(http.MaxBytesHandler(mux, maxBody)))))
+	return a.counted(mux, forwarded.Handler(trusted, a.proxies(trusted, a.secure(a.sameOrigin(http.MaxBytesHandler(mux, maxBody))))))
 }
 
 // adminRoutes are what operators ask.

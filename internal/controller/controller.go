@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/livetemplate/livetemplate"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"presence/internal/live"
 	"presence/internal/presence"
@@ -63,8 +64,9 @@ type Options struct {
 	// its heartbeat.
 	Refresh time.Duration
 
-	// Logger: nil means no logs.
-	Logger *slog.Logger
+	// Logger and Registerer: nil means no logs, no metrics.
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 }
 
 // What can fail many times a second while Redis is away.
@@ -84,6 +86,7 @@ type Controller struct {
 	visits  sync.Map // id -> *visit, of open sockets
 	open    sync.WaitGroup
 
+	metrics   metrics
 	failed    [3]terse.Line // by failure
 	rendering chan struct{} // holds one for each page that is rendered in its turn
 }
@@ -95,6 +98,7 @@ func New(rep *replica.Replica, opts Options) *Controller {
 	}
 	return &Controller{
 		replica: rep, opts: opts, log: opts.Logger,
+		metrics:   newMetrics(opts.Registerer),
 		rendering: make(chan struct{}, rendersPerProcessor*runtime.GOMAXPROCS(0)),
 	}
 }
@@ -186,7 +190,9 @@ func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) Pres
 		if leftOut, due := c.failed[resuming].Due(); due {
 			c.log.InfoContext(ctx, "connection not resumed yet", "room", v.room, "err", err, "left_out", leftOut)
 		}
+		c.metrics.count(actionResume, err)
 	} else if member != nil {
+		c.metrics.count(actionResume, nil)
 		v.member = member
 		s = s.as(member.User())
 	}
@@ -216,6 +222,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	typed := typedName(ctx)
 	name, err := presence.CleanName(typed)
 	if err != nil {
+		c.metrics.count(actionJoin, err)
 		return s, v.refuse(ctx, typed, err)
 	}
 	conn := presence.Connection{
@@ -237,6 +244,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	} else if occupancy, err = c.replica.JoinHTTP(wait, v.room, conn); err == nil {
 		c.remember(ctx, v, name)
 	}
+	c.metrics.count(actionJoin, err)
 	c.takeTurn(ctx, v)
 	if err != nil {
 		if leftOut, due := c.failed[joining].Due(); due {
@@ -272,6 +280,7 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	} else {
 		occupancy, err = c.replica.LeaveHTTP(wait, v.room, v.connection)
 	}
+	c.metrics.count(actionLeave, err)
 	c.takeTurn(ctx, v)
 	if err != nil {
 		if leftOut, due := c.failed[leaving].Due(); due {

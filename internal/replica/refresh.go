@@ -45,6 +45,9 @@ func (r *Replica) changed(e store.Event) {
 	if rm == nil || !e.Resync && e.Occupancy.Version <= rm.view.Load().Version {
 		return // nobody looks any more, or it was read after this change already
 	}
+	if !e.Resync && rm.heard.IsZero() {
+		rm.heard = time.Now()
+	}
 	r.markDirtyLocked(rm)
 }
 
@@ -164,6 +167,7 @@ func (r *Replica) takeDue(now time.Time) (batch []*room, next time.Duration, ok 
 	defer r.rooms.mu.Unlock()
 	for _, rm := range batch {
 		rm.dirty = false
+		rm.read, rm.heard = rm.heard, time.Time{}
 	}
 	return batch, next, ok
 }
@@ -200,6 +204,9 @@ func (r *Replica) putBack(batch []*room) {
 	r.rooms.mu.Lock()
 	defer r.rooms.mu.Unlock()
 	for _, rm := range batch {
+		if !rm.read.IsZero() {
+			rm.heard = rm.read
+		}
 		rm.dirty, rm.retry = true, time.Now().Add(retryRead)
 	}
 }

@@ -34,6 +34,9 @@ type room struct {
 	dirty bool      // has to be read
 	retry time.Time // but not before, since reading it failed
 
+	heard time.Time // when a change was heard of that has not been read yet; zero: none
+	read  time.Time // the same of the one that was read last and not shown yet
+
 	told    time.Time     // when viewers were last told
 	telling int           // how often they were, until then
 	took    time.Duration // from telling them to nearly all being shown it, lately
@@ -93,11 +96,20 @@ func (r *Replica) tell(rm *room) {
 	rm.told, rm.pending = now, true
 	rm.telling++
 	telling := rm.telling
+	heard := rm.read
+	if rm.view.Load().Stale {
+		heard = time.Time{}
+	} else {
+		rm.read = time.Time{}
+	}
 	r.rooms.mu.Unlock()
 	r.opts.Notify(rm.name, func() {
 		r.rooms.mu.Lock()
 		defer r.rooms.mu.Unlock()
 		rm.took = time.Since(now)
+		if !heard.IsZero() {
+			r.metrics.shown.Observe(time.Since(heard).Seconds())
+		}
 		rm.pending = rm.telling != telling
 	})
 }

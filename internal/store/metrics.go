@@ -13,7 +13,11 @@ type metrics struct {
 	batch   *prometheus.HistogramVec
 }
 
-// newMetrics registers with reg, or nowhere if reg is nil.
+// notAScript is what a message counts as that no script published.
+const notAScript = "message"
+
+// newMetrics registers with reg, or nowhere if reg is nil. Each label value exists
+// from the start, so that a rate over it has a zero to begin from.
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -30,6 +34,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help:    "Connections gathered into one script call.",
 			Buckets: []float64{1, 2, 5, 10, 25, 50, 100, 250, 500},
 		}, []string{"script"}),
+	}
+	for _, s := range scripts() {
+		m.seconds.WithLabelValues(s.name)
+		m.failed.WithLabelValues(s.name)
+	}
+	m.failed.WithLabelValues(notAScript)
+	for _, s := range []script{joinScript, leaveScript, resumeScript, releaseScript} {
+		m.batch.WithLabelValues(s.name)
 	}
 	if reg != nil {
 		reg.MustRegister(m.seconds, m.failed, m.batch)

@@ -50,6 +50,14 @@ var (
 	forgetScript    = script{"forget", redis.NewScript(forgetLua)}
 )
 
+// scripts are all of them.
+func scripts() []script {
+	return []script{
+		joinScript, leaveScript, sweepScript, resumeScript, releaseScript,
+		heartbeatScript, snapshotScript, registerScript, forgetScript,
+	}
+}
+
 // call is one script with its keys and arguments.
 type call struct {
 	script script

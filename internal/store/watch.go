@@ -398,7 +398,7 @@ func (h *hearing) receive(ctx context.Context) {
 			}
 			event, err := parseMessage(m.Payload)
 			if err != nil {
-				w.store.metrics.failed.WithLabelValues("message").Inc()
+				w.store.metrics.failed.WithLabelValues(notAScript).Inc()
 				if leftOut, due := w.ignored.Due(); due {
 					w.log.WarnContext(ctx, "message ignored", "room", room, "err", err, "left_out", leftOut)
 				}

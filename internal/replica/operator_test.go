@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"presence/internal/presence"
 	"presence/internal/redistest"
 	"presence/internal/store"
@@ -134,5 +136,38 @@ func TestOutageThatComesAndGoes(t *testing.T) {
 			time.Sleep(time.Second) // a probe
 		}
 		demandLines(t, j, map[string]int{"redis is away": 2, "redis regained: Redis answers again": 2})
+	})
+}
+
+// TestTimeUntilAChangeIsShown: from the message of a join, over the window of the
+// push before it, until the crowd has been sent it.
+func TestTimeUntilAChangeIsShown(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(b.metrics.shown)
+		demand := func(n uint64, least, most float64) {
+			t.Helper()
+			families, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := families[0].Metric[0].GetHistogram()
+			if sum := h.GetSampleSum(); h.GetSampleCount() != n || sum < least || sum > most {
+				t.Fatalf("%d changes took %v s, want %d in %v to %v s", h.GetSampleCount(), sum, n, least, most)
+			}
+		}
+		time.Sleep(10 * time.Second) // resyncs, and the first view, are no changes
+		demand(0, 0, 0)
+		b.take(300 * time.Millisecond)
+		a.join("Ann")
+		time.Sleep(5 * time.Second)
+		demand(1, 0.3, 0.301)
+		a.join("Ben")
+		time.Sleep(50 * time.Millisecond) // while Ben is being shown
+		b.take(0)
+		a.join("Cid")
+		time.Sleep(10 * time.Second)
+		demand(3, 0.65, 10) // 0.3, and 0.3, and what Cid had to wait
 	})
 }
