@@ -429,6 +429,31 @@ func (tb *tab) post(action, name string) string {
 	err := tb.visitor.Post(action, name)
 	tb.done()
 	tb.loaded(begun, err)
+	return tb.posted(err, name)
+}
+
+// postBoth presses a button twice without waiting: both forms are sent. Which was
+// the last only the next page knows.
+func (tb *tab) postBoth(action, first, other string) string {
+	tb.breaks()
+	sent := make(chan error)
+	twin := harness.NewReader(tb.p.w.t, tb.p.options(), tb.p.w.balancer.URL)
+	go func() { sent <- twin.Post(action, first) }()
+	err := tb.visitor.Post(action, other)
+	err = errors.Join(err, <-sent)
+	tb.done()
+	begun := time.Now()
+	err = errors.Join(err, tb.visitor.Load())
+	tb.loaded(begun, err)
+	outcome := tb.posted(err, other)
+	if first != other {
+		tb.maybe(first, other)
+	}
+	return outcome
+}
+
+// posted says what came of pressing a button, name being what the page should say.
+func (tb *tab) posted(err error, name string) string {
 	now := tb.visitor.Now()
 	switch {
 	case err != nil:
@@ -441,21 +466,6 @@ func (tb *tab) post(action, name string) string {
 		tb.maybe(name)
 		return fmt.Sprintf("the page says %v", now)
 	}
-}
-
-// postBoth presses a button twice without waiting: both forms are sent, and the
-// browser shows what answers the second.
-func (tb *tab) postBoth(action, first, other string) string {
-	sent := make(chan error)
-	twin := harness.NewReader(tb.p.w.t, tb.p.options(), tb.p.w.balancer.URL)
-	go func() { sent <- twin.Post(action, first) }()
-	outcome := tb.post(action, other)
-	err := <-sent
-	// Either may have been the last, and the page that was shown not know.
-	if first != other || err != nil {
-		tb.maybe(first, other)
-	}
-	return fmt.Sprintf("%s, the other %v", outcome, err)
 }
 
 // loaded notes what came of loading a page.

@@ -120,7 +120,7 @@ var likes = map[habit][]struct {
 	looker:   {{reload, 3}, {comeBack, 1}, {elsewhere, 1}},
 	steady:   {{join, 6}, {reload, 3}, {comeBack, 2}, {elsewhere, 2}},
 	restless: {{join, 6}, {joinTwice, 3}, {joinAsOther, 2}, {leave, 4}, {leaveTwice, 2}, {reload, 2}, {comeBack, 1}, {shut, 2}, {crash, 1}, {arrive, 1}, {earlyForm, 3}, {elsewhere, 1}},
-	tabs:     {{join, 6}, {joinTwice, 2}, {joinAsOther, 1}, {leave, 3}, {leaveTwice, 1}, {reload, 2}, {shut, 2}, {crash, 1}, {arrive, 1}, {earlyForm, 1}, {elsewhere, 1}},
+	tabs:     {{join, 6}, {joinTwice, 2}, {joinAsOther, 1}, {leave, 3}, {leaveTwice, 1}, {reload, 2}, {shut, 2}, {crash, 1}, {arrive, 1}, {elsewhere, 1}},
 	plain:    {{join, 6}, {joinTwice, 2}, {joinAsOther, 2}, {leave, 3}, {leaveTwice, 1}, {shut, 1}, {newBrowser, 1}},
 }
 
