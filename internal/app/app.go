@@ -92,7 +92,7 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 	if a.assets, err = web.Load(); err != nil {
 		return nil, err
 	}
-	secret := []byte(rand.Text()) // until the one that is shared is known
+	secret := []byte(rand.Text()) // unless one is shared
 	if config.SessionSecretFile != "" {
 		text, err := readSecret("session-secret-file", config.SessionSecretFile, minSecret)
 		if err != nil {
@@ -101,7 +101,7 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 		secret = []byte(text)
 	}
 	a.cookies = session.New(secret)
-	a.secret = newSecret(a.cookies, config.SessionSecretFile != "")
+	a.secret = newSecret(a.cookies, config.SessionSecretFile == "" && config.RedisURL != "")
 
 	sharded, err := a.openRedis()
 	if err != nil {
@@ -122,7 +122,9 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 		MemberTTL:         config.MemberTTL,
 		LeaveGrace:        config.LeaveGrace,
 		Notify:            func(room string, shown func()) { a.pages.Show(room, shown) },
-		Regained:          a.shareSecret,
+		Alone:             a.embedded != nil,
+		Secret:            a.secret.offer,
+		Shared:            a.secret.learn,
 		Logger:            log,
 		Registerer:        a.registry,
 	})
@@ -232,21 +234,6 @@ func (a *App) AdminAddr() string {
 		return ""
 	}
 	return a.admin.Addr().String()
-}
-
-// shareSecret agrees with the other replicas on the secret of cookies and ids,
-// unless a file gives it, and puts it back when Redis has lost it.
-func (a *App) shareSecret(ctx context.Context) {
-	if a.config.SessionSecretFile != "" {
-		return
-	}
-	own := a.cookies.Secret()
-	shared, err := a.store.Secret(ctx, own)
-	if err != nil {
-		a.log.WarnContext(ctx, "session secret not shared; trying again when redis answers", "err", err)
-		return
-	}
-	a.secret.learn(shared)
 }
 
 // Run serves until ctx ends, then stops gracefully within the shutdown timeout,

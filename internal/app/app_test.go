@@ -53,6 +53,9 @@ func start(t *testing.T, change func(*Config)) *running {
 	if change != nil {
 		change(&config)
 	}
+	if config.RedisURL != "" && config.HeartbeatInterval == Default().HeartbeatInterval {
+		config.HeartbeatInterval = time.Second // replicas settle sooner
+	}
 	r := &running{log: &bytes.Buffer{}}
 	var mu sync.Mutex
 	a, err := New(config, slog.New(slog.NewTextHandler(lockedWriter{&mu, r.log}, nil)))
@@ -93,7 +96,7 @@ func (l lockedWriter) Write(b []byte) (int, error) {
 
 func (r *running) ready(t *testing.T) *running {
 	t.Helper()
-	redistest.Eventually(t, 5*time.Second, "the server is ready", func() bool { return r.replica.Ready() == nil })
+	redistest.Eventually(t, 5*time.Second, "the server is ready", func() bool { return r.App.ready() == nil })
 	return r
 }
 
@@ -677,6 +680,65 @@ func TestSecretIsSharedThroughRedisAndPutBack(t *testing.T) {
 	})
 	c := start(t, onRedis).ready(t)
 	redistest.Eventually(t, 3*time.Second, "a new replica has it too", func() bool { return c.cookies.Secret() == before })
+}
+
+// While any replica knows the secret it is put back, and a replica that does not know
+// it yet makes none of its own.
+func TestDeletedSecretIsPutBack(t *testing.T) {
+	address, m := redisURL(t)
+	onRedis := func(c *Config) { c.RedisURL, c.HeartbeatInterval = address, 2*time.Second }
+	a := start(t, onRedis).ready(t)
+	before := a.cookies.Secret()
+	for range 3 {
+		m.Del("presence:secret")
+		b := start(t, onRedis)
+		redistest.Eventually(t, 2*time.Second, "the secret is back", func() bool {
+			got, _ := m.Get("presence:secret")
+			if got != "" && got != before {
+				t.Fatal("it was replaced by another")
+			}
+			return got == before
+		})
+		b.ready(t)
+		if b.cookies.Secret() != before || a.cookies.Secret() != before {
+			t.Fatal("not all have the secret that there was")
+		}
+		if err := b.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A server that can't read the secret asks for it again, and until it knows one gives
+// no cookies and is not ready.
+func TestServerIsNotReadyWithoutTheSecret(t *testing.T) {
+	address, m := redisURL(t)
+	first := start(t, func(c *Config) { c.RedisURL = address }).ready(t)
+	if err := first.stop(); err != nil {
+		t.Fatal(err)
+	}
+	for name, lose := range map[string]func(){
+		"wrong type": func() { m.Del("presence:secret"); _, _ = m.Push("presence:secret", "x") },
+		"empty":      func() { _ = m.Set("presence:secret", "") },
+	} {
+		lose()
+		a := start(t, func(c *Config) { c.RedisURL = address })
+		b := newBrowser(t)
+		redistest.Eventually(t, 5*time.Second, "it is ready", func() bool {
+			resp, body := b.do("GET", a.url("/readyz"), "")
+			if resp.StatusCode != 200 && !strings.Contains(body, "redis") {
+				t.Fatalf("%s: not ready: %s", name, body)
+			}
+			return resp.StatusCode == 200
+		})
+		resp, _ := b.do("GET", a.url("/"), "")
+		if len(resp.Cookies()) == 0 {
+			t.Errorf("%s: ready, and gives no cookie", name)
+		}
+		if got, _ := m.Get("presence:secret"); got != a.cookies.Secret() {
+			t.Errorf("%s: redis has the secret %q", name, got)
+		}
+	}
 }
 
 func TestBadSettingsAreNamed(t *testing.T) {

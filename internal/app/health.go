@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -23,12 +24,26 @@ func (a *App) healthRoutes(mux interface {
 			answer(w, http.StatusServiceUnavailable, "draining")
 			return
 		}
-		if err := a.replica.Ready(); err != nil {
+		if err := a.ready(); err != nil {
 			answer(w, http.StatusServiceUnavailable, "redis: "+err.Error())
 			return
 		}
 		answer(w, http.StatusOK, "ok")
 	})
+}
+
+// errNoSecret is why a replica is not ready that does not know the shared secret.
+var errNoSecret = errors.New("the session secret is not known yet")
+
+// ready returns nil when this replica can tell who is there, and to whom.
+func (a *App) ready() error {
+	if err := a.replica.Ready(); err != nil {
+		return err
+	}
+	if !a.secret.isKnown() {
+		return errNoSecret
+	}
+	return nil
 }
 
 // lbz tells a balancer whether to send new visitors here. While draining it is

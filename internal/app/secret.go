@@ -21,8 +21,12 @@ const (
 
 // secret is the session secret that all replicas share. Until it is known nobody
 // can be told who they are: cookies that are as good as ever would look forged.
+//
+// It is asked for with each probe of Redis, and put back when Redis has lost it. Who
+// does not know it makes one only after all who do had the time to put it back.
 type secret struct {
 	cookies *session.Cookies
+	shared  bool          // through Redis; else it is known from the start
 	known   chan struct{} // closed when it is
 
 	mu        sync.Mutex // guards:
@@ -30,18 +34,31 @@ type secret struct {
 	once      bool
 }
 
-func newSecret(cookies *session.Cookies, known bool) *secret {
-	s := &secret{cookies: cookies, known: make(chan struct{})}
-	if known {
-		s.learn("")
+func newSecret(cookies *session.Cookies, shared bool) *secret {
+	s := &secret{cookies: cookies, shared: shared, known: make(chan struct{})}
+	if !shared {
+		s.once = true
+		close(s.known)
 	}
 	return s
 }
 
-// learn takes over the shared secret; "" keeps the one there is. Sockets that were
-// opened before are closed, to come back as who they are.
+// offer returns the secret to be put into Redis should it have none. late says that
+// all who know one had the time to.
+func (s *secret) offer(late bool) string {
+	if !s.shared || !late && !s.isKnown() {
+		return ""
+	}
+	return s.cookies.Secret()
+}
+
+// learn takes over the secret that Redis has. Sockets that were opened before it was
+// known are closed, to come back as who they are.
 func (s *secret) learn(shared string) {
-	if shared != "" && shared != s.cookies.Secret() {
+	if !s.shared {
+		return
+	}
+	if shared != s.cookies.Secret() {
 		s.cookies.SetSecret([]byte(shared))
 	}
 	s.mu.Lock()
@@ -69,6 +86,16 @@ func (s *secret) session(w http.ResponseWriter, r *http.Request) string {
 		return session.Stranger()
 	}
 	return s.cookies.Ensure(w, r)
+}
+
+// isKnown reports whether the secret is known.
+func (s *secret) isKnown() bool {
+	select {
+	case <-s.known:
+		return true
+	default:
+		return false
+	}
 }
 
 // await reports whether the secret is known, within patience.

@@ -22,8 +22,9 @@ const (
 	minSettle = 600 * time.Millisecond
 
 	// probesPerSettle keeps the last to notice well within the settling of the
-	// first.
+	// first. maxProbe bounds for how long the shared secret can be missing.
 	probesPerSettle = 4
+	maxProbe        = time.Second
 )
 
 // minStop is the shortest gap that is taken for a stop of this process: a busy
@@ -51,6 +52,7 @@ type link struct {
 	settle time.Duration // from an answer to trust in what Redis holds
 	start  time.Duration // from the first answer to trust in leases nobody renewed
 	stop   time.Duration // between two probes: this process was stopped, or as good as
+	alone  bool          // at the start nobody else has anything to put back
 
 	regained chan struct{} // holds one: renew all leases now
 
@@ -61,6 +63,7 @@ type link struct {
 	phase    phase
 	changed  chan struct{} // closed when the phase changes
 	epoch    string
+	met      time.Time // first answer
 	failures int
 	reason   error     // why away
 	ticked   time.Time // last probe
@@ -72,12 +75,13 @@ type link struct {
 
 func newLink(o Options) *link {
 	settle := max(o.HeartbeatInterval*3/10, min(minSettle, o.HeartbeatInterval/2))
-	probe := settle / probesPerSettle
+	probe := min(settle/probesPerSettle, maxProbe)
 	return &link{
 		probe:    probe,
 		settle:   settle,
 		start:    o.MemberTTL * 2 / 3,
 		stop:     max(settle+probe, o.MemberTTL/3, minStop),
+		alone:    o.Alone,
 		regained: make(chan struct{}, 1),
 		changed:  make(chan struct{}),
 		reason:   errNoContact,
@@ -185,8 +189,11 @@ const (
 	settled       // what Redis holds can be trusted again
 )
 
-// answered notes that Redis answered with epoch.
-func (l *link) answered(epoch string) (what event, why string) {
+// answered notes that Redis answered with epoch, which was made age ago.
+//
+// At the first answer a young epoch means that Redis is new, or lost its data so
+// lately that others are still putting back what they hold.
+func (l *link) answered(epoch string, age time.Duration) (what event, why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -195,8 +202,13 @@ func (l *link) answered(epoch string) (what event, why string) {
 	what = upset
 	switch {
 	case l.epoch == "":
-		l.epoch = epoch
-		l.enterLocked(present)
+		l.epoch, l.met = epoch, now
+		if !l.alone && age >= 0 && age < l.settle {
+			l.until = now.Add(max(l.settle-age, l.probe))
+			l.enterLocked(settling)
+		} else {
+			l.enterLocked(present)
+		}
 		l.heldFrom, l.heldTo = now, now.Add(l.start)
 		return contact, "first answer"
 	case l.phase == away:
@@ -220,6 +232,14 @@ func (l *link) answered(epoch string) (what event, why string) {
 	l.until = now.Add(l.settle)
 	l.heldFrom, l.heldTo = now, now.Add(l.settle)
 	return what, why
+}
+
+// late reports whether every replica has had the time, since this one came, to put
+// back what Redis lost.
+func (l *link) late() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.phase == present && time.Since(l.met) >= l.settle
 }
 
 // sameEpoch reports whether epoch is the one that is known.
@@ -259,26 +279,32 @@ func (r *Replica) runLink(ctx context.Context) error {
 	}
 }
 
-// probeOnce asks Redis for its epoch and acts on the answer.
+// probeOnce asks Redis for its epoch and for the shared secret, and acts on the
+// answer.
 func (r *Replica) probeOnce(ctx context.Context) {
-	epoch, err := r.store.Epoch(ctx, rand.Text())
+	shared, err := r.store.Probe(ctx, rand.Text(), r.opts.Secret(r.link.late()))
 	if err != nil {
 		r.redisFailed(ctx, err)
 		return
 	}
-	switch what, why := r.link.answered(epoch); what {
+	if shared.Secret != "" {
+		r.opts.Shared(shared.Secret)
+	}
+	switch what, why := r.link.answered(shared.Epoch, shared.Age); what {
 	case contact, back, upset:
 		r.logAnswer(ctx, what, why)
 		if what != contact {
 			r.markStale()
 		}
-		r.opts.Regained(ctx)
 		r.link.renew()
 		if what == contact {
 			r.readAll()
 		}
 	case settled:
 		r.readAll()
+		if shared.Secret == "" {
+			r.probeOnce(ctx) // and offer one now
+		}
 	case nothing:
 	}
 }

@@ -39,9 +39,16 @@ type Options struct {
 	// takes, the longer the room waits with what comes next.
 	Notify func(room string, shown func())
 
-	// Regained is called each time Redis is known to answer after it did not,
-	// or to have lost its data; also the first time. It may be nil.
-	Regained func(ctx context.Context)
+	// Alone says that no other replica uses this Redis, nor did one before this:
+	// at the start nobody has anything to put back.
+	Alone bool
+
+	// Secret returns the secret to be put into Redis should it have none, or "".
+	// late says that every replica that knows one has had the time to put it there.
+	// Shared is called with the secret that Redis has, each time it was read. Either
+	// may be nil.
+	Secret func(late bool) string
+	Shared func(secret string)
 
 	// Logger and Registerer: nil means no logs, no metrics.
 	Logger     *slog.Logger
@@ -81,8 +88,11 @@ func New(st *store.Store, opts Options) *Replica {
 	if opts.Notify == nil {
 		opts.Notify = func(_ string, shown func()) { shown() }
 	}
-	if opts.Regained == nil {
-		opts.Regained = func(context.Context) {}
+	if opts.Secret == nil {
+		opts.Secret = func(bool) string { return "" }
+	}
+	if opts.Shared == nil {
+		opts.Shared = func(string) {}
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)

@@ -43,9 +43,16 @@ type process struct {
 // start starts a replica with a Redis client of its own. It ends with the test.
 func start(t *testing.T, fake *redistest.Fake) *process {
 	t.Helper()
+	return startWith(t, fake, Options{})
+}
+
+// startWith is start with settings of a test's own.
+func startWith(t *testing.T, fake *redistest.Fake, o Options) *process {
+	t.Helper()
 	p := &process{t: t, link: fake.Link(t)}
 	st := store.New(p.link.Client, store.Options{})
-	p.Replica = New(st, Options{Notify: p.notify, Logger: slog.New(warnings{slog.DiscardHandler, &p.logged})})
+	o.Notify, o.Logger = p.notify, slog.New(warnings{slog.DiscardHandler, &p.logged})
+	p.Replica = New(st, o)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = st.Run(ctx) })
@@ -80,9 +87,14 @@ func (p *process) take(takes time.Duration) {
 	p.takes = takes
 }
 
-// watching has a viewer look at the lobby from now on.
-func (p *process) watching() *process {
-	viewer := p.Enter(p.t.Context(), lobby)
+// watching has a viewer look at the lobby from now on, who waits to see it.
+func (p *process) watching() *process { return p.glance(time.Minute) }
+
+// glance has a viewer look at the lobby from now on, who has that much patience.
+func (p *process) glance(patience time.Duration) *process {
+	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
+	defer cancel()
+	viewer := p.Enter(ctx, lobby)
 	p.mu.Lock()
 	p.viewer = viewer
 	p.mu.Unlock()
@@ -378,6 +390,61 @@ func TestLossOfDataDropsNobodyWhoIsSlowToAnswer(t *testing.T) {
 		fake.FlushAll()
 		time.Sleep(2 * time.Minute)
 		b.saw("0", "1", "2", "1", "1 stale", "1")
+	})
+}
+
+// A replica that starts while the others put back what Redis lost shows nothing that
+// is not so: what it reads is as half restored as what they read.
+func TestReplicaThatStartsRightAfterALossOfData(t *testing.T) {
+	for name, lose := range map[string]func(fake *redistest.Fake){
+		"flushed": func(fake *redistest.Fake) { fake.FlushAll() },
+		"restarted empty": func(fake *redistest.Fake) {
+			fake.Down()
+			fake.FlushAll()
+			time.Sleep(3 * time.Second)
+			fake.Up()
+		},
+	} {
+		for _, after := range []time.Duration{0, 50 * time.Millisecond, 700 * time.Millisecond, 2 * time.Second} {
+			t.Run(fmt.Sprint(name, " ", after), func(t *testing.T) {
+				bubble(t, func(t *testing.T, fake *redistest.Fake) {
+					a, b := start(t, fake), start(t, fake)
+					a.enter("Ann")
+					b.enter("Ben")
+					b.enter("Cid")
+					time.Sleep(time.Minute)
+					lose(fake)
+					time.Sleep(after)
+					c := start(t, fake)
+					c.glance(time.Millisecond)
+					time.Sleep(DefaultHeartbeatInterval)
+					c.saw("0 stale", "3")
+				})
+			})
+		}
+	}
+}
+
+// A replica that finds old data shows it at once, and one that is the first does not
+// wait for longer than it takes the others to put back what they hold.
+func TestReplicaIsLiveSoonAfterItsStart(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake)
+		time.Sleep(a.Replica.link.settle + a.Replica.link.probe)
+		a.glance(time.Millisecond)
+		a.saw("0")
+		a.enter("Ann")
+		b := start(t, fake)
+		b.glance(time.Millisecond)
+		b.saw("1")
+	})
+}
+
+func TestReplicaThatIsAloneIsLiveAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := startWith(t, fake, Options{Alone: true})
+		a.glance(time.Millisecond)
+		a.saw("0")
 	})
 }
 

@@ -15,7 +15,7 @@
 //	prefix:{R}:version   string  version of the room
 //	prefix:{R}:roster    ZSET    user id and name -> number by order of joining, some hundred at most
 //	prefix:rooms         ZSET    rooms in use -> when last registered, ms by Redis TIME
-//	prefix:epoch         string  made anew when Redis lost its data
+//	prefix:epoch         string  when it was made, ms by Redis TIME, and random text; made anew when Redis lost its data
 //	prefix:secret        string  the key of session cookies and ids, where no file gives one
 //	prefix:{R}           pub/sub changes of the room, as JSON: version, users, connections, names
 //

@@ -98,6 +98,9 @@ func TestFullRedisRefusesNewcomersOnly(t *testing.T) {
 			if rooms := must(s.Rooms(ctx)); len(rooms) != 3 {
 				t.Errorf("rooms %v", rooms)
 			}
+			if got, err := s.Probe(ctx, "fresh", "secret"); err != nil || got.Epoch == "" || got.Secret != "secret" {
+				t.Errorf("probe: %+v, %v", got, err)
+			}
 			check(t, s, "r", 2, "Ann", "Ben")
 
 			// Newcomers, in a room that exists and in a new one, are refused.

@@ -30,6 +30,10 @@ var (
 	registerLua string
 	//go:embed script/forget.lua
 	forgetLua string
+	//go:embed script/epoch.lua
+	epochLua string
+	//go:embed script/secret.lua
+	secretLua string
 )
 
 // script is one Lua script under the name it has in logs and metrics.
@@ -48,6 +52,8 @@ var (
 	snapshotScript  = script{"snapshot", redis.NewScript(snapshotLua)}
 	registerScript  = script{"register", redis.NewScript(registerLua)}
 	forgetScript    = script{"forget", redis.NewScript(forgetLua)}
+	epochScript     = script{"epoch", redis.NewScript(epochLua)}
+	secretScript    = script{"secret", redis.NewScript(secretLua)}
 )
 
 // scripts are all of them.

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -116,31 +115,45 @@ func (s *Store) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Epoch returns a token that stays the same for as long as Redis keeps its
-// data. When there is none, since the data is new or was lost, fresh becomes it.
-func (s *Store) Epoch(ctx context.Context, fresh string) (string, error) {
-	return s.once(ctx, s.keys.epoch(), fresh)
+// Shared is what all replicas have in common.
+type Shared struct {
+	// Epoch stays the same for as long as Redis keeps its data.
+	Epoch string
+
+	// Age is how long ago the epoch was made, by the clock of Redis. It is negative
+	// where that is not known: long ago.
+	Age time.Duration
+
+	// Secret is the key of session cookies and ids, or "" if there is none, or it
+	// could not be read.
+	Secret string
 }
 
-// Secret returns the secret that all replicas share, which is fresh if there was
-// none yet.
-func (s *Store) Secret(ctx context.Context, fresh string) (string, error) {
-	return s.once(ctx, s.keys.secret(), fresh)
-}
-
-// once returns the value of key, which is fresh if it had none.
-func (s *Store) once(ctx context.Context, key, fresh string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
-	defer cancel()
-	value, err := s.rdb.Get(ctx, key).Result()
-	if !errors.Is(err, redis.Nil) {
-		return value, unavailable(err)
+// Probe reads what all replicas have in common, in one round trip for each Redis
+// node. Where there is no epoch, since the data is new or was lost, it makes one of
+// fresh; where there is no secret, it puts secret in its place, unless that is "".
+//
+// The error wraps [presence.ErrUnavailable]: also when Redis answers, but refuses to
+// be written to for another reason than that it is full.
+func (s *Store) Probe(ctx context.Context, fresh, secret string) (Shared, error) {
+	epoch := &call{script: epochScript, keys: []string{s.keys.epoch()}, args: []any{fresh}}
+	known := &call{script: secretScript, keys: []string{s.keys.secret()}, args: []any{secret}}
+	s.run(ctx, epoch, known)
+	if epoch.err != nil {
+		return Shared{}, unavailable(epoch.err)
 	}
-	if err := s.rdb.SetNX(ctx, key, fresh, 0).Err(); err != nil {
-		return "", unavailable(err)
+	list, _ := epoch.reply.([]any)
+	if len(list) != 2 {
+		return Shared{}, unavailable(errReply)
 	}
-	value, err = s.rdb.Get(ctx, key).Result()
-	return value, unavailable(err)
+	var shared Shared
+	shared.Epoch, _ = list[0].(string)
+	age, _ := list[1].(int64)
+	shared.Age = time.Duration(age) * time.Millisecond
+	if known.err == nil {
+		shared.Secret, _ = known.reply.(string)
+	}
+	return shared, nil
 }
 
 // publish is the command that publishes changes.

@@ -355,23 +355,41 @@ func TestAbandonedRoomVanishesByItself(t *testing.T) {
 
 func TestEpochAndSecretAreAgreedOn(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
+		ctx := t.Context()
 		a, b := e.store(t, Options{}), e.store(t, Options{})
-		one, two := must(a.Epoch(t.Context(), "one")), must(b.Epoch(t.Context(), "two"))
-		if one != "one" || two != "one" {
-			t.Fatalf("epochs %q, %q", one, two)
+		one := must(a.Probe(ctx, "one", ""))
+		if two := must(b.Probe(ctx, "two", "")); two.Epoch != one.Epoch || one.Epoch == "" || one.Secret+two.Secret != "" {
+			t.Fatalf("%+v, then %+v", one, two)
 		}
-		e.admin.FlushAll(t.Context())
-		if _, epoch, err := a.Snapshots(t.Context()); err != nil || epoch != "" {
+		if one.Age < 0 || one.Age > time.Minute {
+			t.Errorf("a new epoch is %v old", one.Age)
+		}
+		e.admin.FlushAll(ctx)
+		if _, epoch, err := a.Snapshots(ctx); err != nil || epoch != "" {
 			t.Fatalf("after a flush: %q, %v", epoch, err)
 		}
-		if got := must(b.Epoch(t.Context(), "three")); got != "three" {
-			t.Fatalf("epoch %q", got)
+		if three := must(b.Probe(ctx, "three", "")); three.Epoch == one.Epoch || three.Epoch == "" {
+			t.Fatalf("after a flush: %+v", three)
 		}
-		if got := must(a.Secret(t.Context(), "s1")); got != "s1" {
-			t.Fatalf("secret %q", got)
+		e.admin.Set(ctx, a.keys.epoch(), "one-of-an-older-version", 0)
+		if got := must(a.Probe(ctx, "four", "")); got.Epoch != "one-of-an-older-version" || got.Age >= 0 {
+			t.Errorf("the epoch of an older version: %+v", got)
 		}
-		if got := must(b.Secret(t.Context(), "s2")); got != "s1" {
-			t.Fatalf("secret %q", got)
+		for _, step := range []struct{ offer, want string }{{"s1", "s1"}, {"s2", "s1"}, {"", "s1"}} {
+			if got := must(a.Probe(ctx, "x", step.offer)); got.Secret != step.want {
+				t.Errorf("offered %q: %+v, want %q", step.offer, got, step.want)
+			}
+		}
+		for name, lose := range map[string]func(key string){
+			"deleted":         func(key string) { e.admin.Del(ctx, key) },
+			"emptied":         func(key string) { e.admin.Set(ctx, key, "", 0) },
+			"of a wrong type": func(key string) { e.admin.Del(ctx, key); e.admin.LPush(ctx, key, "x") },
+		} {
+			lose(a.keys.epoch())
+			lose(a.keys.secret())
+			if got := must(a.Probe(ctx, "again", "s1")); got.Epoch == "" || got.Age < 0 || got.Secret != "s1" {
+				t.Errorf("%s: %+v", name, got)
+			}
 		}
 	})
 }

@@ -1,0 +1,19 @@
+-- epoch.lua: a text that stays the same for as long as Redis keeps its data.
+-- KEYS: 1 epoch
+-- ARGV: 1 random text, for a new one
+-- Reply: {epoch, ms since it was made, or -1 if that is not known}
+--
+-- It begins with the time when it was made. One that can't be read counts as lost.
+-- The first write is one that a full Redis allows, and tells of a Redis that refuses
+-- all writes.
+local time = redis.call('TIME')
+local ms = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('PERSIST', KEYS[1])
+local epoch = redis.pcall('GET', KEYS[1])
+if type(epoch) ~= 'string' or epoch == '' then
+  epoch = string.format('%.0f-%s', ms, ARGV[1])
+  redis.call('SET', KEYS[1], epoch)
+end
+local made = tonumber(string.match(epoch, '^(%d+)%-') or '')
+if not made then return {epoch, -1} end
+return {epoch, math.max(0, ms - made)}
