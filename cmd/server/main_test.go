@@ -159,6 +159,8 @@ func TestBadSettingIsOneLineAndExitCode2(t *testing.T) {
 		"max-connections-per-ip":  {args: []string{"-max-connections-per-ip", "many"}, want: []string{"-max-connections-per-ip", `"many"`, "a whole number"}},
 		"max-rooms":               {args: []string{"-max-rooms", "-5"}, want: []string{"-max-rooms", `"-5"`, "0 (no limit) or more"}},
 		"max-members-per-room":    {args: []string{"-max-members-per-room", "1.5"}, want: []string{"-max-members-per-room", `"1.5"`, "a whole number"}},
+		"max-members-per-ip":      {args: []string{"-max-members-per-ip", "1.5"}, want: []string{"-max-members-per-ip", `"1.5"`, "a whole number"}},
+		"max-rooms-per-ip":        {args: []string{"-max-rooms-per-ip", "1.5"}, want: []string{"-max-rooms-per-ip", `"1.5"`, "a whole number"}},
 		"shutdown-timeout":        {args: []string{"-shutdown-timeout", "2h"}, want: []string{"-shutdown-timeout", `"2h0m0s"`, "between 0s and 1h"}},
 		"log-level":               {args: []string{"-log-level", "loud"}, want: []string{"-log-level", `"loud"`, "debug, info, warn or error"}},
 		"log-format":              {args: []string{"-log-format", "xml"}, want: []string{"-log-format", `"xml"`, "text or json"}},

@@ -127,6 +127,9 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 		Shared:            a.secret.learn,
 		Logger:            log,
 		Registerer:        a.registry,
+
+		MaxRoomsPerAddress:   config.MaxRoomsPerIP,
+		MaxMembersPerAddress: config.MaxMembersPerIP,
 	})
 	if err := a.makePages(); err != nil {
 		return nil, err
@@ -171,6 +174,9 @@ func (a *App) makePages() error {
 		Refresh: a.config.HeartbeatInterval,
 		Logger:  a.log,
 
+		MemberTTL:  a.config.MemberTTL,
+		Address:    forwarded.ClientKey,
+		Allow:      func(r *http.Request) bool { return a.limiter.allow(forwarded.ClientKey(r)) },
 		Registerer: a.registry,
 	})
 	a.sockets = socket.New(socket.Options{
@@ -179,7 +185,7 @@ func (a *App) makePages() error {
 		Actions:        []string{"join", "leave"},
 		MaxConnections: a.config.MaxConnections,
 		MaxPerIP:       a.config.MaxConnectionsPerIP,
-		RemoteIP:       forwarded.ClientIP,
+		RemoteIP:       forwarded.ClientKey,
 		OnUpgrade: func(r *http.Request, c *socket.Conn) {
 			controller.Attach(r, c)
 			a.secret.opened(c)

@@ -40,7 +40,9 @@ type Config struct {
 	MaxConnections      int
 	MaxConnectionsPerIP int
 	MaxRooms            int
+	MaxRoomsPerIP       int
 	MaxMembersPerRoom   int
+	MaxMembersPerIP     int
 
 	ShutdownTimeout time.Duration
 
@@ -60,7 +62,9 @@ func Default() Config {
 		Coalesce:            replica.DefaultCoalesce,
 		MaxConnectionsPerIP: 20_000,
 		MaxRooms:            100_000,
+		MaxRoomsPerIP:       1000,
 		MaxMembersPerRoom:   1_000_000,
+		MaxMembersPerIP:     20_000,
 		ShutdownTimeout:     20 * time.Second,
 		LogLevel:            "info",
 	}
@@ -97,9 +101,11 @@ func (c *Config) Flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.AllowedOrigins, "allowed-origins", c.AllowedOrigins, "comma-separated origins, such as https://example.org, that may open sockets and post forms; empty: the page's own only")
 	fs.StringVar(&c.TrustedProxies, "trusted-proxies", c.TrustedProxies, "comma-separated CIDRs of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed")
 	fs.IntVar(&c.MaxConnections, "max-connections", c.MaxConnections, "most sockets of this replica, beyond which they are closed with 1013; 0: no limit")
-	fs.IntVar(&c.MaxConnectionsPerIP, "max-connections-per-ip", c.MaxConnectionsPerIP, "most sockets from one address, likewise; 0: no limit")
+	fs.IntVar(&c.MaxConnectionsPerIP, "max-connections-per-ip", c.MaxConnectionsPerIP, "most sockets from one address (IPv6: one /64 network), likewise; 0: no limit")
 	fs.IntVar(&c.MaxRooms, "max-rooms", c.MaxRooms, "most rooms that exist at a time; 0: no limit")
+	fs.IntVar(&c.MaxRoomsPerIP, "max-rooms-per-ip", c.MaxRoomsPerIP, "most rooms that people from one address may be in through this replica; 0: no limit")
 	fs.IntVar(&c.MaxMembersPerRoom, "max-members-per-room", c.MaxMembersPerRoom, "most users of a room; 0: no limit")
+	fs.IntVar(&c.MaxMembersPerIP, "max-members-per-ip", c.MaxMembersPerIP, "most members from one address through this replica, in all rooms; 0: no limit")
 	fs.DurationVar(&c.ShutdownTimeout, "shutdown-timeout", c.ShutdownTimeout, "time for a graceful stop: waiting for balancers, closing sockets and finishing requests")
 	fs.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 	fs.StringVar(&c.LogFormat, "log-format", c.LogFormat, "text or json; empty: text on a terminal, else json")
@@ -155,6 +161,7 @@ func (c *Config) Validate() error {
 	for name, n := range map[string]int{
 		"max-connections": c.MaxConnections, "max-connections-per-ip": c.MaxConnectionsPerIP,
 		"max-rooms": c.MaxRooms, "max-members-per-room": c.MaxMembersPerRoom,
+		"max-rooms-per-ip": c.MaxRoomsPerIP, "max-members-per-ip": c.MaxMembersPerIP,
 	} {
 		if n < 0 {
 			return bad(name, fmt.Sprint(n), "it must be 0 (no limit) or more")

@@ -3,12 +3,14 @@ package app
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"golang.org/x/time/rate"
 
 	"presence/internal/redistest"
 )
@@ -164,6 +166,154 @@ func TestPostsJoinAndLeaveAndNothingElse(t *testing.T) {
 	for _, accept := range []string{"text/html", "application/json"} {
 		if resp, _ := newBrowser(t).do(http.MethodPost, a.url("/"), "join=&username="+strings.Repeat("x", 20_000), "Accept", accept); resp.StatusCode != http.StatusRequestEntityTooLarge {
 			t.Errorf("a form of 20 kB: %s", resp.Status)
+		}
+	}
+}
+
+// keep sets a cookie in the jar of b.
+func (b *browser) keep(a *running, cookie *http.Cookie) {
+	b.t.Helper()
+	u, err := url.Parse(a.url("/"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.Jar.SetCookies(u, []*http.Cookie{cookie})
+}
+
+// kept is the cookie in which b keeps under which name it is in the lobby; nil if it
+// keeps none.
+func (b *browser) kept(a *running) *http.Cookie {
+	b.t.Helper()
+	u, err := url.Parse(a.url("/"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, c := range b.Jar.Cookies(u) {
+		if c.Name == "presence-in-lobby" {
+			return c
+		}
+	}
+	return nil
+}
+
+// A page that is loaded puts back only what this browser had, by what we gave it.
+func TestLoadingAPageJoinsNobody(t *testing.T) {
+	address, m := redisURL(t)
+	a := start(t, func(c *Config) { c.RedisURL = address }).ready(t)
+	ann, eve := newBrowser(t), newBrowser(t)
+	demand(t, ann.post(a.url("/"), join("Ann")), "Logged in as <strong>Ann</strong>")
+	had := ann.kept(a)
+	if had == nil {
+		t.Fatal("the browser keeps nothing")
+	}
+	ann.get(a.url("/")) // renewed, and still a cookie that counts
+	had = ann.kept(a)
+	m.FlushAll()
+	a.ready(t)
+	redistest.Eventually(t, 5*time.Second, "the replica trusts Redis", func() bool {
+		_, body := eve.do(http.MethodGet, a.url("/v1/rooms/lobby"), "")
+		return strings.Contains(body, `"users":0,`) && strings.Contains(body, `"stale":false`)
+	})
+	parts := strings.Split(had.Value, ".")
+	for what, value := range map[string]string{
+		"a name": "Eve", "of another browser": had.Value, "without a signature": parts[0] + "." + parts[1] + ".",
+		"another name": parts[0] + ".RXZl." + parts[2], "another time": "9" + parts[0] + "." + parts[1] + "." + parts[2], "nothing": "",
+	} {
+		eve.keep(a, &http.Cookie{Name: had.Name, Value: value})
+		if page := eve.get(a.url("/")); strings.Contains(page, "Logged in") {
+			t.Errorf("%s: joined by a page load", what)
+		}
+	}
+	ann.keep(a, &http.Cookie{Name: "presence-in-tea", Value: had.Value})
+	if page := ann.get(a.url("/rooms/tea")); strings.Contains(page, "Logged in") {
+		t.Error("joined another room by a page load")
+	}
+	for range 3 {
+		resp, _ := ann.do(http.MethodHead, a.url("/"), "", "Upgrade", "websocket", "Connection", "Upgrade")
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("HEAD: %s", resp.Status)
+		}
+	}
+	if got := online(m); got != "" {
+		t.Errorf("%q is there", got)
+	}
+	demand(t, ann.get(a.url("/")), "Logged in as <strong>Ann</strong>", "1 user(s) online")
+	// Leaving counts also when Redis does not know any more who was there.
+	m.FlushAll()
+	ann.post(a.url("/"), leave)
+	if page := ann.get(a.url("/")); strings.Contains(page, "Logged in") || online(m) != "" {
+		t.Errorf("%q is there after the leave", online(m))
+	}
+}
+
+// What a browser keeps is of no use after its time, and puts back no more often than
+// forms may be posted.
+func TestPuttingBackIsLimitedAsFormsAre(t *testing.T) {
+	address, m := redisURL(t)
+	a := start(t, func(c *Config) { c.RedisURL = address }).ready(t)
+	ann := newBrowser(t)
+	ann.post(a.url("/"), join("Ann"))
+	m.FlushAll()
+	a.limiter.mu.Lock()
+	a.limiter.buckets["127.0.0.1"] = &bucket{Limiter: rate.NewLimiter(0, 0), used: time.Now().Add(time.Hour)}
+	a.limiter.mu.Unlock()
+	if page := ann.get(a.url("/")); strings.Contains(page, "Logged in") || online(m) != "" {
+		t.Error("put back beyond the limit")
+	}
+	a.limiter.mu.Lock()
+	delete(a.limiter.buckets, "127.0.0.1")
+	a.limiter.mu.Unlock()
+	demand(t, ann.get(a.url("/")), "Logged in as <strong>Ann</strong>")
+}
+
+func TestOneAddressFillsNeitherTheRoomsNorARoom(t *testing.T) {
+	a := start(t, func(c *Config) {
+		c.TrustedProxies, c.MaxRoomsPerIP, c.MaxMembersPerIP = "127.0.0.1", 2, 3
+	}).ready(t)
+	from := func(b *browser, method, path, address string, form url.Values) string {
+		t.Helper()
+		_, body := b.do(method, a.url(path), form.Encode(), "X-Forwarded-For", address)
+		return body
+	}
+	const rooms, members = "are in too many rooms", "Too many people at your network address"
+	all := make([]*browser, 5)
+	for i := range all {
+		all[i] = newBrowser(t)
+	}
+	for i, c := range []struct{ path, address, want string }{
+		{"/", "2001:db8::1", "Logged in as"},
+		{"/rooms/tea", "2001:db8::ffff:2", "Logged in as"},
+		{"/rooms/third", "2001:db8::3", rooms},
+		{"/", "2001:db8::4", "Logged in as"},
+		{"/", "2001:db8::5", members},
+	} {
+		if body := from(all[i], http.MethodPost, c.path, c.address, join("Ann")); !strings.Contains(body, c.want) {
+			t.Errorf("%s from %s: no %q", c.path, c.address, c.want)
+		}
+	}
+	for _, other := range []string{"2001:db8:0:1::1", "192.0.2.1"} {
+		demand(t, from(newBrowser(t), http.MethodPost, "/rooms/third", other, join("Ben")), "Logged in as")
+	}
+	from(all[1], http.MethodPost, "/rooms/tea", "2001:db8::2", leave)
+	demand(t, from(all[4], http.MethodPost, "/rooms/third", "2001:db8::5", join("Cid")), "Logged in as")
+
+	// A socket counts as its tab does, however often it joins, and until it closes.
+	b := newBrowser(t)
+	b.get(a.url("/"))
+	tab := b.open(a, "/?tab=aaaaaaaaaaaaaaaa")
+	tab.until(`"tree"`)
+	for range 5 {
+		tab.send(`{"action":"join","data":{"username":"Dan"}}`)
+		if reply := tab.until(`"action":"join"`); !strings.Contains(reply, `"success":true`) {
+			t.Fatalf("reply %s", reply)
+		}
+	}
+	for i, want := range []string{`"success":true`, `"success":true`, members} {
+		tab := b.open(a, fmt.Sprintf("/?tab=bbbbbbbbbbbbbbb%d", i))
+		tab.until(`"tree"`)
+		tab.send(`{"action":"join","data":{"username":"Dan"}}`)
+		if reply := tab.until(`"action":"join"`); !strings.Contains(reply, want) {
+			t.Fatalf("reply %s, want %s", reply, want)
 		}
 	}
 }

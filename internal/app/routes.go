@@ -91,7 +91,7 @@ func (a *App) onlyRooms(page http.Handler) http.Handler {
 		switch r.Method {
 		case http.MethodGet, http.MethodHead:
 		case http.MethodPost:
-			if !a.limiter.allow(forwarded.ClientIP(r)) {
+			if !a.limiter.allow(forwarded.ClientKey(r)) {
 				w.Header().Set("Retry-After", "1")
 				a.notice(w, http.StatusTooManyRequests, templates.Notice{
 					Title: "Too many requests", Text: "Please wait a moment and try again.",

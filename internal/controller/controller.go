@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"runtime"
 	"strconv"
 	"strings"
@@ -64,6 +65,15 @@ type Options struct {
 	// its heartbeat.
 	Refresh time.Duration
 
+	// MemberTTL is how long such a page counts without that.
+	MemberTTL time.Duration
+
+	// Address returns what limits know the sender of a request by, and Allow
+	// reports whether that one may join without a socket once more now; nil means
+	// that all share one address, and may.
+	Address func(*http.Request) string
+	Allow   func(*http.Request) bool
+
 	// Logger and Registerer: nil means no logs, no metrics.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -95,6 +105,12 @@ type Controller struct {
 func New(rep *replica.Replica, opts Options) *Controller {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Address == nil {
+		opts.Address = func(*http.Request) string { return "" }
+	}
+	if opts.Allow == nil {
+		opts.Allow = func(*http.Request) bool { return true }
 	}
 	return &Controller{
 		replica: rep, opts: opts, log: opts.Logger,
@@ -136,14 +152,9 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 	}
 	wait, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	user, found, err := c.replica.VisitHTTP(wait, v.room, v.connection)
+	user, found, err := c.lookUp(wait, v)
 	if err != nil {
 		c.log.DebugContext(ctx, "visitor not looked up", "err", err)
-	}
-	if !found && err == nil && v.lastName != "" && ctx.IsInitialMount() {
-		user = c.user(v, v.lastName)
-		_, err = c.replica.JoinHTTP(wait, v.room, presence.Connection{ID: v.connection, User: user})
-		found = err == nil
 	}
 	if found {
 		s = s.as(user)
@@ -155,6 +166,33 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 	s = s.Shows(view)
 	s.Rooms = c.roomLinks(v.room, s.Users)
 	return s, nil
+}
+
+// lookUp returns who a visitor without a socket is in the room, and renews that.
+//
+// Loading a page changes nothing that others see but this: a browser without
+// JavaScript that has a cookie of ours is renewed, and put back where Redis lost it.
+func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, found bool, err error) {
+	load := v.request.Method == http.MethodGet
+	if v.bare && load && v.kept == nil {
+		return presence.User{}, false, nil
+	}
+	user, found, err = c.replica.VisitHTTP(ctx, v.room, v.connection, v.address)
+	if !v.bare || !load {
+		return user, found, err
+	}
+	if !found && err == nil && v.kept.fresh() && c.opts.Allow(v.request) {
+		user = c.user(v, v.kept.name)
+		_, err = c.replica.JoinHTTP(ctx, v.room, presence.Connection{ID: v.connection, User: user, Address: v.address})
+		found = err == nil
+	}
+	switch { // for as long again
+	case found:
+		v.keep(c.nameCookie(v, user.Name))
+	case errors.Is(err, presence.ErrUnavailable):
+		v.keep(c.nameCookie(v, v.kept.name))
+	}
+	return user, found, err
 }
 
 // OnConnect begins the visit of a socket: the visitor looks at the room from now
@@ -181,10 +219,10 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 // it be so through this socket. While Redis can't tell, the page is shown as
 // stale, and it is tried again whenever there is something new to see.
 func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) PresenceState {
-	member, err := c.replica.Resume(ctx, v.room, v.connection, v.generation, v)
-	for errors.Is(err, presence.ErrUnavailable) && c.replica.Ready() == nil && pause(ctx, retryResume) {
+	member, err := c.find(ctx, v)
+	for err != nil && c.replica.Ready() == nil && pause(ctx, retryResume) {
 		// Redis is slow, as when the pages of a whole replica come at once.
-		member, err = c.replica.Resume(ctx, v.room, v.connection, v.generation, v)
+		member, err = c.find(ctx, v)
 	}
 	if err != nil {
 		if leftOut, due := c.failed[resuming].Due(); due {
@@ -199,6 +237,20 @@ func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) Pres
 	v.resuming = err != nil
 	v.page.Resolved(err == nil, s.UserID)
 	return s
+}
+
+// find has the visit's tab be in the room through its socket, if it is there already:
+// since the browser joined by a form before the tab had a key, or as itself.
+func (c *Controller) find(ctx context.Context, v *visit) (*replica.Member, error) {
+	conn := presence.Connection{ID: v.connection, Generation: v.generation, Address: v.address}
+	if v.adopt != "" {
+		early := conn
+		early.Generation = presence.NewGeneration()
+		if member, err := c.replica.Adopt(ctx, v.room, c.browser(v), v.adopt, early, v); member != nil || err != nil {
+			return member, err
+		}
+	}
+	return c.replica.Resume(ctx, v.room, conn, v)
 }
 
 // pause waits for d, and reports whether ctx has not ended meanwhile.
@@ -219,7 +271,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	if v == nil {
 		return s, errNoVisit
 	}
-	typed := typedName(ctx)
+	typed := typedName(ctx.Get)
 	name, err := presence.CleanName(typed)
 	if err != nil {
 		c.metrics.count(actionJoin, err)
@@ -231,6 +283,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 		// heartbeat or its undoing, is then about nobody.
 		Generation: presence.NewGeneration(),
 		User:       c.user(v, name),
+		Address:    v.address,
 	}
 	began := time.Now()
 	wait, cancel := context.WithTimeout(ctx, actionTimeout)
@@ -267,8 +320,8 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	if v == nil {
 		return s, errNoVisit
 	}
-	if !s.Joined {
-		return s, nil
+	if v.socket && !s.Joined {
+		return s, nil // without one it may be in the room, and only not be known to be
 	}
 	began := time.Now()
 	wait, cancel := context.WithTimeout(ctx, actionTimeout)
@@ -278,7 +331,7 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	if v.member != nil {
 		occupancy, err = c.replica.Leave(wait, v.member)
 	} else {
-		occupancy, err = c.replica.LeaveHTTP(wait, v.room, v.connection)
+		occupancy, err = c.leaveHTTP(wait, v)
 	}
 	c.metrics.count(actionLeave, err)
 	c.takeTurn(ctx, v)
@@ -302,6 +355,22 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	return s.owned().counts(occupancy), nil
 }
 
+// leaveHTTP ends the presence of a tab that has no socket, and of its browser if that
+// is what the tab was still to become.
+func (c *Controller) leaveHTTP(ctx context.Context, v *visit) (presence.Occupancy, error) {
+	occupancy, err := c.replica.LeaveHTTP(ctx, v.room, v.connection)
+	if err != nil || v.adopt == "" {
+		return occupancy, err
+	}
+	if after, ended, err := c.replica.LeaveHTTPAs(ctx, v.room, c.browser(v), v.adopt); ended || err != nil {
+		return after, err
+	}
+	return occupancy, nil
+}
+
+// browser is the connection that the browser of v is as a whole.
+func (c *Controller) browser(v *visit) string { return c.opts.Keys().ConnectionID(v.session, "") }
+
 // user is who joins under name in the browser of v.
 func (c *Controller) user(v *visit, name string) presence.User {
 	return presence.User{ID: c.opts.Keys().UserID(v.session, name), Name: name}
@@ -310,8 +379,8 @@ func (c *Controller) user(v *visit, name string) presence.User {
 // remember has a browser without JavaScript keep the name that it is in the room
 // under, or forget it if name is empty.
 func (c *Controller) remember(ctx *livetemplate.Context, v *visit, name string) {
-	if v.bare && ctx.IsHTTP() {
-		_ = ctx.SetCookie(c.nameCookie(v.room, name)) // fails only without HTTP
+	if ctx.IsHTTP() && (v.bare || name == "") {
+		_ = ctx.SetCookie(c.nameCookie(v, name)) // fails only without HTTP
 	}
 }
 
@@ -364,11 +433,11 @@ func roomPath(room string) string {
 
 // typedName is the name that somebody typed. The page script sends it after a mark
 // too, since the client has no text for what looks like a number.
-func typedName(ctx *livetemplate.Context) string {
-	if exact, ok := strings.CutPrefix(text(ctx.Get("typed")), "="); ok {
+func typedName(field func(name string) any) string {
+	if exact, ok := strings.CutPrefix(text(field(fieldTyped)), "="); ok {
 		return exact
 	}
-	return text(ctx.Get(fieldName))
+	return text(field(fieldName))
 }
 
 // text is the text of a field: the client turns "42" into a number and "true" into
@@ -405,6 +474,10 @@ func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error
 		message = "The server is full and can take nobody new at the moment. Please try again later."
 	case errors.Is(err, presence.ErrDamaged):
 		message = "This did not happen: something is wrong with this room. Please try another one."
+	case errors.Is(err, presence.ErrAddressRooms):
+		message = "You and others at your network address are in too many rooms. Please leave one, or try again later."
+	case errors.Is(err, presence.ErrAddressMembers):
+		message = "Too many people at your network address are here already. Please try again later."
 	case errors.Is(err, presence.ErrUnavailable):
 		message = "This did not happen: Redis can't be reached at the moment. Please try again."
 	}

@@ -2,11 +2,14 @@ package controller
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"log/slog"
 	"net/http"
-	"net/url"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -33,8 +36,14 @@ type visit struct {
 	session    string
 	connection string
 	generation string // that resumes; each join has its own
-	bare       bool   // without a tab key: a browser without JavaScript
-	lastName   string // under which a bare browser was in the room lately, or ""
+	address    string // as limits know it
+	bare       bool   // without a tab key: a browser without JavaScript, or before it runs
+	kept       *kept  // what a bare browser keeps of the room; nil: nothing that we gave it
+	adopt      string // the user as whom the browser joined before its tab had a key, or ""
+
+	// Of visits without a socket.
+	request *http.Request
+	keep    func(*http.Cookie) // sets a cookie, before anything is written
 
 	browser atomic.Pointer[Browser] // nil before the upgrade, and without one
 	turn    atomic.Pointer[func()]  // ends the visit's turn to render; nil if it has none
@@ -152,8 +161,12 @@ func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) stri
 		// One address answers with a page or with JSON: caches must not mix them up.
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Vary", "Accept")
+		tab := r.URL.Query().Get("tab")
+		if !presence.IsTabKey(tab) {
+			tab = ""
+		}
 		if r.Method == http.MethodHead {
-			pages.ServeHTTP(w, r)
+			c.head(w, r, pages, tab != "", roomOf(r))
 			return
 		}
 		v := &visit{
@@ -164,17 +177,22 @@ func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) stri
 			socket:     livetemplate.WSIsUpgrade(r),
 			session:    session(w, r),
 			generation: presence.NewGeneration(),
-		}
-		tab := r.URL.Query().Get("tab")
-		if !presence.IsTabKey(tab) {
-			tab = ""
+			address:    c.opts.Address(r),
+			bare:       tab == "",
 		}
 		v.connection = c.opts.Keys().ConnectionID(v.session, tab)
-		if v.bare = tab == ""; v.bare && !v.socket {
-			v.lastName = nameIn(r, v.room)
-			if r.Method == http.MethodGet && v.lastName != "" {
-				http.SetCookie(w, c.nameCookie(v.room, v.lastName)) // for as long again
+		if adopt := r.URL.Query().Get(adoptParam); !v.bare && presence.IsID(adopt) {
+			v.adopt = adopt
+		}
+		if !v.socket {
+			if v.bare {
+				v.kept = c.keptBy(r, v)
 			}
+			if r.Method == http.MethodPost {
+				r = c.markEarly(r, v)
+			}
+			v.request = r
+			v.keep = func(cookie *http.Cookie) { http.SetCookie(w, cookie) }
 		}
 
 		r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
@@ -231,23 +249,76 @@ func (c *Controller) end(ctx context.Context, v *visit) {
 	}
 }
 
+// head answers the question of a page whether the server is there. A tab that has a
+// key has a script, which remembers by itself, and joins again by itself.
+func (c *Controller) head(w http.ResponseWriter, r *http.Request, pages http.Handler, hasKey bool, room string) {
+	if _, err := r.Cookie(nameCookiePrefix + room); err == nil && hasKey {
+		http.SetCookie(w, forget(room))
+	}
+	r = r.Clone(r.Context())
+	r.Header.Del("Upgrade") // a HEAD opens no socket
+	pages.ServeHTTP(w, r)
+}
+
+// adoptParam is the part of the query by which the page that follows a form tells its
+// script as which user the form joined, before the tab had a key. The script takes it
+// away, and asks with it, through its socket, that the tab be that connection.
+const adoptParam = "adopt"
+
+// markEarly marks the page that follows a form by which a bare browser joins, and no
+// other.
+func (c *Controller) markEarly(r *http.Request, v *visit) *http.Request {
+	r = r.Clone(r.Context())
+	if err := r.ParseForm(); err != nil {
+		return r // not of ReadForm
+	}
+	query := r.URL.Query()
+	query.Del(adoptParam)
+	typed := typedName(func(field string) any { return r.PostForm.Get(field) })
+	if name, err := presence.CleanName(typed); err == nil && v.bare && r.PostForm.Get(fieldAction) == actionJoin {
+		query.Set(adoptParam, c.user(v, name).ID)
+	}
+	r.URL.RawQuery = query.Encode()
+	return r
+}
+
+// kept is what a browser without JavaScript keeps of a room that it is in.
+type kept struct {
+	name  string
+	until time.Time
+}
+
+// fresh reports whether it is not too old to be put back by it.
+func (k *kept) fresh() bool { return time.Now().Before(k.until) }
+
 // nameCookie remembers in a browser without JavaScript under which name it is in
 // a room. When Redis has lost it, nobody else does: there is no socket, and so
-// no replica that holds it. It lives little longer than the browser is silent.
-// With an empty name it forgets.
-func (c *Controller) nameCookie(room, name string) *http.Cookie {
-	cookie := &http.Cookie{
-		Name:     nameCookiePrefix + room,
-		Value:    url.QueryEscape(name),
+// no replica that holds it. It lives little longer than the browser may be silent,
+// and is signed, for this browser alone. With an empty name it forgets.
+func (c *Controller) nameCookie(v *visit, name string) *http.Cookie {
+	if name == "" {
+		return forget(v.room)
+	}
+	age := max(nameCookieRefreshes*c.opts.Refresh, c.opts.MemberTTL+c.opts.Refresh, time.Second)
+	until := strconv.FormatInt(time.Now().Add(age).Unix(), 10)
+	return &http.Cookie{
+		Name:     nameCookiePrefix + v.room,
+		Value:    until + "." + base64.RawURLEncoding.EncodeToString([]byte(name)) + "." + c.signKept(v, name, until),
 		Path:     "/",
-		MaxAge:   nameCookieRefreshes * max(1, int(c.opts.Refresh.Seconds())),
+		MaxAge:   int(age.Seconds()),
 		HttpOnly: true,
 		SameSite: http.SameSiteLaxMode,
 	}
-	if name == "" {
-		cookie.MaxAge = -1
-	}
-	return cookie
+}
+
+// signKept is the signature of what a browser keeps.
+func (c *Controller) signKept(v *visit, name, until string) string {
+	return c.opts.Keys().Sign("kept", v.session, v.room, name, until)
+}
+
+// forget is the cookie that makes a browser forget under which name it is in a room.
+func forget(room string) *http.Cookie {
+	return &http.Cookie{Name: nameCookiePrefix + room, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteLaxMode}
 }
 
 const (
@@ -257,22 +328,26 @@ const (
 	nameCookieRefreshes = 6
 )
 
-// nameIn returns the name that the browser of r was in room under, if it is a
-// name at all.
-func nameIn(r *http.Request, room string) string {
-	cookie, err := r.Cookie(nameCookiePrefix + room)
+// keptBy returns what the browser of v keeps of its room; nil if that is nothing, or
+// was not given to it by one of us.
+func (c *Controller) keptBy(r *http.Request, v *visit) *kept {
+	cookie, err := r.Cookie(nameCookiePrefix + v.room)
 	if err != nil {
-		return ""
+		return nil
 	}
-	typed, err := url.QueryUnescape(cookie.Value)
+	parts := strings.Split(cookie.Value, ".")
+	if len(parts) != 3 {
+		return nil
+	}
+	name, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || !hmac.Equal([]byte(parts[2]), []byte(c.signKept(v, string(name), parts[0]))) {
+		return nil
+	}
+	until, err := strconv.ParseInt(parts[0], 10, 64)
 	if err != nil {
-		return ""
+		return nil
 	}
-	name, err := presence.CleanName(typed)
-	if err != nil {
-		return ""
-	}
-	return name
+	return &kept{string(name), time.Unix(until, 0)}
 }
 
 // dropCookie removes what the browser sent under name.

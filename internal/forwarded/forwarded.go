@@ -82,6 +82,22 @@ func ClientIP(r *http.Request) string {
 	return peer(r)
 }
 
+// ClientKey is what limits know the sender of r by: the address, or of IPv6 the
+// network of 64 bits (RFC 4291, section 2.5.1), all of which one customer has at the
+// least. An IPv4 address counts as that however it is written.
+func ClientKey(r *http.Request) string {
+	ip := ClientIP(r)
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return ip
+	}
+	if addr = addr.Unmap().WithZone(""); addr.Is4() {
+		return addr.String()
+	}
+	network, _ := addr.Prefix(64) // IPv6 has that many bits
+	return network.String()
+}
+
 // IsHTTPS reports whether r came over TLS, here or at the proxy.
 func IsHTTPS(r *http.Request) bool {
 	if c, ok := r.Context().Value(contextKey{}).(client); ok {

@@ -85,3 +85,21 @@ func FuzzRightmost(f *testing.F) {
 		protoOf(hops, len(hops), passed)
 	})
 }
+
+func TestClientKeyIsOneCustomer(t *testing.T) {
+	for peer, want := range map[string]string{
+		"192.0.2.7:1234":              "192.0.2.7",
+		"[::ffff:192.0.2.7]:1234":     "192.0.2.7",
+		"[2001:db8:1:2:3:4:5:6]:1234": "2001:db8:1:2::/64",
+		"[2001:db8:1:2::1]:1234":      "2001:db8:1:2::/64",
+		"[2001:db8:1:3::1]:1234":      "2001:db8:1:3::/64",
+		"[fe80::1%eth0]:1234":         "fe80::/64",
+		"pipe":                        "pipe",
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.RemoteAddr = peer
+		if got := ClientKey(r); got != want {
+			t.Errorf("ClientKey of %s = %s, want %s", peer, got, want)
+		}
+	}
+}

@@ -16,6 +16,14 @@ var (
 	// the server allows. Nothing was changed; it can be tried again later.
 	ErrTooManyRooms = errors.New("too many rooms")
 
+	// ErrAddressRooms is returned by a join into one room more than people from
+	// one address may be in through one replica. Nothing was changed.
+	ErrAddressRooms = errors.New("too many rooms from this address")
+
+	// ErrAddressMembers is returned by a join of one member more than may be
+	// there from one address through one replica. Nothing was changed.
+	ErrAddressMembers = errors.New("too many members from this address")
+
 	// ErrSuperseded is returned when a connection was taken over by a newer
 	// generation of the same tab, so that the caller no longer speaks for it.
 	ErrSuperseded = errors.New("connection was taken over by a newer one")

@@ -38,6 +38,9 @@ func CheckRoom(room string) error {
 // characters of [A-Za-z0-9_-].
 func IsTabKey(key string) bool { return isToken(key, 16, 64) }
 
+// IsID reports whether id is of the form of those that [Keys] makes.
+func IsID(id string) bool { return isToken(id, IDSize, IDSize) }
+
 // isToken reports whether s has from low to high characters, all of the URL
 // alphabet of base64.
 func isToken(s string, low, high int) bool {
@@ -90,10 +93,20 @@ func (k Keys) UserID(session, name string) string { return k.derive("user", sess
 // how visitors without JavaScript are known.
 func (k Keys) ConnectionID(session, tab string) string { return k.derive("connection", session, tab) }
 
-// derive returns the first IDSize characters of the HMAC-SHA256 (RFC 2104) of
-// the parts, base64url-encoded. No part contains a NUL.
-func (k Keys) derive(kind, session, part string) string {
+// signSize is the length of a signature in characters: 132 bits.
+const signSize = 22
+
+// Sign returns a signature of parts, by which every replica knows that one of them
+// has vouched for exactly these. No part contains a NUL.
+func (k Keys) Sign(parts ...string) string { return k.mac("signature", parts...)[:signSize] }
+
+// derive returns the first IDSize characters of the MAC of the parts.
+func (k Keys) derive(kind, session, part string) string { return k.mac(kind, session, part)[:IDSize] }
+
+// mac returns the HMAC-SHA256 (RFC 2104) of the parts, base64url-encoded. No part
+// contains a NUL.
+func (k Keys) mac(kind string, parts ...string) string {
 	mac := hmac.New(sha256.New, k.secret)
-	mac.Write([]byte(kind + "\x00" + session + "\x00" + part))
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))[:IDSize]
+	mac.Write([]byte(kind + "\x00" + strings.Join(parts, "\x00")))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }

@@ -22,6 +22,10 @@ type Connection struct {
 
 	// User is who is there through this connection.
 	User User
+
+	// Address is where the browser is, as the replica's limits tell addresses
+	// apart. It is not stored.
+	Address string
 }
 
 // Occupancy is how many are in a room, at one version of it.

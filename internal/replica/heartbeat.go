@@ -25,6 +25,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 			for room, members := range r.members.proven(r.link.settle / 2) {
 				r.restore(ctx, room, members)
 			}
+			r.members.expire(time.Now())
 			r.undoOnce(ctx) // what was put back for nothing, too
 			r.beatOnce(ctx, slot)
 			if slot = (slot + 1) % slots; slot == 0 {

@@ -83,10 +83,14 @@ type members struct {
 	next     int                // slot of the next cohort
 	suspect  map[*Member]bool   // Redis does not know them, or another socket has them
 	doubtful map[claim]bool
+	ledger   ledger
 }
 
-func newMembers() *members {
-	m := &members{tabs: map[tabKey][]*Member{}, filling: map[string]*cohort{}, suspect: map[*Member]bool{}, doubtful: map[claim]bool{}}
+func newMembers(o Options) *members {
+	m := &members{
+		tabs: map[tabKey][]*Member{}, filling: map[string]*cohort{}, suspect: map[*Member]bool{},
+		doubtful: map[claim]bool{}, ledger: newLedger(o),
+	}
 	for i := range m.slots {
 		m.slots[i] = map[*cohort]bool{}
 	}
@@ -100,12 +104,14 @@ func newMembers() *members {
 func (ms *members) add(m, former *Member) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
+	tab := m.tab()
+	_, _ = ms.ledger.take(tab, m.conn.Address, false) // unlimited: it is there already
+	ms.tabs[tab] = append(ms.tabs[tab], m)
 	if former != nil && former.cohort != nil {
 		m.cohort, m.index = former.cohort, former.index
 		m.cohort.members[m.index] = m
 		former.cohort, former.left = nil, true
 		ms.forgetLocked(former)
-		ms.tabs[m.tab()] = append(ms.tabs[m.tab()], m)
 		return
 	}
 	c := ms.filling[m.room]
@@ -118,7 +124,6 @@ func (ms *members) add(m, former *Member) {
 	m.cohort, m.index = c, len(c.members)
 	c.members = append(c.members, m)
 	c.live++
-	ms.tabs[m.tab()] = append(ms.tabs[m.tab()], m)
 }
 
 // remove takes m out, whose socket has closed, if it is still in.
@@ -147,6 +152,8 @@ func (ms *members) leave(tab tabKey) {
 		m.left = true
 		ms.removeLocked(m)
 	}
+	ms.ledger.lease(tab, time.Time{})
+	ms.ledger.free(tab, false)
 }
 
 func (ms *members) removeLocked(m *Member) {
@@ -173,6 +180,7 @@ func (ms *members) forgetLocked(m *Member) {
 		ms.tabs[tab] = rest
 	} else {
 		delete(ms.tabs, tab)
+		ms.ledger.free(tab, false)
 	}
 }
 
@@ -311,14 +319,20 @@ func (ms *members) certain(c claim) {
 // for the former finds that it speaks for nobody. After an error former is still
 // there.
 //
-// The errors are those of [store.Store.Join]. A join that failed with
-// [presence.ErrUnavailable] is undone should it turn out to have taken place.
+// The errors are those of [store.Store.Join], and [presence.ErrAddressRooms] and
+// [presence.ErrAddressMembers] where too many are here from conn.Address. A join that
+// failed with [presence.ErrUnavailable] is undone should it turn out to have taken
+// place.
 func (r *Replica) Join(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member) (*Member, presence.Occupancy, error) {
+	m := &Member{room: room, conn: conn, socket: socket}
+	if err := r.members.reserve(m.tab(), conn.Address); err != nil {
+		return nil, presence.Occupancy{}, err
+	}
+	defer r.members.answered(m.tab())
 	occupancy, err := r.join(ctx, room, conn)
 	if err != nil {
 		return nil, occupancy, err
 	}
-	m := &Member{room: room, conn: conn, socket: socket}
 	r.members.add(m, former)
 	return m, occupancy, nil
 }
@@ -332,19 +346,51 @@ func (r *Replica) join(ctx context.Context, room string, conn presence.Connectio
 	return occupancy, err
 }
 
-// Resume takes over the connection id of room, if it is there, with the
-// generation of a new socket; the result is nil, without an error, if it is
-// not. The rest is as with Join, but that after [presence.ErrUnavailable] nothing
+// Resume takes over the connection conn.ID of room, if it is there, with the
+// generation of a new socket; the result is nil, without an error, if it is not.
+// conn.User is not used. The rest is as with Join, but that no address has too many
+// to come back, and after [presence.ErrUnavailable] nothing
 // is undone: Resume may be repeated with the same generation, and when the socket
 // has closed without that, Abandon is to be called.
-func (r *Replica) Resume(ctx context.Context, room, id, generation string, socket Socket) (*Member, error) {
-	user, found, err := r.store.Resume(ctx, room, id, generation)
+func (r *Replica) Resume(ctx context.Context, room string, conn presence.Connection, socket Socket) (*Member, error) {
+	user, found, err := r.store.Resume(ctx, room, conn.ID, conn.Generation)
 	if err != nil || !found {
 		return nil, err
 	}
-	m := &Member{room: room, conn: presence.Connection{ID: id, Generation: generation, User: user}, socket: socket}
+	conn.User = user
+	m := &Member{room: room, conn: conn, socket: socket}
 	r.members.add(m, nil)
 	return m, nil
+}
+
+// Adopt moves the connection from of room, which has no socket and by which userID is
+// there, to conn, the tab of a new socket: the user joins through the tab, and then
+// leaves through the other, so that nobody sees a change. The result is nil, without
+// an error, if there is no such connection. The rest is as with Resume, but that a
+// repetition needs another generation.
+func (r *Replica) Adopt(ctx context.Context, room, from, userID string, conn presence.Connection, socket Socket) (*Member, error) {
+	was, found, err := r.findHTTP(ctx, room, from, userID)
+	if err != nil || !found {
+		return nil, err
+	}
+	conn.User = was.User
+	if _, err := r.join(ctx, room, conn); err != nil {
+		return nil, err
+	}
+	m := &Member{room: room, conn: conn, socket: socket}
+	r.members.add(m, nil)
+	other := tabKey{room, from}
+	if _, err := r.leave(ctx, other, was.Generation); err != nil {
+		r.members.doubt(other, was.Generation)
+	}
+	return m, nil
+}
+
+// findHTTP returns the connection id of room if it has no socket and userID is there
+// by it.
+func (r *Replica) findHTTP(ctx context.Context, room, id, userID string) (conn presence.Connection, found bool, err error) {
+	conn, found, err = r.store.Find(ctx, room, id)
+	return conn, found && conn.User.ID == userID && presence.IsHTTPGeneration(conn.Generation), err
 }
 
 // Leave ends m at once, and returns the room's occupancy afterwards. After an
@@ -386,17 +432,28 @@ func (r *Replica) Abandon(room, id, generation string) error {
 // those of Join.
 func (r *Replica) JoinHTTP(ctx context.Context, room string, conn presence.Connection) (presence.Occupancy, error) {
 	conn.Generation = presence.NewHTTPGeneration()
-	return r.join(ctx, room, conn)
+	tab := tabKey{room, conn.ID}
+	if err := r.members.reserve(tab, conn.Address); err != nil {
+		return presence.Occupancy{}, err
+	}
+	defer r.members.answered(tab)
+	occupancy, err := r.join(ctx, room, conn)
+	if err == nil {
+		r.members.leased(tab, conn.Address, time.Now().Add(r.opts.MemberTTL))
+	}
+	return occupancy, err
 }
 
 // VisitHTTP returns who is in room through the connection id, and whether
-// anybody is. A connection that has no socket is renewed by it.
-func (r *Replica) VisitHTTP(ctx context.Context, room, id string) (user presence.User, found bool, err error) {
+// anybody is. A connection that has no socket is renewed by it; its browser is at
+// address.
+func (r *Replica) VisitHTTP(ctx context.Context, room, id, address string) (user presence.User, found bool, err error) {
 	conn, found, err := r.store.Find(ctx, room, id)
 	if err != nil || !found {
 		return presence.User{}, false, err
 	}
 	if presence.IsHTTPGeneration(conn.Generation) {
+		r.members.leased(tabKey{room, id}, address, time.Now().Add(r.opts.MemberTTL))
 		beats := &store.Beats{Room: room, Leases: []store.Lease{{ID: id, Generation: conn.Generation}}}
 		if r.store.Heartbeat(ctx, []*store.Beats{beats}); beats.Err != nil {
 			return presence.User{}, false, fmt.Errorf("renew a visit: %w", beats.Err)
@@ -408,4 +465,15 @@ func (r *Replica) VisitHTTP(ctx context.Context, room, id string) (user presence
 // LeaveHTTP ends the connection id of room at once, whoever renews it.
 func (r *Replica) LeaveHTTP(ctx context.Context, room, id string) (presence.Occupancy, error) {
 	return r.leave(ctx, tabKey{room, id}, "")
+}
+
+// LeaveHTTPAs ends the connection id of room if it has no socket and userID is there by
+// it. It reports whether that was so.
+func (r *Replica) LeaveHTTPAs(ctx context.Context, room, id, userID string) (occupancy presence.Occupancy, ended bool, err error) {
+	conn, found, err := r.findHTTP(ctx, room, id, userID)
+	if err != nil || !found {
+		return presence.Occupancy{}, false, err
+	}
+	occupancy, err = r.leave(ctx, tabKey{room, id}, conn.Generation)
+	return occupancy, err == nil, err
 }

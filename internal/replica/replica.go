@@ -33,6 +33,12 @@ type Options struct {
 	MemberTTL  time.Duration
 	LeaveGrace time.Duration
 
+	// MaxRoomsPerAddress limits in how many rooms people from one address may be
+	// through this replica, and MaxMembersPerAddress how many they may be; 0 means
+	// no limit. See [presence.Connection.Address].
+	MaxRoomsPerAddress   int
+	MaxMembersPerAddress int
+
 	// Notify is called when those who look at room have something new to see.
 	// It must not block for long: it holds up the pushes of other rooms. It has
 	// shown called once nearly all of them are being shown it: the longer that
@@ -97,7 +103,7 @@ func New(st *store.Store, opts Options) *Replica {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Replica{store: st, opts: opts, log: opts.Logger, members: newMembers(), rooms: newRooms()}
+	r := &Replica{store: st, opts: opts, log: opts.Logger, members: newMembers(opts), rooms: newRooms()}
 	r.link = newLink(opts)
 	r.sweeper = newSweeper(opts)
 	r.troubles = newTroubles()

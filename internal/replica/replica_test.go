@@ -175,7 +175,7 @@ func (p *process) enter(name string) *Member {
 // resume comes back through the connection of that user.
 func (p *process) resume(name string) *Member {
 	p.t.Helper()
-	m, err := p.Resume(p.t.Context(), lobby, "c-"+name, presence.NewGeneration(), living{})
+	m, err := p.Resume(p.t.Context(), lobby, connection(name, presence.NewGeneration()), living{})
 	if err != nil || m == nil || m.User().Name != name {
 		p.t.Fatalf("resume %s: %v, %v", name, m, err)
 	}
@@ -748,7 +748,7 @@ func TestVisitorWithoutSocketStaysByVisits(t *testing.T) {
 		}
 		for i := range 12 { // on either replica
 			time.Sleep(10 * time.Second)
-			if user, found, err := []*process{a, b}[i%2].VisitHTTP(t.Context(), lobby, "c-Ann"); err != nil || !found || user.Name != "Ann" {
+			if user, found, err := []*process{a, b}[i%2].VisitHTTP(t.Context(), lobby, "c-Ann", ""); err != nil || !found || user.Name != "Ann" {
 				t.Fatal(user, found, err)
 			}
 		}
