@@ -2,6 +2,7 @@ package live
 
 import (
 	"log/slog"
+	"runtime"
 	"sync"
 
 	"github.com/livetemplate/livetemplate"
@@ -31,10 +32,15 @@ type Viewer interface {
 type Pages struct {
 	layout *layout
 	log    *slog.Logger
+	turns  chan struct{} // holds one for each room that is being shown
 
 	mu    sync.Mutex       // guards:
 	rooms map[string]*room // that have any
 }
+
+// showsPerProcessor keeps processors busy when thousands of rooms change at once, and
+// what else waits for one waiting for some milliseconds only.
+const showsPerProcessor = 8
 
 // Options are the settings of [Pages].
 type Options struct {
@@ -71,11 +77,15 @@ func New(template *livetemplate.Template, opts Options) (*Pages, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Pages{layout: l, log: opts.Logger, rooms: map[string]*room{}}, nil
+	return &Pages{
+		layout: l, log: opts.Logger,
+		turns: make(chan struct{}, showsPerProcessor*runtime.GOMAXPROCS(0)),
+		rooms: map[string]*room{},
+	}, nil
 }
 
 // Show brings the open pages of a room up to date. shown is called as soon as nearly
-// all have been sent what is new.
+// all have been sent what is new. It may be called for several rooms at a time.
 func (p *Pages) Show(name string, shown func()) {
 	p.mu.Lock()
 	r := p.rooms[name]
@@ -84,7 +94,7 @@ func (p *Pages) Show(name string, shown func()) {
 		shown()
 		return
 	}
-	r.show(shown)
+	r.Show(r.newest(), shown)
 }
 
 // Open makes the page of a viewer one of those that Show brings up to date, until it
@@ -93,12 +103,12 @@ func (p *Pages) Open(name string, viewer Viewer) *Page {
 	p.mu.Lock()
 	r := p.rooms[name]
 	if r == nil {
-		r = newRoom(name, p.layout, p.log)
+		r = newRoom(name, p)
 		p.rooms[name] = r
 	}
 	r.n++
 	p.mu.Unlock()
-	return r.open(viewer, p)
+	return r.open(viewer)
 }
 
 // close ends what Open began.

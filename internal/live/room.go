@@ -21,6 +21,7 @@ import (
 // only what is a visitor's own. The two never speak of the same slot of a page, so
 // it does not matter which of them speaks first.
 type room struct {
+	all    *Pages
 	name   string
 	layout *layout
 	log    *slog.Logger
@@ -45,7 +46,6 @@ type whole struct {
 
 // Page is an open page of a room.
 type Page struct {
-	pages  *Pages
 	room   *room
 	viewer Viewer
 
@@ -75,13 +75,13 @@ func (p *Page) ahead(view replica.View) bool {
 	return view.Version < p.version && view.AsOf.Before(p.asOf)
 }
 
-func newRoom(name string, l *layout, log *slog.Logger) *room {
-	return &room{name: name, layout: l, log: log, pages: map[*Page]bool{}}
+func newRoom(name string, pages *Pages) *room {
+	return &room{all: pages, name: name, layout: pages.layout, log: pages.log, pages: map[*Page]bool{}}
 }
 
 // open takes in the page of a viewer.
-func (r *room) open(viewer Viewer, pages *Pages) *Page {
-	p := &Page{pages: pages, room: r, viewer: viewer}
+func (r *room) open(viewer Viewer) *Page {
+	p := &Page{room: r, viewer: viewer}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pages[p] = true
@@ -134,24 +134,37 @@ func (d *delivery) end() {
 	}
 }
 
-// show brings all pages up to the newest view of the room. shown is called as soon as
-// the sockets of nearly all have taken what is new.
-func (r *room) show(shown func()) {
+// newest is the newest view of the room, as its viewers have it.
+func (r *room) newest() replica.View {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for p := range r.pages {
+		return p.viewer.View() // all look at the same
+	}
+	return r.view
+}
+
+// Show brings all pages up to view. shown is called as soon as the sockets of nearly
+// all have taken what is new.
+func (r *room) Show(view replica.View, shown func()) {
+	r.all.turns <- struct{}{}
+	for _, p := range r.show(view, shown) {
+		p.viewer.Wake()
+	}
+}
+
+// show brings all pages up to view, in a turn of the room, which it ends, and returns
+// those that are to be woken.
+func (r *room) show(view replica.View, shown func()) []*Page {
+	defer func() { <-r.all.turns }()
 	d := newDelivery(shown)
 	defer d.end()
 	r.mu.Lock()
-	view := r.view
-	for p := range r.pages {
-		view = p.viewer.View()
-		break // all look at the same
-	}
+	defer r.mu.Unlock()
 	r.showLocked(view, d)
 	asleep := r.asleep
 	r.asleep = nil
-	r.mu.Unlock()
-	for _, p := range asleep {
-		p.viewer.Wake()
-	}
+	return asleep
 }
 
 // showLocked brings all pages up to view. It wakes nobody: to do so, livetemplate
@@ -344,4 +357,4 @@ func (p *Page) Noticed() {
 }
 
 // Close ends what [Pages.Open] began.
-func (p *Page) Close() { p.pages.close(p) }
+func (p *Page) Close() { p.room.all.close(p) }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -406,4 +407,48 @@ func TestShownIsWhenNearlyAllHaveIt(t *testing.T) {
 	if room.Shown != 1 {
 		t.Errorf("shown %d times", room.Shown)
 	}
+}
+
+// A page that takes long to be sent what is new holds up the pages of its room alone.
+func TestRoomsAreShownSideBySide(t *testing.T) {
+	pages, err := live.New(template(t), controller.LiveOptions(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hangs, goOn := make(chan bool), make(chan bool)
+	open := func(name string, send func()) *testRoom {
+		room := &testRoom{View: replica.View{Stale: true, Sequence: 1}, tb: t, pages: pages}
+		page := &testPage{sender: sending(send), room: room}
+		page.Page = pages.Open(name, page)
+		if err := page.Receive([]byte(`{"tree":{},"meta":{}}`)); err != nil {
+			t.Fatal(err)
+		}
+		room.View = replica.View{AsOf: time.Now(), Sequence: 2}
+		return room
+	}
+	sent := 0
+	open("slow", func() {
+		if sent++; sent == 2 {
+			close(hangs)
+			<-goOn
+		}
+	})
+	others := 0
+	open("other", func() { others++ })
+	var wg sync.WaitGroup
+	wg.Go(func() { pages.Show("slow", func() {}) })
+	<-hangs
+	pages.Show("other", func() {})
+	if others != 2 {
+		t.Errorf("the page of another room was sent %d frames, want 2", others)
+	}
+	close(goOn)
+	wg.Wait()
+}
+
+type sending func()
+
+func (send sending) Send([]byte, func()) error {
+	send()
+	return nil
 }

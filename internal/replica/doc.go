@@ -6,7 +6,8 @@
 //
 //	heartbeat.go  renews the leases of local members, puts back those Redis lost
 //	sweep.go      removes connections of every room whose leases ran out
-//	refresh.go    reads rooms that changed, and tells those who look at them
+//	refresh.go    reads rooms that changed
+//	tell.go       tells those who look at them, each room by itself
 //	link.go       knows whether Redis answers, and whether it lost its data
 //
 // members.go and rooms.go hold what the loops work on.

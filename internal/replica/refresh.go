@@ -30,11 +30,11 @@ const (
 // changes faster than its pages can be sent the changes so slows down by itself,
 // instead of starving the joins that it is about. The caller holds rooms.mu.
 func (r *Replica) window(rm *room, now time.Time) (window time.Duration, known bool) {
-	if rm.pending && now.Sub(rm.told) < min(maxFanOut, time.Duration(len(rm.viewers))*fanOutShare) {
+	if rm.telling.pending && now.Sub(rm.telling.at) < min(maxFanOut, time.Duration(len(rm.viewers))*fanOutShare) {
 		return r.opts.Coalesce, false
 	}
 	stretch := 2 * runtime.GOMAXPROCS(0)
-	return max(r.opts.Coalesce, min(time.Duration(stretch)*rm.took, maxFanOut)), true
+	return max(r.opts.Coalesce, min(time.Duration(stretch)*rm.telling.took, maxFanOut)), true
 }
 
 // changed takes a message, or the advice to read a room again, from the watch.
@@ -181,10 +181,10 @@ func (r *Replica) nextDue(now time.Time) (batch []*room, next time.Duration, ok 
 		if !rm.dirty {
 			continue
 		}
-		wait := max(0, rm.retry.Sub(now), rm.told.Add(r.opts.Coalesce).Sub(now))
+		wait := max(0, rm.retry.Sub(now), rm.telling.at.Add(r.opts.Coalesce).Sub(now))
 		if wait == 0 {
 			window, known := r.window(rm, now)
-			if wait = max(0, rm.told.Add(window).Sub(now)); !known {
+			if wait = max(0, rm.telling.at.Add(window).Sub(now)); !known {
 				wait = r.opts.Coalesce
 			}
 		}
@@ -216,14 +216,10 @@ func (r *Replica) putBack(batch []*room) {
 func (r *Replica) remind() {
 	for _, rm := range r.rooms.watched() {
 		r.rooms.mu.Lock()
-		remind := rm.behind() && time.Since(rm.told) > r.opts.Coalesce
-		if remind {
-			rm.told = time.Now()
+		if rm.behind() && !rm.telling.running && time.Since(rm.telling.at) > r.opts.Coalesce {
+			r.metrics.reminders.Inc()
+			r.tellLocked(rm)
 		}
 		r.rooms.mu.Unlock()
-		if remind {
-			r.metrics.reminders.Inc()
-			r.opts.Notify(rm.name, func() {})
-		}
 	}
 }

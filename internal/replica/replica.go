@@ -39,10 +39,10 @@ type Options struct {
 	MaxRoomsPerAddress   int
 	MaxMembersPerAddress int
 
-	// Notify is called when those who look at room have something new to see.
-	// It must not block for long: it holds up the pushes of other rooms. It has
-	// shown called once nearly all of them are being shown it: the longer that
-	// takes, the longer the room waits with what comes next.
+	// Notify is called when those who look at room have something new to see: of one
+	// room never twice at a time, of several side by side. What changes while it runs
+	// is told once, after that. It has shown called once nearly all of them are being
+	// shown it: the longer that takes, the longer the room waits with what comes next.
 	Notify func(room string, shown func())
 
 	// Alone says that no other replica uses this Redis, nor did one before this:
@@ -120,7 +120,9 @@ func (r *Replica) Run(ctx context.Context) error {
 	g.Go(func() error { return r.runSweep(ctx) })
 	g.Go(func() error { return r.runRefresh(ctx) })
 	g.Go(func() error { return r.watch.Run(ctx) })
-	return g.Wait()
+	err := g.Wait()
+	r.stopTelling()
+	return err
 }
 
 // Ready returns nil when Redis answers, else why this replica should get no

@@ -680,6 +680,91 @@ func TestThoseWhoHangHoldUpNobody(t *testing.T) {
 	})
 }
 
+// A room that takes long to be shown, since it has thousands of pages or something is
+// wrong with it, holds up no other; it is not shown a second time meanwhile, and what
+// changed is shown after that. Run ends after the last of it.
+func TestSlowRoomHoldsUpNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake)
+		var mu sync.Mutex // guards:
+		told, at, most := map[string]int{}, map[string]int{}, 0
+		viewers := map[string]*Viewer{}
+		slow := make(chan bool)
+		st := store.New(fake.Link(t).Client, store.Options{})
+		b := New(st, Options{Notify: func(room string, shown func()) {
+			mu.Lock()
+			told[room]++
+			at[room]++
+			most = max(most, at[room])
+			mu.Unlock()
+			if room == "slow" {
+				<-slow
+			}
+			mu.Lock()
+			at[room]--
+			if viewer := viewers[room]; viewer != nil {
+				viewer.Saw(viewer.View())
+			}
+			mu.Unlock()
+			shown()
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		ended := make(chan bool)
+		wg.Go(func() { _ = st.Run(ctx) })
+		go func() {
+			_ = b.Run(ctx)
+			close(ended)
+		}()
+		synctest.Wait()
+		for _, room := range []string{"slow", lobby} {
+			viewer := b.Enter(t.Context(), room)
+			defer viewer.Exit()
+			viewer.Saw(viewer.View())
+			mu.Lock()
+			viewers[room] = viewer
+			mu.Unlock()
+		}
+		join := func(room, name string) {
+			t.Helper()
+			if _, _, err := a.Join(t.Context(), room, connection(name, presence.NewGeneration()), living{}, nil); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * maxFanOut) // a room that is being shown is read again after that
+		}
+		expect := func(rooms ...int) {
+			t.Helper()
+			mu.Lock()
+			defer mu.Unlock()
+			if told["slow"] != rooms[0] || told[lobby] != rooms[1] || most > 1 {
+				t.Errorf("told %v times, at most %d at a time, want %v", told, most, rooms)
+			}
+		}
+		before := told[lobby]
+		join("slow", "Ann")
+		join(lobby, "Ben")
+		expect(1, before+1)
+		join("slow", "Cid")
+		join("slow", "Dan")
+		join(lobby, "Eve")
+		expect(1, before+2)
+		slow <- true
+		synctest.Wait()
+		expect(2, before+2)
+		cancel()
+		wg.Wait()
+		synctest.Wait()
+		select {
+		case <-ended:
+			t.Error("it ended before a room had been shown")
+		default:
+		}
+		slow <- true
+		<-ended
+		expect(2, before+2)
+	})
+}
+
 func TestNewcomersHoldUpNobody(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()

@@ -37,18 +37,18 @@ type room struct {
 	heard time.Time // when a change was heard of that has not been read yet; zero: none
 	read  time.Time // the same of the one that was read last and not shown yet
 
-	told    time.Time     // when viewers were last told
-	telling int           // how often they were, until then
-	took    time.Duration // from telling them to nearly all being shown it, lately
-	pending bool          // that is not so yet
+	telling telling
 }
 
 // rooms are all of them.
 type rooms struct {
 	wake chan struct{} // holds one: something has become dirty
 
+	tellers sync.WaitGroup // one for each room whose viewers are being told something
+
 	mu     sync.Mutex // guards:
 	byName map[string]*room
+	ended  bool // no more are to be told
 }
 
 func newRooms() *rooms {
@@ -87,31 +87,6 @@ func (rm *room) behind() bool {
 		}
 	}
 	return false
-}
-
-// tell tells viewers of rm that there is something new to see.
-func (r *Replica) tell(rm *room) {
-	r.rooms.mu.Lock()
-	now := time.Now()
-	rm.told, rm.pending = now, true
-	rm.telling++
-	telling := rm.telling
-	heard := rm.read
-	if rm.view.Load().Stale {
-		heard = time.Time{}
-	} else {
-		rm.read = time.Time{}
-	}
-	r.rooms.mu.Unlock()
-	r.opts.Notify(rm.name, func() {
-		r.rooms.mu.Lock()
-		defer r.rooms.mu.Unlock()
-		rm.took = time.Since(now)
-		if !heard.IsZero() {
-			r.metrics.shown.Observe(time.Since(heard).Seconds())
-		}
-		rm.pending = rm.telling != telling
-	})
 }
 
 // Enter begins to look at a room. It waits for the room to be read if nobody
