@@ -27,6 +27,10 @@ const (
 	maxProbe        = time.Second
 )
 
+// pageLoad is how long a page may have been loading in vain when Redis answers again:
+// it reloads a heartbeat interval later.
+const pageLoad = 2 * time.Second
+
 // minStop is the shortest gap that is taken for a stop of this process: a busy
 // machine makes shorter ones.
 const minStop = time.Second
@@ -52,6 +56,7 @@ type link struct {
 	settle time.Duration // from an answer to trust in what Redis holds
 	start  time.Duration // from the first answer to trust in leases nobody renewed
 	stop   time.Duration // between two probes: this process was stopped, or as good as
+	visit  time.Duration // from an answer until every page without a socket has reloaded
 	alone  bool          // at the start nobody else has anything to put back
 
 	regained chan struct{} // holds one: renew all leases now
@@ -71,6 +76,7 @@ type link struct {
 	empty    bool      // settling, since Redis lost its data
 	heldFrom time.Time // leases may have gone without renewal until then
 	heldTo   time.Time // until then they get the benefit of the doubt
+	visitTo  time.Time // until then those without a socket get it
 }
 
 func newLink(o Options) *link {
@@ -81,6 +87,7 @@ func newLink(o Options) *link {
 		settle:   settle,
 		start:    o.MemberTTL * 2 / 3,
 		stop:     max(settle+probe, o.MemberTTL/3, minStop),
+		visit:    2*o.HeartbeatInterval + pageLoad,
 		alone:    o.Alone,
 		regained: make(chan struct{}, 1),
 		changed:  make(chan struct{}),
@@ -149,6 +156,14 @@ func (l *link) held() (since time.Duration, held, sweep bool) {
 		return 0, false, false
 	}
 	return time.Since(l.heldFrom), time.Now().Before(l.heldTo), true
+}
+
+// visits returns for how long connections without a socket are to be spared still: a
+// page renews their leases when it reloads, and in an outage it could not.
+func (l *link) visits() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(0, time.Until(l.visitTo))
 }
 
 // failed notes that Redis did not answer, and reports whether it is away by now
@@ -231,6 +246,7 @@ func (l *link) answered(epoch string, age time.Duration) (what event, why string
 	l.enterLocked(settling)
 	l.until = now.Add(l.settle)
 	l.heldFrom, l.heldTo = now, now.Add(l.settle)
+	l.visitTo = now.Add(l.visit)
 	return what, why
 }
 

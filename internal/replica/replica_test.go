@@ -843,6 +843,49 @@ func TestVisitorWithoutSocketStaysByVisits(t *testing.T) {
 	})
 }
 
+// A page without a socket reloads each heartbeat interval, and the last one in an
+// outage loads in vain: when Redis is back, it is late.
+func TestVisitorsWithoutSocketsSurviveAnOutage(t *testing.T) {
+	for _, outage := range []time.Duration{store.DefaultMemberTTL + time.Second, 3 * store.DefaultMemberTTL} {
+		t.Run(outage.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a, b := start(t, fake), start(t, fake).watching()
+				a.enter("Ann")
+				for _, name := range []string{"Ben", "gone"} {
+					if _, err := a.JoinHTTP(t.Context(), lobby, connection(name, "")); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(DefaultCoalesce)
+					synctest.Wait()
+				}
+				visit := func(name string) {
+					_, _, _ = a.VisitHTTP(t.Context(), lobby, "c-"+name, "")
+				}
+				for range 3 {
+					time.Sleep(DefaultHeartbeatInterval)
+					visit("Ben")
+					visit("gone")
+				}
+				fake.Down()
+				time.Sleep(outage)
+				fake.Up()
+				// Its last reload began just before, and took until now.
+				time.Sleep(pageLoad + DefaultHeartbeatInterval)
+				visit("Ben")
+				b.saw("0", "1", "2", "3", "3 stale", "3")
+				// Who did not come back leaves all the same.
+				time.Sleep(DefaultHeartbeatInterval + 2*time.Second)
+				b.saw("0", "1", "2", "3", "3 stale", "3", "2")
+				for range 6 {
+					visit("Ben")
+					time.Sleep(DefaultHeartbeatInterval)
+				}
+				b.saw("0", "1", "2", "3", "3 stale", "3", "2")
+			})
+		})
+	}
+}
+
 func TestBusiestRooms(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)

@@ -126,7 +126,7 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, since time.Dur
 	var empty []string
 	for len(rooms) > 0 {
 		var more []string
-		for i, swept := range r.store.Sweep(ctx, rooms, since) {
+		for i, swept := range r.store.Sweep(ctx, rooms, since, r.link.visits()) {
 			room := rooms[i]
 			if swept.Err != nil {
 				if r.roomFailed(ctx, room, swept.Err) {
@@ -145,7 +145,7 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, since time.Dur
 				empty = append(empty, room)
 				delete(s.users, room)
 				wait = r.opts.LeaveGrace
-			case swept.RemovedConnections == store.BatchSize:
+			case swept.RemovedConnections+swept.Spared == store.BatchSize:
 				more = append(more, room)
 			}
 			s.due[room] = time.Now().Add(max(wait, s.tick))

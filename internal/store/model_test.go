@@ -142,7 +142,7 @@ func TestModel(t *testing.T) {
 				what = fmt.Sprintf("%d units pass, replica %d sweeps", n, r)
 				e.advance(n)
 				m.now += n
-				if swept := s.Sweep(t.Context(), []string{"r"}, NotHeld)[0]; swept.Err != nil {
+				if swept := s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)[0]; swept.Err != nil {
 					t.Fatal(swept.Err)
 				}
 				for id, c := range m.conns {

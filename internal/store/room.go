@@ -64,6 +64,9 @@ type Swept struct {
 	// Connections that were removed, and Users who went offline by that.
 	RemovedConnections, RemovedUsers int
 
+	// Spared connections have no socket and were due, but get more time.
+	Spared int
+
 	// Next is the time until the next lease of the room runs out, 0 when more
 	// are due already. It is negative when nobody is left.
 	Next time.Duration
@@ -81,14 +84,18 @@ const NotHeld = time.Duration(-1)
 // held says that whoever renews leases may have been away until that long ago:
 // what ran out for want of renewal is left alone, and only connections that
 // were released since are removed. Give NotHeld otherwise.
-func (s *Store) Sweep(ctx context.Context, rooms []string, held time.Duration) []Swept {
+//
+// visits is the time that connections without a socket get which are due; 0 for none.
+// A page without a socket renews its lease only when it reloads: after an outage it
+// is late.
+func (s *Store) Sweep(ctx context.Context, rooms []string, held, visits time.Duration) []Swept {
 	hold := ""
 	if held >= 0 {
 		hold = strconv.FormatInt(max(0, (held-s.opts.LeaveGrace).Milliseconds()), 10)
 	}
 	calls := make([]*call, len(rooms))
 	for i, room := range rooms {
-		calls[i] = &call{script: sweepScript, keys: s.keys.room(room), args: append(s.changing(room, 2), BatchSize, hold)}
+		calls[i] = &call{script: sweepScript, keys: s.keys.room(room), args: append(s.changing(room, 3), BatchSize, hold, visits.Milliseconds())}
 	}
 	s.run(ctx, calls...)
 	swept := make([]Swept, len(rooms))
@@ -97,7 +104,7 @@ func (s *Store) Sweep(ctx context.Context, rooms []string, held time.Duration) [
 			swept[i].Err = c.err
 			continue
 		}
-		n, err := ints(c.reply, 6)
+		n, err := ints(c.reply, 7)
 		if err != nil {
 			swept[i].Err = fmt.Errorf("sweep: %w", err)
 			continue
@@ -107,6 +114,7 @@ func (s *Store) Sweep(ctx context.Context, rooms []string, held time.Duration) [
 			RemovedConnections: int(n[3]),
 			RemovedUsers:       int(n[4]),
 			Next:               time.Duration(n[5]) * time.Millisecond,
+			Spared:             int(n[6]),
 		}
 	}
 	return swept

@@ -4,16 +4,20 @@
 --       6 most connections to remove,
 --       7 held: '' to remove all that is due; else a number of ms: remove only
 --         connections that were released, and with a deadline later than so
---         many ms ago (the rest may still be renewed by whoever was away)
+--         many ms ago (the rest may still be renewed by whoever was away),
+--       8 ms for which connections without a socket that are due are spared
 -- Reply: {users, connections, version, connections removed, users gone,
---         ms until the next deadline (-1: nobody is left)}
+--         ms until the next deadline (-1: nobody is left), connections spared}
 -- Needs prelude.lua.
 local low, held = '-inf', ARGV[7] ~= ''
 if held then low = '(' .. int(ms - ARGV[7]) end
 local due = redis.call('ZRANGE', KEYS[2], low, int(ms), 'BYSCORE', 'LIMIT', 0, ARGV[6])
-local dead, ids = {}, {}
+local dead, ids, spared = {}, {}, {}
 for i = 1, #due do
-  if not held or string.sub(due[i], -4) == RELEASED then
+  if not held and ARGV[8] ~= '0' and string.sub(due[i], -4, -4) == '~' then
+    spared[#spared + 1] = int(ms + ARGV[8])
+    spared[#spared + 1] = due[i]
+  elseif not held or string.sub(due[i], -4) == RELEASED then
     dead[#dead + 1] = due[i]
     ids[#ids + 1] = string.sub(due[i], 1, -5)
   end
@@ -36,10 +40,15 @@ if #dead > 0 then
   redis.call('ZREM', KEYS[2], unpack(dead))
   if #ended > 0 then redis.call('HDEL', KEYS[3], unpack(ended)) end
 end
+if #spared > 0 then
+  redis.call('PEXPIRE', KEYS[2], ARGV[1]) -- a full Redis refuses a ZADD that is the first write
+  redis.call('ZADD', KEYS[2], 'XX', unpack(spared))
+end
 local reply, _, went = settle(ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]))
 reply[4] = #dead
 reply[5] = went
 reply[6] = -1
 local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
 if first[2] then reply[6] = math.max(0, tonumber(first[2]) - ms) end
+reply[7] = #spared / 2
 return reply
