@@ -1,5 +1,5 @@
-// Package templates holds the pages: the live page of a room, and the page that
-// is shown instead when there is nothing to show.
+// Package templates holds the pages: the live page of a room, the list of rooms,
+// and the page that is shown where there is no room to show.
 package templates
 
 import (
@@ -56,18 +56,41 @@ type Notice struct {
 // NotFound is the notice for addresses that lead nowhere.
 var NotFound = Notice{
 	Title: "There is nothing here",
-	Text:  "A room is named by 1 to 64 letters, digits, dashes and underscores: /rooms/tea-break.",
+	Text:  "A room is named by 1 to 64 letters A to Z, digits, dashes and underscores: /rooms/tea-break.",
 }
 
 // Render returns the notice as a page, without scripts. The status is the
 // caller's to set.
-func (n Notice) Render(a Assets) ([]byte, error) {
-	t, err := template.New("notice.tmpl").Funcs(funcs(a)).ParseFS(files, "layout.tmpl", "notice.tmpl")
+func (n Notice) Render(a Assets) ([]byte, error) { return execute(a, "notice.tmpl", n) }
+
+// Rooms is the page that lists rooms, and has a field to open any other.
+type Rooms struct {
+	Busiest []RoomLink // the busiest first
+
+	// Asked is what was typed into the field, and Refused says that no room can
+	// have that name.
+	Asked   string
+	Refused bool
+}
+
+// RoomLink is a room in a list.
+type RoomLink struct {
+	Name  string
+	Path  string
+	Users int // online when the page was made
+}
+
+// Render returns the list as a page, without scripts.
+func (r Rooms) Render(a Assets) ([]byte, error) { return execute(a, "rooms.tmpl", r) }
+
+// execute renders a page that is not live.
+func execute(a Assets, name string, data any) ([]byte, error) {
+	t, err := template.New(name).Funcs(funcs(a)).ParseFS(files, "layout.tmpl", name)
 	if err != nil {
 		return nil, fmt.Errorf("templates: %w", err)
 	}
 	var page bytes.Buffer
-	if err := t.Execute(&page, n); err != nil {
+	if err := t.Execute(&page, data); err != nil {
 		return nil, fmt.Errorf("templates: %w", err)
 	}
 	return page.Bytes(), nil

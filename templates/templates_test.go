@@ -26,10 +26,10 @@ func state() controller.PresenceState {
 		Room: "lobby", Known: true, Users: 2, Connections: 2,
 		Roster: []controller.Row{{ID: "idOfAnn", Name: "Ann"}, {ID: "idOfBob", Name: "Bob"}},
 		Rooms: []controller.RoomLink{
-			{Name: "lobby", Path: "/", Users: 2, Here: true},
-			{Name: "tea", Path: "/rooms/tea", Users: 7},
+			{Name: "lobby", Path: "/", Here: true},
+			{Name: "tea", Path: "/rooms/tea"},
 		},
-		Replica: "replica-1", Backend: "Redis", Refresh: 10,
+		Replica: "replica-1", Backend: "single replica, in memory", Refresh: 10,
 	}
 }
 
@@ -50,7 +50,8 @@ func render(t *testing.T, s controller.PresenceState, messages map[string]string
 
 func TestShell(t *testing.T) {
 	page := render(t, state(), nil)
-	page.has(t, "title", "Presence · lobby")
+	page.has(t, "title", "2 online · lobby · Presence")
+	page.one(t, "meta[name=description]")
 	page.attr(t, "body", "data-lvt-heartbeat-ms", "6000")
 	page.attr(t, "link[rel=icon]", "href", "/assets/hash.icon.svg")
 	page.attr(t, "script", "src", "/assets/hash.page.js")
@@ -61,6 +62,17 @@ func TestShell(t *testing.T) {
 	page.count(t, "[data-lvt-id]", 1)
 	page.count(t, "[data-lvt-loading]", 0)
 	page.count(t, "[integrity]", 0)
+	page.attr(t, "script", "data-refresh", "10")
+	page.attr(t, "script", "blocking", "render")
+}
+
+// Without JavaScript a joined page is its own heartbeat. One with a field may hold
+// half a name, and waits to be told.
+func TestOnlyAJoinedPageRefreshesItself(t *testing.T) {
+	s := state()
+	render(t, s, nil).count(t, "meta[http-equiv=refresh]", 0)
+	s.Joined, s.Username = true, "Ann"
+	page := render(t, s, nil)
 	page.contains(t, "noscript", `<meta http-equiv="refresh" content="10">`)
 }
 
@@ -117,7 +129,7 @@ func TestJoined(t *testing.T) {
 	page.count(t, "button[name=join]", 0)
 	page.count(t, "input[name=username]", 0)
 	page.has(t, "small", "you")
-	page.count(t, "small", 1)
+	page.count(t, "small", 2) // in the list, and above it for where that ends before
 	page.contains(t, "main", "on 3 connections")
 }
 
@@ -141,6 +153,7 @@ func TestRoster(t *testing.T) {
 	}
 	page.attr(t, "li[data-key]", "data-key", "idOfAnn")
 	page.attr(t, "i[data-initial]", "data-initial", "A")
+	page.attr(t, "i[data-initial]", "data-hue", "7")
 
 	// The client applies changes of a list rightly only where the rows are
 	// alone in their parent.
@@ -188,8 +201,14 @@ func TestStale(t *testing.T) {
 	page := render(t, s, nil)
 	page.attr(t, "[data-joined]", "data-stale", "true")
 	page.has(t, "mark", "2 user(s) online")
-	page.contains(t, "header", "Stale")
-	page.contains(t, "main", "Redis is away")
+	page.contains(t, "header", "Not up to date")
+	page.contains(t, "main", "how it was a while ago")
+	s.Known = false
+	page = render(t, s, nil)
+	page.contains(t, "main", "can’t tell yet")
+	if title := page.text(t, "title"); title != "lobby · Presence" {
+		t.Errorf("the title is %q, where the number is not known", title)
+	}
 }
 
 func TestRefusals(t *testing.T) {
@@ -197,7 +216,7 @@ func TestRefusals(t *testing.T) {
 	page := render(t, s, map[string]string{
 		"username":       "A name has 1 to 40 characters.",
 		"_flash:nameerr": "A name has 1 to 40 characters.",
-		"_flash:notice":  "Redis is away.",
+		"_flash:notice":  "Not now.",
 		"_flash:typed":   "no\"body",
 	})
 	page.attr(t, "input[name=username]", "value", "no\"body")
@@ -205,18 +224,20 @@ func TestRefusals(t *testing.T) {
 	page.attr(t, "input[name=username]", "aria-describedby", "username-error")
 	page.has(t, "[id=username-error]", "A name has 1 to 40 characters.")
 	page.attr(t, "[id=username-error]", "role", "alert")
-	page.has(t, "[role=alert]", "Redis is away.")
+	page.has(t, "[role=alert]", "Not now.")
+	page.one(t, "input[autofocus]")
 }
 
 func TestFooter(t *testing.T) {
 	page := render(t, state(), nil)
 	page.contains(t, "footer", "replica-1")
-	page.contains(t, "footer", "Redis")
+	page.contains(t, "footer", "in memory")
 	page.attr(t, "a[aria-current=page]", "href", "/")
 	page.count(t, "a[aria-current]", 1)
 	links := page.all("a[href=/rooms/tea]")
-	if len(links) != 1 || textOf(links[0]) != "tea 7" {
-		t.Errorf("links to the room tea: %d, want one that says 7", len(links))
+	// A number would be as old as the page.
+	if len(links) != 1 || textOf(links[0]) != "tea" {
+		t.Errorf("links to the room tea: %d, want one that says its name and no more", len(links))
 	}
 	for _, a := range page.all("a[href]") {
 		// Only a full load lets page and socket agree about the room.
@@ -280,4 +301,27 @@ func TestNotice(t *testing.T) {
 	page.attr(t, "link[rel=icon]", "href", "/assets/hash.icon.svg")
 	page.contains(t, "main", "/rooms/tea-break")
 	page.count(t, "a[href=/]", 2)
+}
+
+func TestRooms(t *testing.T) {
+	show := func(r Rooms) document {
+		t.Helper()
+		text, err := r.Render(assets{})
+		if err != nil {
+			t.Fatalf("Render: %v", err)
+		}
+		return parse(t, text)
+	}
+	page := show(Rooms{Busiest: []RoomLink{{Name: "tea", Path: "/rooms/tea", Users: 7}}})
+	page.has(t, "a[href=/rooms/tea]", "tea 7 online")
+	page.attr(t, "form", "action", "/rooms")
+	page.attr(t, "form", "method", "GET")
+	page.attr(t, "input", "name", "room")
+	page.count(t, "script", 0)
+	page.count(t, "[role=alert]", 0)
+	page = show(Rooms{Asked: `a"b`, Refused: true})
+	page.attr(t, "input", "value", `a"b`)
+	page.attr(t, "input", "aria-invalid", "true")
+	page.has(t, "[role=alert]", "No room can have this name.")
+	page.contains(t, "main", "Nobody is in any room")
 }

@@ -19,6 +19,10 @@ import (
 // Prefix is the path under which [Assets] are served.
 const Prefix = "/assets/"
 
+// Favicon is where browsers look for an icon that no page names: [Assets] serve
+// it there, too.
+const Favicon = "/favicon.ico"
+
 // cdn serves the files of any npm package under its name and version.
 const cdn = "https://cdn.jsdelivr.net"
 
@@ -39,6 +43,7 @@ var all = []asset{
 	{name: "page.js", file: "src/page.js"},
 	{name: "page.css", file: "src/page.css"},
 	{name: "icon.svg", file: "src/icon.svg"},
+	{name: "favicon.ico", file: "src/favicon.ico"},
 	{
 		name: "client.js", file: "dist/client.js",
 		pkg: "@livetemplate/client", source: "dist/livetemplate-client.browser.js",
@@ -57,6 +62,7 @@ var mimeTypes = map[string]string{
 	".js":  "text/javascript; charset=utf-8",
 	".css": "text/css; charset=utf-8",
 	".svg": "image/svg+xml",
+	".ico": "image/vnd.microsoft.icon",
 }
 
 // Assets serves the files of this package under paths that contain a hash of
@@ -104,6 +110,7 @@ func load(fsys fs.FS) (*Assets, error) {
 			return nil, fmt.Errorf("web: %w", err)
 		}
 	}
+	a.served[Favicon] = a.served[a.urls["favicon.ico"]]
 	return a, nil
 }
 
@@ -174,6 +181,9 @@ func (a *Assets) Origins() []string {
 func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	file, ok := a.served[r.URL.Path]
 	cache := "public, max-age=31536000, immutable"
+	if r.URL.Path == Favicon {
+		cache = "public, max-age=86400" // the path stays when the icon changes
+	}
 	if !ok {
 		// While replicas of two versions run side by side, a page of one may ask
 		// the other for its assets. Ours are better than none, but not for long.

@@ -22,7 +22,7 @@ import (
 func sources(t *testing.T) fstest.MapFS {
 	t.Helper()
 	fsys := fstest.MapFS{}
-	for _, name := range []string{"package.json", "src/page.js", "src/page.css", "src/icon.svg"} {
+	for _, name := range []string{"package.json", "src/page.js", "src/page.css", "src/icon.svg", "src/favicon.ico"} {
 		content, err := fs.ReadFile(files, name)
 		if err != nil {
 			t.Fatal(err)
@@ -112,11 +112,12 @@ func TestServeBuiltAssets(t *testing.T) {
 		t.Errorf("Built, Origins = %v, %v; want true, none", a.Built(), a.Origins())
 	}
 	want := map[string]string{
-		"page.js":   "text/javascript; charset=utf-8",
-		"client.js": "text/javascript; charset=utf-8",
-		"page.css":  "text/css; charset=utf-8",
-		"pico.css":  "text/css; charset=utf-8",
-		"icon.svg":  "image/svg+xml",
+		"page.js":     "text/javascript; charset=utf-8",
+		"client.js":   "text/javascript; charset=utf-8",
+		"page.css":    "text/css; charset=utf-8",
+		"pico.css":    "text/css; charset=utf-8",
+		"icon.svg":    "image/svg+xml",
+		"favicon.ico": "image/vnd.microsoft.icon",
 	}
 	for _, x := range all {
 		r := serve(a, http.MethodGet, a.URL(x.name), "")
@@ -272,5 +273,18 @@ func TestIntegrityMatchesWhatNpmDelivers(t *testing.T) {
 	}
 	if !seen {
 		t.Skip("run npm ci && npm run build to compare")
+	}
+}
+
+// Browsers ask for an icon where no page names one. Its path stays, so it is not
+// kept for good.
+func TestServeFavicon(t *testing.T) {
+	r := serve(mustLoad(t, built(t)), http.MethodGet, Favicon, "")
+	body, err := io.ReadAll(r.Body)
+	if err != nil || r.StatusCode != http.StatusOK || !bytes.HasPrefix(body, []byte("\x00\x00\x01\x00")) {
+		t.Errorf("%s is %d, %.8q, %v", Favicon, r.StatusCode, body, err)
+	}
+	if got := r.Header.Get("Cache-Control"); got != "public, max-age=86400" {
+		t.Errorf("Cache-Control is %q", got)
 	}
 }

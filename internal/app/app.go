@@ -50,7 +50,7 @@ type App struct {
 	config   Config
 	log      *slog.Logger
 	name     string // shown to visitors
-	backend  string // likewise
+	backend  string // likewise; empty where Redis is configured
 	registry *prometheus.Registry
 
 	embedded *miniredis.Miniredis // nil where Redis is configured
@@ -159,7 +159,6 @@ func (a *App) openRedis() (sharded bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	a.backend = endpoint.Kind()
 	a.rdb = endpoint.Open("presence-" + a.name)
 	a.log.Info("using redis", "at", endpoint.String())
 	return endpoint.Sharded(), nil

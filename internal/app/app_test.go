@@ -201,7 +201,7 @@ func TestFormsWorkOnEveryReplica(t *testing.T) {
 		t.Fatalf("the SET has %d members", len(n))
 	}
 	demand(t, ann.post(b.url("/"), leave), "1 user(s) online", `name="join"`)
-	demand(t, ann.get(a.url("/rooms/tea-break")), "0 user(s) online", "Presence · tea-break")
+	demand(t, ann.get(a.url("/rooms/tea-break")), "0 user(s) online", "tea-break · Presence")
 }
 
 func TestVisitorWithoutJavaScriptSurvivesALossOfData(t *testing.T) {
@@ -263,9 +263,18 @@ func TestAddresses(t *testing.T) {
 	}{
 		{"GET", "/rooms/a.b", 404, "nothing here"},
 		{"GET", "/rooms/" + strings.Repeat("x", 65), 404, "nothing here"},
-		{"GET", "/rooms/", 404, "nothing here"},
+		{"GET", "/rooms/a.b/", 404, "nothing here"},
+		{"GET", "/rooms", 200, "Nobody is in any room"},
+		{"GET", "/rooms/", 200, "Nobody is in any room"},
+		{"GET", "/rooms/tea/", 200, "tea · Presence"},
+		{"GET", "/rooms?room=+tea%0a", 200, "tea · Presence"},
+		{"GET", "/rooms?room=lobby", 200, "lobby · Presence"},
+		{"GET", "/rooms?room=a.b", 422, `value="a.b"`},
+		{"GET", "/rooms?room=", 422, "Please type the name of a room."},
+		{"GET", "/rooms?room=//example.org", 422, "No room can have this name."},
+		{"GET", "/robots.txt", 200, "Disallow: /rooms"},
 		{"GET", "/nowhere", 404, "nothing here"},
-		{"GET", "/favicon.ico", 404, ""},
+		{"GET", "/favicon.ico", 200, "\x00\x00\x01\x00"},
 		{"GET", "/metrics", 404, ""},
 		{"GET", "/debug/pprof/", 404, ""},
 		{"POST", "/rooms/a.b", 404, "nothing here"},
@@ -576,7 +585,7 @@ func TestWithoutRedisPagesAreStaleAndJoinsFailInTime(t *testing.T) {
 		return strings.Contains(body, `"users":1,`)
 	})
 	m.Close()
-	s.until("Redis is away")
+	s.until("how it was a while ago")
 	if resp, body := b.do("GET", a.url("/readyz"), ""); resp.StatusCode != 503 || !strings.Contains(body, "redis") {
 		t.Fatalf("readyz: %s %s", resp.Status, body)
 	}
@@ -649,7 +658,7 @@ func TestVisitorsAreKnownEvenBeforeRedisIs(t *testing.T) {
 	m.SetError("LOADING")
 	b := start(t, onRedis)
 	page := ann.get(b.url("/"))
-	demand(t, page, "Stale")
+	demand(t, page, "Not up to date")
 	early := ann.open(b, "/?tab=aaaaaaaaaaaaaaaa")
 	early.until(`"tree"`)
 	m.SetError("")

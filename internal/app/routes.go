@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/pprof"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -50,6 +51,11 @@ func (a *App) routes() http.Handler {
 	mux := &routeMux{ServeMux: http.NewServeMux()}
 	mux.Handle("/{$}", a.onlyRooms(page))
 	mux.Handle("/rooms/{room}", a.onlyRooms(page))
+	mux.HandleFunc("/rooms/{room}/{$}", a.withoutSlash)
+	mux.HandleFunc("GET /rooms/{$}", a.withoutSlash)
+	mux.HandleFunc("GET /rooms", a.rooms)
+	mux.HandleFunc("GET /robots.txt", robots)
+	mux.Handle(web.Favicon, a.assets)
 	mux.Handle(web.Prefix, a.assets)
 	mux.HandleFunc("GET /v1/rooms/{room}", api.Room)
 	a.healthRoutes(mux)
@@ -124,6 +130,45 @@ func (a *App) badForm(w http.ResponseWriter, err error) {
 	a.notice(w, status, n)
 }
 
+// withoutSlash leads from an address with a slash at its end to the one without.
+func (a *App) withoutSlash(w http.ResponseWriter, r *http.Request) {
+	if room := r.PathValue("room"); room != "" && presence.CheckRoom(room) != nil {
+		a.notFound(w, r)
+		return
+	}
+	to := url.URL{Path: strings.TrimSuffix(r.URL.Path, "/"), RawQuery: r.URL.RawQuery}
+	http.Redirect(w, r, to.String(), http.StatusPermanentRedirect)
+}
+
+// rooms lists the busiest rooms, and leads to the one that was asked for.
+func (a *App) rooms(w http.ResponseWriter, r *http.Request) {
+	status := http.StatusOK
+	var list templates.Rooms
+	if query := r.URL.Query(); query.Has("room") {
+		list.Asked = strings.TrimSpace(query.Get("room"))
+		if presence.CheckRoom(list.Asked) == nil {
+			w.Header().Set("Cache-Control", "no-store")
+			http.Redirect(w, r, controller.RoomPath(list.Asked), http.StatusSeeOther) //nolint:gosec // a checked name
+			return
+		}
+		list.Refused = true
+		status = http.StatusUnprocessableEntity
+	}
+	for _, busy := range a.replica.Busiest() {
+		list.Busiest = append(list.Busiest, templates.RoomLink{
+			Name: busy.Room, Path: controller.RoomPath(busy.Room), Users: busy.Users,
+		})
+	}
+	a.page(w, status, list)
+}
+
+// robots asks search engines to leave out who is where.
+func robots(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "public, max-age=86400")
+	_, _ = w.Write([]byte("User-agent: *\nDisallow: /rooms\nDisallow: /v1/\n")) // an error is the caller's leaving
+}
+
 // notFound answers addresses that lead nowhere.
 func (a *App) notFound(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, "/v1/") {
@@ -133,12 +178,18 @@ func (a *App) notFound(w http.ResponseWriter, r *http.Request) {
 	a.notice(w, http.StatusNotFound, templates.NotFound)
 }
 
-// notice answers with a page that is not a room's.
-func (a *App) notice(w http.ResponseWriter, status int, n templates.Notice) {
-	body, err := n.Render(a.assets)
+// notice answers with what is said where there is no room to show.
+func (a *App) notice(w http.ResponseWriter, status int, n templates.Notice) { a.page(w, status, n) }
+
+// page answers with a page that is not a room's.
+func (a *App) page(w http.ResponseWriter, status int, page interface {
+	Render(templates.Assets) ([]byte, error)
+},
+) {
+	body, err := page.Render(a.assets)
 	if err != nil {
-		a.log.Error("notice not rendered", "err", err)
-		http.Error(w, n.Title, status)
+		a.log.Error("page not rendered", "err", err)
+		http.Error(w, http.StatusText(status), status)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")

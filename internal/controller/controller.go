@@ -164,7 +164,7 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 		c.log.DebugContext(ctx, "room not read", "err", err)
 	}
 	s = s.Shows(view)
-	s.Rooms = c.roomLinks(v.room, s.Users)
+	s.Rooms = c.roomLinks(v.room)
 	return s, nil
 }
 
@@ -211,7 +211,7 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 	v.page = c.pages.Open(v.room, v)
 	s = c.resume(wait, v, s)
 	c.takeTurn(ctx, v)
-	s.Rooms = c.roomLinks(v.room, v.viewer.View().Users)
+	s.Rooms = c.roomLinks(v.room)
 	return s, nil
 }
 
@@ -408,13 +408,12 @@ func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context)
 	return s, nil
 }
 
-// roomLinks lists the busiest rooms, and the one that is being looked at, which
-// has users in it.
-func (c *Controller) roomLinks(here string, users int) []RoomLink {
-	links := []RoomLink{{Name: here, Path: roomPath(here), Users: users, Here: true}}
+// roomLinks lists the busiest rooms, and the one that is being looked at.
+func (c *Controller) roomLinks(here string) []RoomLink {
+	links := []RoomLink{{Name: here, Path: RoomPath(here), Here: true}}
 	for _, busy := range c.replica.Busiest() {
 		if busy.Room != here {
-			links = append(links, RoomLink{Name: busy.Room, Path: roomPath(busy.Room), Users: busy.Users})
+			links = append(links, RoomLink{Name: busy.Room, Path: RoomPath(busy.Room)})
 		}
 	}
 	return links
@@ -423,8 +422,8 @@ func (c *Controller) roomLinks(here string, users int) []RoomLink {
 // Lobby is the room at the root of the site.
 const Lobby = "lobby"
 
-// roomPath is where the page of a room is.
-func roomPath(room string) string {
+// RoomPath is where the page of a room is.
+func RoomPath(room string) string {
 	if room == Lobby {
 		return "/"
 	}
@@ -479,7 +478,7 @@ func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error
 	case errors.Is(err, presence.ErrAddressMembers):
 		message = "Too many people at your network address are here already. Please try again later."
 	case errors.Is(err, presence.ErrUnavailable):
-		message = "This did not happen: Redis can't be reached at the moment. Please try again."
+		message = "This did not happen: the server can't do it at the moment. Please try again."
 	}
 	ctx.SetFlash(key, message)
 	field := fieldName
@@ -508,10 +507,7 @@ func (s PresenceState) as(user presence.User) PresenceState {
 // Shows takes over what a view has of the room.
 func (s PresenceState) Shows(view replica.View) PresenceState {
 	s.Known, s.Stale = !view.AsOf.IsZero(), view.Stale
-	s.Roster = make([]Row, len(view.Roster))
-	for i, user := range view.Roster {
-		s.Roster[i] = Row{ID: user.ID, Name: user.Name}
-	}
+	s.Roster = rowsOf(view.Roster)
 	return s.owned().counts(view.Occupancy)
 }
 

@@ -79,9 +79,49 @@ func TestOwnNameIsListedAtOnceAndOnlyOnce(t *testing.T) {
 	}
 }
 
+func TestInitialIsWhatPeopleTakeForTheFirstLetter(t *testing.T) {
+	for name, want := range map[string]string{
+		"ann": "A", "Ann": "A", "éva": "É", "e\u0301va": "E\u0301", "ßen": "ß", "ǆep": "ǅ", "ღia": "ღ",
+		"🇳🇱 Jan": "🇳🇱", "👩\u200d💻 Zoë": "👩\u200d💻", "1st": "1", "नि": "नि", "": "",
+	} {
+		if got := (Row{Name: name}).Initial(); got != want {
+			t.Errorf("the initial of %q is %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestUsersOfOneNameAreToldApart(t *testing.T) {
+	roster := []presence.User{{ID: "1", Name: "Ann"}, {ID: "2", Name: "Ben"}, {ID: "3", Name: "ann"}}
+	for _, row := range rowsOf(roster) {
+		if row.Tag != "" {
+			t.Errorf("%s is the only one of the name, and tagged %s", row.Name, row.Tag)
+		}
+	}
+	first := ""
+	for i := range presence.RosterSize {
+		roster = append(roster, presence.User{ID: fmt.Sprint("ann-", i), Name: "Ann"})
+		rows := rowsOf(roster)
+		tags := map[string]bool{}
+		for _, row := range rows {
+			if row.Name == "Ann" {
+				tags[row.Tag] = true
+			}
+		}
+		if len(tags) != i+2 || tags[""] {
+			t.Fatalf("%d users of one name have %d tags", i+2, len(tags))
+		}
+		if i == 0 {
+			first = rows[0].Tag
+		}
+		if len(first) != minTag || !strings.HasPrefix(rows[0].Tag, first) {
+			t.Fatalf("the tag was %s and is %s", first, rows[0].Tag)
+		}
+	}
+}
+
 func TestRoomLinks(t *testing.T) {
-	if roomPath(Lobby) != "/" || roomPath("tea") != "/rooms/tea" {
-		t.Error(roomPath(Lobby), roomPath("tea"))
+	if RoomPath(Lobby) != "/" || RoomPath("tea") != "/rooms/tea" {
+		t.Error(RoomPath(Lobby), RoomPath("tea"))
 	}
 }
 

@@ -1,9 +1,17 @@
 package controller
 
 import (
+	"fmt"
+	"hash/crc32"
 	"log/slog"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/rivo/uniseg"
 
 	"presence/internal/live"
+	"presence/internal/presence"
 	"presence/internal/replica"
 )
 
@@ -40,23 +48,83 @@ type PresenceState struct {
 	Rooms []RoomLink `live:"own"`
 
 	Replica string `live:"own"` // which replica serves this page
-	Backend string `live:"own"` // what holds its data, such as "Redis" or "single replica, in memory"
-	Refresh int    `live:"own"` // seconds after which a page without JavaScript reloads itself
+	Backend string `live:"own"` // what a visitor should know of where its data is; mostly empty
+	Refresh int    `live:"own"` // seconds after which a page that is not live reloads itself
 }
+
+// Self is the visitor's own row, to be shown apart where the roster ends before it.
+func (s PresenceState) Self() Row { return Row{ID: s.UserID, Name: s.Username, Own: true} }
 
 // Row is one name of the roster.
 type Row struct {
 	ID   string `live:"id"` // the user's id, unique in the roster
 	Name string `live:"shared"`
-	Own  bool   `live:"mark"` // the visitor's own
+	Tag  string `live:"shared"` // what tells users of one name apart; empty where it is the only one
+	Own  bool   `live:"mark"`   // the visitor's own
 }
 
-// RoomLink leads to a room.
+// Hue is the colour of the user, 0 to 7, the same on every screen.
+func (r Row) Hue() int {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	if r.ID == "" {
+		return 0
+	}
+	return max(0, strings.IndexByte(alphabet, r.ID[len(r.ID)-1])) % 8
+}
+
+// Initial is the first character of the name as people see it, a letter in title
+// case: of "ǆ" that is "ǅ", of a flag the whole flag.
+func (r Row) Initial() string {
+	first, _, _, _ := uniseg.FirstGraphemeClusterInString(r.Name, -1)
+	letter, size := utf8.DecodeRuneInString(first)
+	if size == 0 {
+		return ""
+	}
+	return string(unicode.ToTitle(letter)) + first[size:]
+}
+
+// minTag is the length of a tag in characters; more where that does not tell users
+// apart.
+const minTag = 3
+
+// rowsOf returns the rows of a roster, in its order, with nobody's own marked.
+func rowsOf(roster []presence.User) []Row {
+	rows := make([]Row, len(roster))
+	byName := make(map[string][]*Row, len(roster))
+	for i, user := range roster {
+		rows[i] = Row{ID: user.ID, Name: user.Name}
+		byName[user.Name] = append(byName[user.Name], &rows[i])
+	}
+	for _, same := range byName {
+		tag(same)
+	}
+	return rows
+}
+
+// tag tells users of one name apart by what is made from their ids, and so stays
+// with them as others come and go.
+func tag(same []*Row) {
+	if len(same) < 2 {
+		return
+	}
+	for size := minTag; ; size++ {
+		taken := make(map[string]bool, len(same))
+		for _, row := range same {
+			sum := fmt.Sprintf("%08x", crc32.ChecksumIEEE([]byte(row.ID)))
+			row.Tag = sum[:size]
+			taken[row.Tag] = true
+		}
+		if len(taken) == len(same) || size == 2*crc32.Size {
+			return
+		}
+	}
+}
+
+// RoomLink leads to a room. It has no numbers: they would be as old as the page.
 type RoomLink struct {
-	Name  string
-	Path  string
-	Users int
-	Here  bool // the room that is being looked at
+	Name string
+	Path string
+	Here bool // the room that is being looked at
 }
 
 // LiveOptions are how live pages of a room are rendered.

@@ -268,18 +268,3 @@ func (l *layout) countsOf(users int) wire.Slots {
 	}
 	return slots
 }
-
-// newcomers are the users in a roster who were not in an earlier one.
-func newcomers(before, now []presence.User) map[string]bool {
-	known := make(map[string]bool, len(before))
-	for _, user := range before {
-		known[user.ID] = true
-	}
-	came := map[string]bool{}
-	for _, user := range now {
-		if !known[user.ID] {
-			came[user.ID] = true
-		}
-	}
-	return came
-}

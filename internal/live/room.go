@@ -172,10 +172,8 @@ func (r *room) show(view replica.View, shown func()) []*Page {
 // frame of that has been taken by Receive.
 func (r *room) showLocked(view replica.View, d *delivery) {
 	var update []byte
-	var came map[string]bool
 	before := r.view
 	if view.Sequence > before.Sequence {
-		came = newcomers(before.Roster, view.Roster)
 		update = r.renderLocked(view)
 		r.view, r.whole = view, nil
 	}
@@ -186,15 +184,11 @@ func (r *room) showLocked(view replica.View, d *delivery) {
 		if p.unresolved || p.noticed && before.Stale && !r.view.Stale {
 			r.asleep = append(r.asleep, p)
 		}
-		switch {
-		case update == nil || p.shown != before.Sequence || p.unresolved:
+		if update == nil || p.shown != before.Sequence || p.unresolved {
 			r.showAllLocked(p, d)
 			continue
-		case came[p.user]:
-			_ = p.viewer.Send(r.layout.mark.Put(update, p.user), d.next())
-		default:
-			_ = p.viewer.Send(update, d.next())
 		}
+		_ = p.viewer.Send(r.layout.mark.Put(update, p.user), d.next())
 		p.shown = r.view.Sequence
 		p.viewer.Saw(r.view)
 	}

@@ -186,19 +186,6 @@ func (e *Endpoint) String() string {
 	}
 }
 
-// Kind is a short name to show to visitors: "Redis", "Redis Sentinel" or
-// "Redis Cluster".
-func (e *Endpoint) Kind() string {
-	switch e.kind {
-	case "sentinel":
-		return "Redis Sentinel"
-	case "cluster":
-		return "Redis Cluster"
-	default:
-		return "Redis"
-	}
-}
-
 // Sharded reports whether changes are to be published by SPUBLISH.
 func (e *Endpoint) Sharded() bool { return e.kind == "cluster" }
 

@@ -100,6 +100,9 @@ func (m Mark) Put(frame []byte, id string) []byte {
 		return frame
 	}
 	row := bytes.Index(frame, []byte(strconv.Quote(m.id)+":"+strconv.Quote(id)))
+	if row < 0 { // a row that changes is sent whole too, but for its id
+		row = bytes.Index(frame, []byte(`["u",`+strconv.Quote(id)+`,`))
+	}
 	if row < 0 {
 		return frame
 	}

@@ -23,6 +23,8 @@
       typed: field?.value ?? "",
       caret: field === document.activeElement && field ? field.selectionStart : -1,
       served: text(".served"),
+      unsent: text(".unsent"),
+      again: document.querySelector(".again:not([hidden])")?.textContent ?? "",
     };
   };
 
@@ -30,20 +32,33 @@
   const at = () => performance.timeOrigin + performance.now();
 
   const history = [];
+  let pressed = -Infinity; // when a form was last sent, or tried
+  let switched = -Infinity; // when one button took the place of the other
   let last = "";
   const note = () => {
     const sight = now();
     const key = JSON.stringify(sight);
     if (!sight || key === last) return;
     last = key;
+    if (history.at(-1)?.as !== sight.as) switched = at();
     history.push({ ...sight, at: at() });
   };
   const everything = { attributes: true, characterData: true, childList: true, subtree: true };
   new MutationObserver(note).observe(document, everything);
   document.addEventListener("readystatechange", note);
 
-  window.observer = { now: () => { const sight = now(); return sight && { ...sight, at: at() }; }, history, clicked: 0 };
+  window.observer = { now: () => { const sight = now(); return sight && { ...sight, at: at() }; }, history, clicked: 0, shifts: [] };
+  // Whether a press counts, and is no accident: as in page.js.
+  window.observer.calm = () => at() - pressed > 1000 && at() - switched > 500;
+  window.addEventListener("submit", () => { pressed = at(); }, true);
   document.addEventListener("click", () => { window.observer.clicked = at(); }, true);
+
+  // What moved, though nobody had pressed anything.
+  new PerformanceObserver((list) => {
+    for (const shift of list.getEntries()) {
+      if (!shift.hadRecentInput) window.observer.shifts.push(...shift.sources.map(({ node }) => node?.parentElement?.outerHTML.slice(0, 120) ?? "something"));
+    }
+  }).observe({ type: "layout-shift", buffered: true });
   document.addEventListener("securitypolicyviolation", (event) => {
     console.error(`the policy forbids ${event.violatedDirective}: ${event.blockedURI}`);
   });

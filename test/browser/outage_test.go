@@ -76,7 +76,7 @@ func TestRedisIsKilledAndThePageSaysSo(t *testing.T) {
 		tab.sees(soon, "stale", func(s sight) bool { return s.Stale && s.shows("Alice") })
 	}
 	bob.fill("Bob")
-	bob.click(joinButton)
+	bob.press(joinButton)
 	answer := bob.sees(soon, "saying that it did not happen", func(s sight) bool { return s.Notice != "" })
 	took := answer.after(bob.clicked())
 	t.Logf("Join was answered after %v", took)
@@ -98,6 +98,6 @@ func TestRedisIsKilledAndThePageSaysSo(t *testing.T) {
 	if s, _ := bob.now(); s.Typed != "Bob" {
 		t.Errorf("the name in the field is %q; want it kept", s.Typed)
 	}
-	bob.click(joinButton)
+	bob.press(joinButton)
 	alice.sees(soon, "showing both", func(s sight) bool { return s.shows("Alice", "Bob") })
 }

@@ -27,20 +27,22 @@ func TestScreenshots(t *testing.T) {
 		}
 	}
 	for room, names := range map[string][]string{
-		"":                 {"Amara", "Bjørn", "Chiara", "Dmitri", "Esperanza", "Farid", "Grace", "Haruki", "Inés", "Joon-ho", "Kofi"},
-		"/rooms/standup":   {"Lena", "Mateo", "Nia"},
-		"/rooms/tea-break": {"Olu", "Priya"},
+		"":                 {"Amara", "Bjørn", "Chiara", "Dmitri", "Esperanza", "Farid", "Grace", "Haruki", "Inés", "Joon-ho", "Kofi", "Lucía", "Magnus", "Nadia", "Omar", "Grace", "Quinn", "Ravi", "Saoirse", "Tomás", "Yuki"},
+		"/rooms/standup":   {"Lena", "Mateo", "Nia", "Pavel"},
+		"/rooms/tea-break": {"Olu", "Priya", "Ximena"},
+		"/rooms/design":    {"Uma", "Viktor"},
 	} {
 		for i, name := range names {
 			options := harness.Options{Room: room, Browser: harness.NewBrowser()}
 			join(name, options)
 			if i%5 == 0 {
+				options.Room += "?tab=the-second-of-two"
 				join(name, options) // some have a second tab open
 			}
 		}
 	}
 	tab := newBrowser(t).open(site.b.URL).join("Leilani")
-	tab.sees(soon, "showing all", func(s sight) bool { return len(s.Names) == 12 })
+	tab.sees(soon, "showing all", func(s sight) bool { return len(s.Names) == 22 })
 	tab.reload() // the rooms are those of the moment
 	tab.sees(soon, "joined", func(s sight) bool { return s.As == "Leilani" && s.live() })
 	// A name of this machine would tell nobody anything.

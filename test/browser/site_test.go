@@ -3,9 +3,13 @@ package browser
 import (
 	"io"
 	"log"
+	"mime"
+	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"path"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -47,24 +51,37 @@ func (s *site) person(t *testing.T) *harness.Visitor {
 type balancer struct {
 	URL string
 
-	to atomic.Pointer[url.URL]
+	to      atomic.Pointer[url.URL]
+	blocked atomic.Pointer[string] // a part of paths that are refused
 }
 
 func newBalancer(t *testing.T, to *harness.Replica) *balancer {
 	t.Helper()
 	b := &balancer{}
 	b.switchTo(to)
-	server := httptest.NewServer(&httputil.ReverseProxy{
+	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(b.to.Load())
 			r.Out.Host = r.In.Host
 		},
 		ErrorLog: log.New(io.Discard, "", 0), // a killed replica is no news
-	})
+	}
+	b.block("nothing")
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, *b.blocked.Load()) {
+			w.Header().Set("Content-Type", mime.TypeByExtension(path.Ext(r.URL.Path)))
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
 	t.Cleanup(server.Close)
 	b.URL = server.URL
 	return b
 }
+
+// block refuses paths that contain part from now on.
+func (b *balancer) block(part string) { b.blocked.Store(&part) }
 
 func (b *balancer) switchTo(r *harness.Replica) {
 	b.to.Store(&url.URL{Scheme: "http", Host: r.Addr})

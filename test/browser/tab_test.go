@@ -75,6 +75,8 @@ type sight struct {
 	Typed  string   `json:"typed"`
 	Caret  int      `json:"caret"` // in the name field, -1 without focus
 	Served string   `json:"served"`
+	Unsent string   `json:"unsent"` // what is said of a form that could not be sent
+	Again  string   `json:"again"`  // what stands in the place of the form on a reload
 }
 
 // shows reports whether exactly these names are listed, and counted.
@@ -297,6 +299,12 @@ func (tab *tab) alwaysSaw(since time.Time, what string, cond func(sight) bool) {
 // click presses the middle of an element, as soon as there is one in view.
 func (tab *tab) click(selector string) {
 	tab.t.Helper()
+	tab.do(chromedp.MouseClickXY(tab.middle(selector)))
+}
+
+// middle returns where an element is, as soon as there is one in view.
+func (tab *tab) middle(selector string) (x, y float64) {
+	tab.t.Helper()
 	quoted, _ := json.Marshal(selector)
 	var middle []float64
 	redistest.Eventually(tab.t, soon, selector+" can be clicked", func() bool {
@@ -311,7 +319,7 @@ func (tab *tab) click(selector string) {
 		})()`, quoted))
 		return err == nil && len(middle) == 2
 	})
-	tab.do(chromedp.MouseClickXY(middle[0], middle[1]))
+	return middle[0], middle[1]
 }
 
 // clicked returns when the page was clicked last.
@@ -338,11 +346,28 @@ func (tab *tab) fill(text string) {
 	call(tab, input.InsertText, input.InsertTextParams{Text: text})
 }
 
+// press presses a button, not so soon after the last that the page would take it
+// for an accident.
+func (tab *tab) press(button string) {
+	tab.t.Helper()
+	tab.calm()
+	tab.click(button)
+}
+
+// calm waits until the page takes no press for an accident.
+func (tab *tab) calm() {
+	tab.t.Helper()
+	redistest.Eventually(tab.t, soon, "a press counts", func() bool {
+		calm, err := try[bool](tab, "window.observer?.calm() ?? true")
+		return err == nil && calm
+	})
+}
+
 // submit types a name and presses Join.
 func (tab *tab) submit(name string) {
 	tab.t.Helper()
 	tab.fill(name)
-	tab.click(joinButton)
+	tab.press(joinButton)
 }
 
 // join joins under a name, and returns when the page says so.
@@ -356,7 +381,7 @@ func (tab *tab) join(name string) *tab {
 // leave leaves, and returns when the page says so.
 func (tab *tab) leave() {
 	tab.t.Helper()
-	tab.click(leaveButton)
+	tab.press(leaveButton)
 	tab.sees(soon, "left", func(s sight) bool { return s.As == "" })
 }
 

@@ -2,6 +2,7 @@ package browser
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,8 +93,21 @@ func TestTwoBrowsersUnderOneNameAreTwoUsers(t *testing.T) {
 	for _, tab := range []*tab{first, second} {
 		tab.sees(soon, "showing two users", func(s sight) bool { return s.shows("Alice", "Alice") && s.As == "Alice" })
 	}
+	// On every screen they are told apart by the same words.
+	const rows = `[...document.querySelectorAll("[data-key]")].map((row) => [row.dataset.key, row.querySelector(".name").innerText, row.querySelector(".tag").innerText].join(" "))`
+	const own = `[...document.querySelectorAll("[data-key]:has(small)")].map((row) => row.dataset.key)`
+	told := eval[[]string](first, rows)
+	if other := eval[[]string](second, rows); !slices.Equal(told, other) || len(strings.Fields(told[0])) != 3 || strings.Fields(told[0])[2] == strings.Fields(told[1])[2] {
+		t.Errorf("the rows are %q and %q", told, other)
+	}
+	if a, b := eval[[]string](first, own), eval[[]string](second, own); len(a) != 1 || len(b) != 1 || a[0] == b[0] {
+		t.Errorf("marked as one's own are %q and %q", a, b)
+	}
 	first.leave()
 	second.sees(soon, "showing the other, and still joined", func(s sight) bool { return s.shows("Alice") && s.As == "Alice" })
+	if left := eval[[]string](second, rows); len(left) != 1 || len(strings.Fields(left[0])) != 2 || len(eval[[]string](second, own)) != 1 {
+		t.Errorf("the row of the only Alice is %q", left)
+	}
 }
 
 // TestDuplicatedTabIsAnother also runs where pages have no Web Locks, and find

@@ -1,7 +1,8 @@
 // What the live page needs beside the livetemplate client, which is loaded from
 // here unmodified: a key that tells this tab from others, a quick way back after
-// a lost connection, and joining again when all servers forgot who was there.
-// Without this script the page works by forms alone.
+// a lost connection, forms that are not lost in between, and joining again when
+// all servers forgot who was there. Where the client can't work, the page reloads
+// itself. Without this script it works by forms alone.
 (() => {
   "use strict";
 
@@ -9,18 +10,24 @@
   const root = document.documentElement;
   const page = () => document.querySelector("[data-joined]");
   const nameField = () => document.querySelector("input[name=username]");
+  const count = () => document.querySelector("mark[aria-live]");
 
   // sessionStorage belongs to one tab and survives its reloads. It throws where
   // cookies are blocked; the page then lives without memory.
   const recall = (key) => { try { return sessionStorage.getItem(key); } catch { return null; } };
   const remember = (key, value) => { try { sessionStorage.setItem(key, value); } catch { /* no memory */ } };
-  const forgetName = () => { try { sessionStorage.removeItem("presence.name"); } catch { /* no memory */ } };
-  const rememberedName = () => {
+  const forget = (key) => { try { sessionStorage.removeItem(key); } catch { /* no memory */ } };
+  const forgetName = () => forget("presence.name");
+
+  // What is remembered of a room means nothing in another.
+  const rememberHere = (key, value) => remember(key, JSON.stringify({ room: page().dataset.room, ...value }));
+  const recallHere = (key) => {
     try {
-      const { room, name } = JSON.parse(recall("presence.name"));
-      return room === page().dataset.room ? name : "";
-    } catch { return ""; }
+      const value = JSON.parse(recall(key));
+      return value.room === page().dataset.room ? value : {};
+    } catch { return {}; }
   };
+  const rememberedName = () => recallHere("presence.name").name ?? "";
 
   // --- The tab key ----------------------------------------------------------
   //
@@ -70,7 +77,11 @@
   // The client takes path and query of its URLs from the address at the moment
   // its script runs. So the key stands there just then: nobody sees or shares it.
   let key = "";
-  const withoutTab = (url) => url.replace(/([?&])tab=[^&#]*(&?)/, (_, before, after) => (after ? before : ""));
+  const withoutTab = (url) => {
+    const [, address, query = "", hash] = /^([^?#]*)(\?[^#]*)?(.*)$/s.exec(url);
+    const kept = query.slice(1).split("&").filter((part) => part && !new URLSearchParams(part).has("tab"));
+    return `${address}${kept.length ? "?" : ""}${kept.join("&")}${hash}`;
+  };
   const withTab = (url) => {
     const [address, hash] = withoutTab(url).split(/(?=#)/);
     return `${address}${address.includes("?") ? "&" : "?"}tab=${key}${hash ?? ""}`;
@@ -106,6 +117,7 @@
   const client = () => window.liveTemplateClient;
   const live = () => Boolean(client()?.isReady()) && !client().useHTTP;
   const showLink = (state) => { if (root.dataset.link !== state) root.dataset.link = state; };
+  const showNotLive = () => showLink(reloading ? "reloading" : "reconnecting");
 
   let attempts = 0; // since the last frame that was received
   let timer = 0; // of the next attempt
@@ -158,19 +170,21 @@
 
   async function check() {
     if (!client() || live()) return;
-    showLink("reconnecting");
+    showNotLive();
     if (trying === "client" && client().useHTTP) begin(""); // in vain
     if (!trying) return schedule();
     checks += 1;
     if (checks > 20) { // it hangs, and cannot be called off
       checks = 0;
-      if (await serverAnswers() && !live()) location.reload();
+      if (await serverAnswers() && !live()) reload();
     }
   }
 
   function onDisconnected() {
     if (resting) return;
-    showLink("reconnecting");
+    showNotLive();
+    shown = false;
+    if (press) press.sent = false; // and its answer is lost
     if (client().isReady()) return begin("client"); // still open: dropped for a new one
     resting = true;
     client().disconnect();
@@ -182,36 +196,83 @@
     if (trying === "client") begin("");
     rejoined = false;
     leaving = false;
+    shown = false;
+  }
+
+  // --- Where it never comes alive -------------------------------------------
+  //
+  // The client may be blocked, or sockets. Then the page does what it does without
+  // JavaScript: it reloads itself at the heartbeat interval, which is its heartbeat
+  // where it joined, and its forms are sent by the browser. It goes on trying.
+
+  const refresh = 1000 * Number(script.dataset.refresh);
+  const patience = Math.min(6000, refresh); // for the first frame
+  let wasLive = false;
+  let reloading = false;
+
+  function giveUpWaiting() {
+    if (wasLive) return;
+    reloading = true;
+    remember("presence.reloading", "yes"); // the next document need not find out again
+    showResuming("");
+    showLink("reloading");
+    sendPress();
+  }
+
+  async function reloadUnlessLive() {
+    // A page that works is better than the browser's own about one that does not.
+    if (!wasLive && await serverAnswers() && !wasLive && !press) reload();
+  }
+
+  // With the tab's key the server knows whose lease it is to renew.
+  function reload() {
+    const field = nameField();
+    if (field && field.value !== field.defaultValue) {
+      const { value, selectionStart, selectionEnd } = field;
+      rememberHere("presence.typed", { value, caret: field === document.activeElement && [selectionStart, selectionEnd] });
+    }
+    location.replace(withTab(location.href));
+  }
+
+  function restoreTyped() {
+    const { value, caret } = recallHere("presence.typed");
+    const field = nameField();
+    forget("presence.typed");
+    if (!value || !field) return;
+    field.value = value;
+    if (!caret) return;
+    field.focus({ preventScroll: true });
+    field.setSelectionRange(...caret);
   }
 
   // --- Who we are -----------------------------------------------------------
 
   let rejoined = false; // whether this connection has asked to join by itself
   let leaving = false; // Leave was pressed, and what is shown may be older than that
-  let held = null; // a form sent while there was no connection
-  let focusNext = ""; // what takes the place of the button that was pressed
 
   function onUpdated(event) {
     if (live()) {
       attempts = 0;
+      wasLive = true;
+      reloading = false;
+      forget("presence.reloading");
       showLink("live");
     }
+    shown = true;
+    showTitle();
     quieten();
     if (event.detail.action === "leave") leaving = false;
-    if (!rejoin()) root.classList.remove("resuming");
-    if (event.detail.action && focusNext) {
-      if (document.activeElement === document.body) document.querySelector(focusNext)?.focus();
-      focusNext = "";
-    }
-    sendHeld();
+    if (!rejoin()) showResuming("");
+    if (press?.done || press?.sent && event.detail.action === press.submitter.name) answered();
+    sendPress();
   }
 
   // A page that was joined joins again where nothing is known of it, once per
   // connection: a refusal stands. Whoever types a name has other plans.
   function rejoin() {
-    const { joined, stale, room } = page().dataset;
+    const { joined, stale } = page().dataset;
     if (joined === "true") {
-      if (!leaving) remember("presence.name", JSON.stringify({ room, name: page().dataset.name }));
+      if (!leaving) rememberHere("presence.name", { name: page().dataset.name });
       return false;
     }
     if (stale === "true") rejoined = false;
@@ -223,20 +284,60 @@
     return true;
   }
 
+  // The form of a joined visitor takes the place of the other until it is known
+  // whether that is so: a reload is no time to ask for a name.
+  function showResuming(name) {
+    root.classList.toggle("resuming", Boolean(name));
+    const again = document.querySelector(".again");
+    if (!again) return;
+    again.hidden = !name;
+    again.querySelector("b").textContent = name;
+  }
+
+  // --- Join and Leave -------------------------------------------------------
+  //
+  // Each press is sent once there is a connection, and again if the connection is
+  // lost before the answer came: both do no harm twice. After ten seconds it is
+  // given up, and the page says so. Join and Leave stand in each other's place, so
+  // a second press within a second is taken for an accident.
+
+  const longestHold = 10000;
+  const calm = 1000;
+
+  let press = null; // what was pressed and has no answer yet: { form, submitter, sent, timer }
+  let shown = false; // a frame came over this connection, so the page says how things are
+  let sending = false; // onSubmit is called by sendPress
+  let calmUntil = 0;
+
   function onSubmit(event) {
-    const form = event.target;
-    if (event.submitter?.name === "leave") {
+    const { target: form, submitter } = event;
+    if (submitter?.name !== "join" && submitter?.name !== "leave") return;
+    const swallow = () => {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    };
+    if (!sending) {
+      const now = performance.now();
+      if (press || now < calmUntil) return swallow();
+      calmUntil = now + calm;
+      sayUnsent("");
+      press = { form, submitter, sent: false, timer: setTimeout(giveUp, longestHold) };
+    }
+    if (submitter.name === "leave") {
       leaving = true;
       forgetName();
     }
-    focusNext = leaving ? "input[name=username]" : "button[name=leave]";
     form.action = withTab(location.href); // in case the browser has to send it
-    if (client() && (trying || !client().isReady())) {
-      event.preventDefault();
-      event.stopImmediatePropagation();
-      form.setAttribute("aria-busy", "true");
-      held = { form, submitter: event.submitter, until: performance.now() + 10000 };
+    if (live() && !trying && shown) {
+      press.sent = true;
+      return; // the client sends it
     }
+    if (reloading) {
+      settle();
+      return event.stopImmediatePropagation(); // the browser does
+    }
+    form.setAttribute("aria-busy", "true");
+    swallow();
   }
 
   // The client makes a number of "1e-7" and nothing of "Infinity". After a mark,
@@ -245,12 +346,47 @@
     if (formData.has("username")) formData.set("typed", `=${formData.get("username")}`);
   }
 
-  function sendHeld() {
-    if (!held || trying || !client().isReady()) return;
-    const { form, submitter, until } = held;
-    held = null;
-    form.removeAttribute("aria-busy");
-    if (performance.now() < until && submitter?.isConnected) form.requestSubmit(submitter);
+  function sendPress() {
+    if (!press || press.sent || !reloading && (!live() || trying || !shown)) return;
+    const { form, submitter } = press;
+    if (!submitter.isConnected) return answered(); // it had been done
+    sending = true;
+    form.requestSubmit(submitter);
+    sending = false;
+  }
+
+  function settle() {
+    clearTimeout(press.timer);
+    press.form.removeAttribute("aria-busy");
+    press = null;
+  }
+
+  function giveUp() {
+    settle();
+    leaving = false;
+    sayUnsent("Not sent: no connection. Please try again when this page is live.");
+  }
+
+  const sayUnsent = (text) => { document.querySelector(".unsent").textContent = text; };
+
+  // Where the pressed button is gone, the focus goes to what took its place, but
+  // not to another button: a name that is wrong, or to be typed, or the news.
+  function answered() {
+    const { submitter } = press;
+    settle();
+    calmUntil = Math.max(calmUntil, performance.now() + calm / 2);
+    const wrong = document.querySelector("#username-error")?.textContent;
+    const lost = !document.activeElement || document.activeElement === document.body;
+    if (wrong) nameField().focus();
+    else if (lost && !submitter.isConnected) (nameField() ?? document.querySelector(".you p")).focus({ preventScroll: true });
+  }
+
+  // --- What is read aloud, or in the tab's title ----------------------------
+
+  function showTitle() {
+    const users = /^\d+/.exec(count().textContent);
+    const title = `${users ? `${users} online · ` : ""}${page().dataset.room} · Presence`;
+    if (document.title !== title) document.title = title;
   }
 
   // A busy live region is not read out: at most one count a second is.
@@ -259,7 +395,7 @@
   let quietTimer = 0;
 
   function quieten() {
-    const mark = document.querySelector("mark[aria-live]");
+    const mark = count();
     const text = mark.textContent;
     if (text === readAloud) return;
     const wait = quietUntil - performance.now();
@@ -281,12 +417,11 @@
 
   async function start() {
     setAddress(withoutTab(location.href));
+    restoreTyped();
+    if (page().dataset.joined !== "true") showResuming(rememberedName());
     key = await tabKey();
-    if (page().dataset.joined !== "true" && rememberedName()) {
-      // Spare a joined visitor the sight of the join form at each reload.
-      root.classList.add("resuming");
-      setTimeout(() => root.classList.remove("resuming"), 2000);
-    }
+    setTimeout(giveUpWaiting, recall("presence.reloading") ? 0 : patience);
+    setInterval(reloadUnlessLive, refresh);
     begin("client");
     loadClient();
   }
@@ -295,6 +430,7 @@
   document.addEventListener("lvt:connected", onConnected, true);
   document.addEventListener("lvt:disconnected", onDisconnected, true);
   document.addEventListener("lvt:updated", onUpdated, true);
+  document.addEventListener("lvt:done", () => { if (press?.sent) press.done = true; }, true);
   window.addEventListener("submit", onSubmit, true);
   window.addEventListener("formdata", onFormData);
   window.addEventListener("online", () => {
@@ -304,6 +440,6 @@
     if (client() && !live()) schedule(0);
   });
   document.addEventListener("visibilitychange", check);
-  setInterval(() => { check(); sendHeld(); }, 1000);
+  setInterval(() => { check(); sendPress(); }, 1000);
   start();
 })();
