@@ -416,7 +416,7 @@ func TestRoomsAreShownSideBySide(t *testing.T) {
 		t.Fatal(err)
 	}
 	hangs, goOn := make(chan bool), make(chan bool)
-	open := func(name string, send func()) *testRoom {
+	open := func(name string, send func()) {
 		room := &testRoom{View: replica.View{Stale: true, Sequence: 1}, tb: t, pages: pages}
 		page := &testPage{sender: sending(send), room: room}
 		page.Page = pages.Open(name, page)
@@ -424,7 +424,6 @@ func TestRoomsAreShownSideBySide(t *testing.T) {
 			t.Fatal(err)
 		}
 		room.View = replica.View{AsOf: time.Now(), Sequence: 2}
-		return room
 	}
 	sent := 0
 	open("slow", func() {
