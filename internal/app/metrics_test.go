@@ -48,7 +48,7 @@ func TestCountersExistFromTheStart(t *testing.T) {
 	for _, script := range []string{"heartbeat", "sweep", "snapshot", "register", "forget", "message"} {
 		demandZero(`presence_redis_call_errors_total{script="` + script + `"}`)
 	}
-	for _, reason := range []string{"name", "room_full", "too_many_rooms", "redis_full", "damaged", "unavailable", "other"} {
+	for _, reason := range []string{"name", "room_full", "too_many_rooms", "address", "redis_full", "damaged", "unavailable", "other"} {
 		demandZero(`presence_refusals_total{action="join",reason="` + reason + `"}`)
 	}
 	for _, action := range []string{"leave", "resume"} {

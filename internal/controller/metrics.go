@@ -18,6 +18,7 @@ const (
 	reasonName         = "name"           // the name can't be used
 	reasonRoomFull     = "room_full"      // -max-members-per-room
 	reasonTooManyRooms = "too_many_rooms" // -max-rooms
+	reasonAddress      = "address"        // -max-rooms-per-ip, -max-members-per-ip
 	reasonRedisFull    = "redis_full"     // Redis has no memory left
 	reasonDamaged      = "damaged"        // the room's data is not what a server writes
 	reasonUnavailable  = "unavailable"    // Redis did not answer in time
@@ -33,6 +34,8 @@ func reasonOf(err error) string {
 		return reasonRoomFull
 	case errors.Is(err, presence.ErrTooManyRooms):
 		return reasonTooManyRooms
+	case errors.Is(err, presence.ErrAddressRooms), errors.Is(err, presence.ErrAddressMembers):
+		return reasonAddress
 	case errors.Is(err, presence.ErrFull):
 		return reasonRedisFull
 	case errors.Is(err, presence.ErrDamaged):
@@ -70,7 +73,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 			m.refused.WithLabelValues(action, reason)
 		}
 	}
-	for _, reason := range []string{reasonName, reasonRoomFull, reasonTooManyRooms} {
+	for _, reason := range []string{reasonName, reasonRoomFull, reasonTooManyRooms, reasonAddress} {
 		m.refused.WithLabelValues(actionJoin, reason)
 	}
 	return m

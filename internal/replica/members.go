@@ -458,6 +458,10 @@ func (r *Replica) VisitHTTP(ctx context.Context, room, id, address string) (user
 		if r.store.Heartbeat(ctx, []*store.Beats{beats}); beats.Err != nil {
 			return presence.User{}, false, fmt.Errorf("renew a visit: %w", beats.Err)
 		}
+		// No loop does that for a connection without a socket.
+		if err := r.store.Keep(ctx, room); err != nil {
+			r.roomFailed(ctx, "", err)
+		}
 	}
 	return conn.User, true, nil
 }

@@ -277,3 +277,62 @@ func TestReplacedMemberIsNeverAsked(t *testing.T) {
 		}
 	})
 }
+
+// Redis loses its data, and before anybody has noticed people join again by forms, or
+// join and close the page at once: who closed it is gone in time, though nobody here
+// holds the room.
+func TestNobodyStaysInARoomThatWasLost(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		join := func(name string) {
+			t.Helper()
+			if _, err := a.JoinHTTP(t.Context(), lobby, connection(name, "")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		join("Ann")
+		time.Sleep(5 * time.Second)
+		fake.FlushAll()
+		join("Ann")
+		join("closed")
+		if err := a.Release(a.join("gone")); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		for time.Since(began) <= store.DefaultMemberTTL+time.Second {
+			if _, found, err := b.VisitHTTP(t.Context(), lobby, "c-Ann", ""); err != nil || !found {
+				t.Fatal(found, err)
+			}
+			time.Sleep(3 * time.Second)
+		}
+		if names := b.names(); names != "[Ann]" {
+			t.Errorf("the roster is %s", names)
+		}
+		if rooms, err := b.store.Rooms(t.Context()); err != nil || fmt.Sprint(rooms) != "[lobby]" {
+			t.Errorf("rooms %v, %v", rooms, err)
+		}
+	})
+}
+
+// The list of rooms is lost alone, as when one node of a cluster is: whoever renews a
+// connection puts its room back.
+func TestRenewalPutsTheRoomBackOnTheList(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake)
+		for _, name := range []string{"Ann", "closed"} {
+			if _, err := a.JoinHTTP(t.Context(), lobby, connection(name, "")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fake.Del("presence:rooms")
+		for range 4 {
+			if _, _, err := a.VisitHTTP(t.Context(), lobby, "c-Ann", ""); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(8 * time.Second)
+		}
+		if names := a.names(); names != "[Ann]" {
+			t.Errorf("the roster is %s", names)
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"time"
 
@@ -90,8 +91,10 @@ type lane struct {
 	stopped chan struct{}
 	stop    sync.Once
 
-	// registered is when this process last registered a room, owned by run.
+	// Owned by run: when this process last registered a room before a join, and the
+	// rooms that it registered so for the round under way.
 	registered map[string]time.Time
+	fresh      map[string]bool
 }
 
 func newLane(s *Store) *lane {
@@ -100,6 +103,7 @@ func newLane(s *Store) *lane {
 		queue:      make(chan *op, laneQueue),
 		stopped:    make(chan struct{}),
 		registered: map[string]time.Time{},
+		fresh:      map[string]bool{},
 	}
 }
 
@@ -177,13 +181,22 @@ func (l *lane) commit(ctx context.Context, ops []*op) {
 	}
 	groups = l.register(ctx, groups)
 
-	calls := make([]*call, len(groups))
-	for i, g := range groups {
+	calls := make([]*call, 0, len(groups)+1)
+	again := l.again(groups)
+	if len(again) > 0 {
+		calls = append(calls, l.store.registerCall(0, again))
+	}
+	for _, g := range groups {
 		g.call = l.store.callFor(g.ops)
 		l.store.metrics.gathered(g.call.script.name, len(g.ops))
-		calls[i] = g.call
+		calls = append(calls, g.call)
 	}
 	l.store.run(ctx, calls...)
+	if len(again) > 0 && calls[0].err != nil {
+		for _, room := range again {
+			delete(l.registered, room)
+		}
+	}
 	for _, g := range groups {
 		g.tell()
 	}
@@ -212,6 +225,7 @@ func (s *Store) callFor(ops []*op) *call {
 // than half a member TTL ago still is: it is forgotten only after a whole one.
 func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	now := time.Now()
+	clear(l.fresh)
 	var rooms []string
 	for _, g := range groups {
 		if o := g.ops[0]; o.kind == opJoin && now.Sub(l.registered[o.room]) > l.store.opts.MemberTTL/2 {
@@ -227,7 +241,7 @@ func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	refused, err := l.store.Register(ctx, rooms...)
 	if err == nil {
 		for _, room := range rooms {
-			l.registered[room] = now
+			l.registered[room], l.fresh[room] = now, true
 		}
 		for _, room := range refused {
 			delete(l.registered, room)
@@ -245,6 +259,19 @@ func (l *lane) register(ctx context.Context, groups []*group) []*group {
 		}
 	}
 	return kept
+}
+
+// again lists the rooms of joins that were registered earlier. They are registered
+// once more by the way, in the same round trip: Redis may have lost them since, and
+// somebody who joined a room that no sweeper knows would never end.
+func (l *lane) again(groups []*group) []string {
+	var rooms []string
+	for _, g := range groups {
+		if o := g.ops[0]; o.kind == opJoin && !l.fresh[o.room] && !slices.Contains(rooms, o.room) {
+			rooms = append(rooms, o.room)
+		}
+	}
+	return rooms
 }
 
 // fail tells every caller of the group err.

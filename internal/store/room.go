@@ -220,11 +220,7 @@ func (s *Store) Register(ctx context.Context, rooms ...string) (refused []string
 func (s *Store) register(ctx context.Context, limit int, rooms []string) (refused []string, err error) {
 	for start := 0; start < len(rooms); start += BatchSize {
 		part := rooms[start:min(start+BatchSize, len(rooms))]
-		args := append(make([]any, 0, 1+len(part)), limit)
-		for _, room := range part {
-			args = append(args, room)
-		}
-		c := &call{script: registerScript, keys: []string{s.keys.rooms()}, args: args}
+		c := s.registerCall(limit, part)
 		s.run(ctx, c)
 		if c.err != nil {
 			return nil, fmt.Errorf("register: %w", c.err)
@@ -240,6 +236,15 @@ func (s *Store) register(ctx context.Context, limit int, rooms []string) (refuse
 		}
 	}
 	return refused, nil
+}
+
+// registerCall is one call of the register script.
+func (s *Store) registerCall(limit int, rooms []string) *call {
+	args := append(make([]any, 0, 1+len(rooms)), limit)
+	for _, room := range rooms {
+		args = append(args, room)
+	}
+	return &call{script: registerScript, keys: []string{s.keys.rooms()}, args: args}
 }
 
 // Keep makes rooms that have somebody in them known to every replica's sweep, as in
