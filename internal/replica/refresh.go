@@ -147,6 +147,7 @@ func (r *Replica) refreshOnce(ctx context.Context) (next time.Duration, ok bool)
 		view := View{Snapshot: readings[i].Snapshot, Stale: r.troubles.hasGhosts(rm.name), AsOf: time.Now()}
 		old := rm.view.Load()
 		if view.Occupancy == old.Occupancy && view.Stale == old.Stale && !old.AsOf.IsZero() {
+			r.rooms.confirm(rm, old, view.AsOf)
 			continue
 		}
 		// Lower versions are taken too: what was read is what there is.

@@ -802,6 +802,25 @@ func TestViewerWhoseNoticeWasLostIsReminded(t *testing.T) {
 	})
 }
 
+func TestQuietRoomSaysWhenItWasReadLast(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		a.enter("Ann")
+		synctest.Wait()
+		before := b.pushes()
+		for range 10 {
+			time.Sleep(7 * time.Second)
+			view, err := b.Peek(t.Context(), lobby)
+			if age := time.Since(view.AsOf); err != nil || view.Users != 1 || age > resyncInterval+time.Second {
+				t.Fatalf("%d users as of %v ago, %v", view.Users, age, err)
+			}
+		}
+		if b.pushes() != before {
+			t.Fatalf("%d pushes of a room in which nothing happened", b.pushes()-before)
+		}
+	})
+}
+
 func TestNobodyLooksNobodyReads(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()

@@ -167,6 +167,18 @@ func (r *Replica) read(ctx context.Context, name string) (View, error) {
 	return View{Snapshot: readings[0].Snapshot, Stale: r.troubles.hasGhosts(name), AsOf: time.Now()}, nil
 }
 
+// confirm notes that a view of rm was read again at asOf and is still right. It is the
+// same view, so those who look are told nothing.
+func (rs *rooms) confirm(rm *room, view *View, asOf time.Time) {
+	confirmed := *view
+	confirmed.AsOf = asOf
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rm.view.Load() == view { // else there is a newer one already
+		rm.view.Store(&confirmed)
+	}
+}
+
 // show makes view what viewers of rm see, and tells them if asked to.
 func (r *Replica) show(rm *room, view View, tell bool) {
 	r.rooms.mu.Lock()
