@@ -13,10 +13,11 @@ import (
 	"time"
 )
 
-// healthRoutes adds what orchestrators ask.
+// healthRoutes adds what orchestrators ask. reason is how an error is told to whoever
+// can reach the listener of mux.
 func (a *App) healthRoutes(mux interface {
 	HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request))
-},
+}, reason func(error) string,
 ) {
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -25,7 +26,7 @@ func (a *App) healthRoutes(mux interface {
 			return
 		}
 		if err := a.ready(); err != nil {
-			answer(w, http.StatusServiceUnavailable, "redis: "+err.Error())
+			answer(w, http.StatusServiceUnavailable, reason(err))
 			return
 		}
 		answer(w, http.StatusOK, "ok")
@@ -45,6 +46,13 @@ func (a *App) ready() error {
 	}
 	return nil
 }
+
+// publicReason tells the public no more than which part is at fault: the error may
+// name hosts, users and what Redis said to them.
+func publicReason(error) string { return "redis" }
+
+// adminReason tells an operator everything.
+func adminReason(err error) string { return "redis: " + err.Error() }
 
 // lbz tells a balancer whether to send new visitors here. While draining it is
 // 404, which HAProxy takes for "no new work" (http-check disable-on-404), where

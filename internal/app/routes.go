@@ -46,7 +46,7 @@ func (a *App) server(h http.Handler) *http.Server {
 
 // routes are all addresses that the public listener answers.
 func (a *App) routes() http.Handler {
-	page := a.pages.Handler(a.live, roomOf, a.secret.session)
+	page := a.ownWords(a.pages.Handler(a.live, roomOf, a.secret.session))
 	api := httpapi.New(a.replica)
 	mux := &routeMux{ServeMux: http.NewServeMux()}
 	mux.Handle("/{$}", a.onlyRooms(page))
@@ -55,12 +55,12 @@ func (a *App) routes() http.Handler {
 	mux.HandleFunc("GET /rooms/{$}", a.withoutSlash)
 	mux.HandleFunc("GET /rooms", a.rooms)
 	mux.HandleFunc("GET /robots.txt", robots)
-	mux.Handle(web.Favicon, a.assets)
-	mux.Handle(web.Prefix, a.assets)
+	mux.Handle("GET "+web.Favicon, a.assets)
+	mux.Handle("GET "+web.Prefix, a.assets)
 	mux.HandleFunc("GET /v1/rooms/{room}", api.Room)
-	a.healthRoutes(mux)
+	a.healthRoutes(mux, publicReason)
 	mux.HandleFunc("GET /lbz", a.lbz)
-	mux.Handle("/", http.HandlerFunc(a.notFound))
+	mux.Handle("/", a.elsewhere(mux.ServeMux))
 
 	trusted, _ := forwarded.ParseTrusted(a.config.TrustedProxies) // validated
 	return a.counted(mux, forwarded.Handler(trusted, a.proxies(trusted, a.secure(a.sameOrigin(http.MaxBytesHandler(mux, maxBody))))))
@@ -70,7 +70,7 @@ func (a *App) routes() http.Handler {
 func (a *App) adminRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
-	a.healthRoutes(mux)
+	a.healthRoutes(mux, adminReason)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -91,7 +91,7 @@ func roomOf(r *http.Request) string {
 func (a *App) onlyRooms(page http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if presence.CheckRoom(roomOf(r)) != nil {
-			a.notFound(w, r)
+			a.notice(w, http.StatusNotFound, templates.NotFound)
 			return
 		}
 		switch r.Method {
@@ -111,8 +111,7 @@ func (a *App) onlyRooms(page http.Handler) http.Handler {
 			}
 			r = form
 		default:
-			w.Header().Set("Allow", "GET, HEAD, POST")
-			http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
+			a.notAllowed(w, r, "GET, HEAD, POST")
 			return
 		}
 		page.ServeHTTP(w, r)
@@ -133,7 +132,7 @@ func (a *App) badForm(w http.ResponseWriter, err error) {
 // withoutSlash leads from an address with a slash at its end to the one without.
 func (a *App) withoutSlash(w http.ResponseWriter, r *http.Request) {
 	if room := r.PathValue("room"); room != "" && presence.CheckRoom(room) != nil {
-		a.notFound(w, r)
+		a.notice(w, http.StatusNotFound, templates.NotFound)
 		return
 	}
 	to := url.URL{Path: strings.TrimSuffix(r.URL.Path, "/"), RawQuery: r.URL.RawQuery}
@@ -169,14 +168,42 @@ func robots(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("User-agent: *\nDisallow: /rooms\nDisallow: /v1/\n")) // an error is the caller's leaving
 }
 
-// notFound answers addresses that lead nowhere.
-func (a *App) notFound(w http.ResponseWriter, r *http.Request) {
-	if strings.HasPrefix(r.URL.Path, "/v1/") {
-		httpapi.Problem(w, http.StatusNotFound, presence.CheckRoom(r.PathValue("room")))
+// elsewhere answers what mux knows no other answer to: addresses that lead nowhere,
+// and methods that an address does not take.
+func (a *App) elsewhere(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var allow []string
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
+			probe := r.WithContext(r.Context())
+			probe.Method = method
+			if _, pattern := mux.Handler(probe); pattern != "/" {
+				allow = append(allow, method)
+			}
+		}
+		switch {
+		case len(allow) > 0:
+			a.notAllowed(w, r, strings.Join(allow, ", "))
+		case isAPI(r):
+			httpapi.Problem(w, httpapi.NotFound, "The README lists what can be asked for.")
+		default:
+			a.notice(w, http.StatusNotFound, templates.NotFound)
+		}
+	})
+}
+
+// notAllowed answers a method that an address does not take; allow lists those that
+// it does.
+func (a *App) notAllowed(w http.ResponseWriter, r *http.Request, allow string) {
+	w.Header().Set("Allow", allow)
+	if isAPI(r) {
+		httpapi.Problem(w, httpapi.MethodNotAllowed, "This address takes "+allow+".")
 		return
 	}
-	a.notice(w, http.StatusNotFound, templates.NotFound)
+	answer(w, http.StatusMethodNotAllowed, "This address takes "+allow+".")
 }
+
+// isAPI reports whether r is for programs.
+func isAPI(r *http.Request) bool { return r.URL.Path == "/v1" || strings.HasPrefix(r.URL.Path, "/v1/") }
 
 // notice answers with what is said where there is no room to show.
 func (a *App) notice(w http.ResponseWriter, status int, n templates.Notice) { a.page(w, status, n) }

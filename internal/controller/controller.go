@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -445,6 +446,8 @@ func text(value any) string {
 	switch v := value.(type) {
 	case string:
 		return v
+	case json.Number:
+		return v.String()
 	case float64:
 		return strconv.FormatFloat(v, 'f', -1, 64)
 	case bool:
@@ -459,7 +462,7 @@ func text(value any) string {
 // wipes field errors at the next push.
 func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error {
 	clearFlashes(ctx)
-	ctx.SetFlash(flashTyped, typed)
+	ctx.SetFlash(flashTyped, strings.ToValidUTF8(typed, "\ufffd"))
 	var name *presence.NameError
 	key, message := flashNotice, "This did not happen: something went wrong. Please try again."
 	switch {

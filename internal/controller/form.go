@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -160,8 +161,13 @@ func once(values map[string][]string) (map[string]string, error) {
 func readJSON(body []byte) (map[string]string, error) {
 	// Maps, since a struct would take "ACTION" for "action".
 	var whole map[string]any
-	if err := json.Unmarshal(body, &whole); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.UseNumber() // as it was typed
+	if err := decoder.Decode(&whole); err != nil {
 		return nil, broken(err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: more follows the JSON", ErrForm)
 	}
 	fields := map[string]string{}
 	for key, field := range map[string]string{"action": fieldAction, "submitter": fieldSubmitter} {

@@ -198,10 +198,10 @@ func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) stri
 		r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
 		// livetemplate keeps templates, and logs, by its own cookie. Given one
 		// that is this visit's, it sets none, mixes up no two tabs, and knows
-		// nothing that would be worth stealing from a log.
+		// nothing that would be worth stealing from a log. It gets no other: it
+		// would show whatever a cookie for messages says.
 		r.Header = r.Header.Clone()
-		dropCookie(r, groupCookie)
-		r.AddCookie(&http.Cookie{Name: groupCookie, Value: v.id})
+		r.Header.Set("Cookie", (&http.Cookie{Name: groupCookie, Value: v.id}).String())
 
 		if v.socket {
 			c.open.Add(1)
@@ -348,17 +348,6 @@ func (c *Controller) keptBy(r *http.Request, v *visit) *kept {
 		return nil
 	}
 	return &kept{string(name), time.Unix(until, 0)}
-}
-
-// dropCookie removes what the browser sent under name.
-func dropCookie(r *http.Request, name string) {
-	cookies := r.Cookies()
-	r.Header.Del("Cookie")
-	for _, cookie := range cookies {
-		if cookie.Name != name {
-			r.AddCookie(cookie)
-		}
-	}
 }
 
 // Authenticator makes livetemplate take each visit for a browser of its own.

@@ -4,7 +4,6 @@ package httpapi
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 
 	"presence/internal/presence"
@@ -33,13 +32,13 @@ type Occupancy struct {
 func (a *API) Room(w http.ResponseWriter, r *http.Request) {
 	room := r.PathValue("room")
 	if err := presence.CheckRoom(room); err != nil {
-		Problem(w, http.StatusNotFound, err)
+		Problem(w, NoSuchRoom, err.Error())
 		return
 	}
 	view, err := a.replica.Peek(r.Context(), room)
 	if err != nil && view.AsOf.IsZero() {
 		w.Header().Set("Retry-After", "2")
-		Problem(w, http.StatusServiceUnavailable, err)
+		Problem(w, Unavailable, "Nothing is known of the room yet. Please try again.")
 		return
 	}
 	write(w, http.StatusOK, "application/json", Occupancy{
@@ -49,31 +48,6 @@ func (a *API) Room(w http.ResponseWriter, r *http.Request) {
 		Version:     view.Version,
 		Stale:       view.Stale,
 		AsOf:        view.AsOf.UTC().Format("2006-01-02T15:04:05.000Z07:00"),
-	})
-}
-
-// problem is a problem document, RFC 9457 section 3.
-type problem struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail,omitempty"`
-}
-
-// Problem answers with a problem document. Only errors that are meant for
-// callers are told in detail.
-func Problem(w http.ResponseWriter, status int, err error) {
-	detail := ""
-	switch {
-	case errors.Is(err, presence.ErrInvalidRoom):
-		detail = err.Error()
-	case errors.Is(err, presence.ErrDamaged):
-		detail = "Something is wrong with this room. Others can be asked for."
-	case status == http.StatusServiceUnavailable:
-		detail = "Redis can't be reached at the moment. Please try again."
-	}
-	write(w, status, "application/problem+json", problem{
-		Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail,
 	})
 }
 
