@@ -398,6 +398,14 @@ func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context)
 	if !ok || v.viewer == nil {
 		return s, nil
 	}
+	if m := v.ended.Swap(nil); m != nil && m == v.member {
+		v.member = nil
+		s.Joined, s.Username, s.UserID = false, "", ""
+		v.page.Acted("", v.viewer.View().Occupancy, time.Time{})
+		clearFlashes(ctx)
+		ctx.SetFlash(flashNotice, "You are no longer in this room: Redis lost its data, and the room was full before you could be put back.")
+		return s, nil
+	}
 	if v.member == nil && v.page.Unresolved() {
 		wait, cancel := context.WithTimeout(ctx, actionTimeout)
 		s = c.resume(wait, v, s)

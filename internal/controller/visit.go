@@ -45,8 +45,9 @@ type visit struct {
 	request *http.Request
 	keep    func(*http.Cookie) // sets a cookie, before anything is written
 
-	browser atomic.Pointer[Browser] // nil before the upgrade, and without one
-	turn    atomic.Pointer[func()]  // ends the visit's turn to render; nil if it has none
+	browser atomic.Pointer[Browser]        // nil before the upgrade, and without one
+	ended   atomic.Pointer[replica.Member] // who was not put back when Redis had lost it; nil: nobody
+	turn    atomic.Pointer[func()]         // ends the visit's turn to render; nil if it has none
 
 	// Owned by the visit's actions, which run one after another, and by
 	// Handler when they have ended.
@@ -78,6 +79,12 @@ func (v *visit) Ping() error {
 		return (*s).Ping()
 	}
 	return errNoVisit
+}
+
+// Ended takes note that the visit's member was not put back when Redis had lost it.
+func (v *visit) Ended(m *replica.Member, _ error) {
+	v.ended.Store(m)
+	v.Wake()
 }
 
 // Browser is what a visit knows of its socket.

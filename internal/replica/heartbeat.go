@@ -127,6 +127,14 @@ func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 			r.revoke(ctx, m)
 		case errors.Is(err, presence.ErrSuperseded):
 			r.members.ask(m, false)
+		case errors.Is(err, presence.ErrRoomFull):
+			// Others came in its place. It does not come back by itself, whenever
+			// one of them should leave.
+			r.members.leave(m.tab())
+			r.roomFailed(ctx, room, err)
+			if e, ok := m.socket.(Ender); ok {
+				e.Ended(m, err)
+			}
 		default:
 			r.roomFailed(ctx, room, err) // lost again at the next heartbeat
 			r.revoke(ctx, m)

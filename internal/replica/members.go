@@ -35,6 +35,13 @@ type Socket interface {
 	Ping() error
 }
 
+// Ender is a [Socket] that is told when its member ends though neither the user nor
+// the browser wanted that: Redis had lost it, and err is why it was not put back. It
+// must not block.
+type Ender interface {
+	Ended(m *Member, err error)
+}
+
 // Member is a connection that is in a room through a socket of this process,
 // which renews its lease.
 type Member struct {

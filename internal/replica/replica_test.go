@@ -49,8 +49,14 @@ func start(t *testing.T, fake *redistest.Fake) *process {
 // startWith is start with settings of a test's own.
 func startWith(t *testing.T, fake *redistest.Fake, o Options) *process {
 	t.Helper()
+	return startOn(t, fake, o, store.Options{})
+}
+
+// startOn is startWith on a store with settings of a test's own.
+func startOn(t *testing.T, fake *redistest.Fake, o Options, so store.Options) *process {
+	t.Helper()
 	p := &process{t: t, link: fake.Link(t)}
-	st := store.New(p.link.Client, store.Options{})
+	st := store.New(p.link.Client, so)
 	o.Notify, o.Logger = p.notify, slog.New(warnings{slog.DiscardHandler, &p.logged})
 	p.Replica = New(st, o)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -140,3 +140,65 @@ func TestTroublesAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// evicted is a socket that notes why its member ended.
+type evicted struct {
+	living
+
+	why chan error
+}
+
+func (e evicted) Ended(_ *Member, err error) { e.why <- err }
+
+// Whose place others took while Redis had lost everything does not come back, not even
+// when one of them leaves, and no other room notices.
+func TestMembersWhoFindTheRoomFullEnd(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		limits := store.Options{MaxMembers: 2}
+		a, b := startOn(t, fake, Options{}, limits), startOn(t, fake, Options{}, limits).watching()
+		a.in("other", "Eve")
+		other := b.Enter(t.Context(), "other")
+		defer other.Exit()
+		why := make(chan error, 2)
+		for _, name := range []string{"Ann", "Ben"} {
+			if _, _, err := a.Join(t.Context(), lobby, connection(name, presence.NewGeneration()), evicted{why: why}, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		logged := a.logged.Load()
+		fake.FlushAll()
+		cid := b.in(lobby, "Cid")
+		b.in(lobby, "Dan")
+		time.Sleep(a.Replica.link.settle + 2*time.Second)
+		for range 600 {
+			if a.Ready() != nil || b.Ready() != nil || other.View().Stale || other.View().Users != 1 {
+				t.Fatalf("ready: %v, %v; the other room shows %+v", a.Ready(), b.Ready(), other.View())
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		for range 2 {
+			select {
+			case err := <-why:
+				if !errors.Is(err, presence.ErrRoomFull) {
+					t.Errorf("a member ended for %v", err)
+				}
+			default:
+				t.Error("nobody told the members that they have ended")
+			}
+		}
+		if n := a.members.count(); n != 1 {
+			t.Errorf("%d local members, want Eve alone", n)
+		}
+		if n := a.logged.Load() - logged; n > 4 {
+			t.Errorf("%d lines logged", n)
+		}
+		if _, err := b.Leave(t.Context(), cid); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if last := b.last(); last != "1" {
+			t.Errorf("after one of the others left the lobby has %s", last)
+		}
+	})
+}

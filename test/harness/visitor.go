@@ -171,6 +171,7 @@ type Visitor struct {
 	frames   int
 	remember string      // the name to join under again
 	rejoined bool        // whether this connection has asked to join by itself
+	was      bool        // in the room, through this connection
 	leaving  bool        // Leave was pressed and not answered: what is shown is to be over
 	asked    []string    // the actions of act that were not answered yet
 	answers  chan answer // of act; nil while nobody waits
@@ -572,7 +573,7 @@ func (v *Visitor) listen(conn *websocket.Conn, started func()) error {
 		v.mu.Unlock()
 		return errors.Join(v.ctx.Err(), conn.Close())
 	}
-	v.conn, v.live, v.known, v.rejoined, v.unheard = conn, false, nil, false, time.Time{}
+	v.conn, v.live, v.known, v.rejoined, v.was, v.unheard = conn, false, nil, false, false, time.Time{}
 	v.mu.Unlock()
 	heart := time.AfterFunc(v.opts.PingEvery, func() { v.beat(conn) })
 	var err error
@@ -703,6 +704,10 @@ func (v *Visitor) sawLocked(s Sight, socket bool) {
 	if s.Joined && socket && !v.leaving {
 		v.remember = s.Name
 	}
+	if v.was && socket && !s.Joined {
+		v.remember = ""
+	}
+	v.was = s.Joined && socket
 	if len(v.history) == 0 || !v.history[len(v.history)-1].same(s) {
 		v.history = append(v.history, s)
 	}

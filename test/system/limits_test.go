@@ -39,6 +39,89 @@ func TestFullRoom(t *testing.T) {
 	neverAbove(t, from, 2, watcher, late)
 }
 
+// A replica stands still while Redis loses its data and others take the places of its
+// members: their pages say so, and they do not come back when a place is free.
+func TestPlaceLostInAFullRoom(t *testing.T) {
+	t.Parallel()
+	server, url := startRedis(t)
+	r := start(t, 2, brisk, url, "-max-members-per-room", "2")
+	members := join(t, 2, harness.Options{}, r[0].URL)
+	others := []*harness.Visitor{harness.Open(t, harness.Options{}, r[1].URL), harness.Open(t, harness.Options{}, r[1].URL)}
+	allSee(t, 5*time.Second, 2, others...)
+	r[0].Pause()
+	if err := server.Client(t).FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range others {
+		v.MustJoin(fmt.Sprint("Ben ", i))
+	}
+	allSee(t, 5*time.Second, 2, others...)
+	r[0].Continue()
+	for _, v := range members {
+		v.Sees(5*time.Second, "not joined any more, and why", func(s harness.Sight) bool {
+			return !s.Joined && strings.Contains(s.Notice, "no longer in this room")
+		})
+	}
+	from := time.Now()
+	if err := others[0].Leave(); err != nil {
+		t.Fatalf("leave: %v", err)
+	}
+	allSee(t, 5*time.Second, 1, members...)
+	harness.Observe(t, 2*brisk.heartbeat, "somebody who comes back by himself would show by now")
+	for _, v := range append(members, others...) {
+		if now := v.Now(); now.Users != 1 {
+			t.Errorf("a page shows %v", now)
+		}
+	}
+	neverAbove(t, from, 2, members...)
+	members[0].MustJoin("Ann 1")
+	allSee(t, 5*time.Second, 2, members...)
+}
+
+// Redis has no memory left: who is there stays, reloads and leaves, only newcomers are
+// refused, and all replicas are ready all the time.
+func TestFullRedis(t *testing.T) {
+	t.Parallel()
+	server, url := startRedis(t)
+	h := newHousehold(t, brisk, url)
+	late := harness.Open(t, harness.Options{}, h.replicas[0].URL)
+	rdb := server.Client(t)
+	fill := func(maxmemory string) {
+		t.Helper()
+		if err := rdb.ConfigSet(t.Context(), "maxmemory", maxmemory).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from := time.Now()
+	fill("1")
+	t.Cleanup(func() { rdb.ConfigSet(t.Context(), "maxmemory", "0") })
+	var refusal *harness.RefusalError
+	if err := late.Join("Late"); !errors.As(err, &refusal) || !strings.Contains(late.Now().Notice, "full") {
+		t.Errorf("join: %v, want a refusal; the page shows %v", err, late.Now())
+	}
+	h.members[0].Reload()
+	for end := time.Now().Add(brisk.ttl + 2*brisk.heartbeat); time.Now().Before(end); {
+		for _, r := range h.replicas {
+			if code := status(t, r.URL+"/readyz"); code != http.StatusOK {
+				t.Fatalf("/readyz answers %d", code)
+			}
+		}
+		harness.Observe(t, 250*time.Millisecond, "an outage would show by now")
+	}
+	for _, v := range h.members[1:] {
+		always(t, v, from, "fresh", func(s harness.Sight) bool { return !s.Stale })
+	}
+	neverBelow(t, from, len(h.members), h.members[1:]...)
+	neverLoggedOut(t, from, h.members[1:]...)
+	if err := h.members[5].Leave(); err != nil {
+		t.Errorf("leave: %v", err)
+	}
+	allSee(t, 2*time.Second, len(h.members)-1, h.members[1:]...)
+	fill("0")
+	late.MustJoin("Late")
+	allSee(t, 2*time.Second, len(h.members), late)
+}
+
 func TestFullReplica(t *testing.T) {
 	t.Parallel()
 	_, url := startRedis(t)

@@ -197,6 +197,7 @@
     rejoined = false;
     leaving = false;
     shown = false;
+    was = false;
   }
 
   // --- Where it never comes alive -------------------------------------------
@@ -248,6 +249,7 @@
   // --- Who we are -----------------------------------------------------------
 
   let rejoined = false; // whether this connection has asked to join by itself
+  let was = false; // whether we were in the room through this connection
   let leaving = false; // Leave was pressed, and what is shown may be older than that
 
   function onUpdated(event) {
@@ -272,9 +274,12 @@
   function rejoin() {
     const { joined, stale } = page().dataset;
     if (joined === "true") {
+      was = true;
       if (!leaving) rememberHere("presence.name", { name: page().dataset.name });
       return false;
     }
+    if (was) forgetName(); // we left, or had no place any more when Redis lost its data
+    was = false;
     if (stale === "true") rejoined = false;
     const name = rememberedName();
     const field = nameField();
