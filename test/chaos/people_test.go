@@ -373,7 +373,8 @@ func (tb *tab) joinEarly(name string) string {
 		tb.unknown = true
 		outcome = fmt.Sprintf("may have joined: %v, %v", err, now)
 	}
-	tb.visit(tb.p.options(), tb.p.w.balancer.URL)
+	tb.visitor = form.Awaken()
+	tb.lives = append(tb.lives, tb.visitor)
 	return outcome
 }
 

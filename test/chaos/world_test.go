@@ -52,7 +52,7 @@ type world struct {
 // newWorld starts three replicas behind the balancer over one Redis.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, begun: time.Now(), redis: redistest.Start(t)}
+	w := &world{t: t, redis: redistest.Start(t)}
 	w.admin = w.redis.Client(t)
 	var addrs []string
 	for range numReplicas {
@@ -66,6 +66,7 @@ func newWorld(t *testing.T) *world {
 	redistest.Eventually(t, 10*time.Second, "the balancer finds a replica", func() bool {
 		return harness.NewReader(t, harness.Options{}, w.balancer.URL).Load() == nil
 	})
+	w.begun = time.Now()
 	return w
 }
 

@@ -29,7 +29,7 @@ func readSight(page string) Sight {
 func readRoster(page string) []string {
 	names := []string{}
 	for {
-		_, rest, ok := strings.Cut(page, `<li data-key="`)
+		_, rest, ok := strings.Cut(page, `<li class="person" data-key="`)
 		if !ok {
 			return names
 		}

@@ -169,6 +169,8 @@ type Visitor struct {
 	history  []Sight
 	endings  []Ending
 	frames   int
+	mark     string      // of the address of the page that followed a form: whom it joined as
+	early    string      // the mark, until the tab is that user
 	remember string      // the name to join under again
 	rejoined bool        // whether this connection has asked to join by itself
 	was      bool        // in the room, through this connection
@@ -382,7 +384,7 @@ func (v *Visitor) Revisit() *Visitor {
 func (v *Visitor) successor() *Visitor {
 	v.Close()
 	next := newVisitor(v.t, v.opts, v.bases)
-	next.remember = v.remember // sessionStorage survives
+	next.remember, next.early = v.remember, v.early // sessionStorage survives
 	return next
 }
 
@@ -409,7 +411,15 @@ func (v *Visitor) pass() {
 
 // tabPath is the path and query at which the page script asks for the page: it
 // knows the tab's key, which the address that the browser loads does not have.
-func (v *Visitor) tabPath() string { return v.opts.Room + "?tab=" + v.opts.Tab }
+func (v *Visitor) tabPath() string {
+	path := v.opts.Room + "?tab=" + v.opts.Tab
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.early != "" {
+		path += "&adopt=" + v.early
+	}
+	return path
+}
 
 // request makes a request for a path as this browser does.
 func (v *Visitor) request(ctx context.Context, method, path string, form url.Values) (*http.Response, error) {
@@ -451,6 +461,7 @@ func (v *Visitor) load(method string, form url.Values) error {
 	s := v.read(string(page))
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.mark = resp.Request.URL.Query().Get("adopt")
 	if v.remember != "" && !s.Joined {
 		// The page script spares a joined visitor the sight of the join form.
 		s.Joined, s.Name = true, v.remember
@@ -476,6 +487,24 @@ func NewReader(t testing.TB, opts Options, base string) *Visitor {
 	close(v.ended)
 	t.Cleanup(v.cancel)
 	return v
+}
+
+// Awaken has the page script come to a page without it: the page that is there
+// becomes live, in a tab of its own, or goes on trying in the background. The visitor
+// that is returned takes over from the reader.
+func (v *Visitor) Awaken() *Visitor {
+	opts := v.opts
+	opts.Tab = ""
+	next := newVisitor(v.t, opts, v.bases)
+	now := v.Now()
+	v.mu.Lock()
+	next.loaded, next.early = len(v.history) > 0, v.mark
+	v.mu.Unlock()
+	if next.early != "" && now.Joined {
+		next.remember = now.Name
+	}
+	next.visit()
+	return next
 }
 
 // Load loads the page.
@@ -680,7 +709,7 @@ func (v *Visitor) take(data []byte) error {
 	} else if err := page.Merge(v.known, frame.Tree); err != nil {
 		return fmt.Errorf("frame %.200s: %w", data, err)
 	}
-	if began || frame.Meta != nil && frame.Meta.Action == "leave" {
+	if began || frame.Meta != nil && frame.Meta.Action == "leave" && !slices.Contains(v.asked[min(1, len(v.asked)):], "leave") {
 		v.leaving = false
 	}
 	if began || len(frame.Tree) > 0 {
@@ -701,8 +730,11 @@ func (v *Visitor) htmlLocked() string { return page.HTML(v.known) }
 // sawLocked notes what there is to see now.
 func (v *Visitor) sawLocked(s Sight, socket bool) {
 	s.At, s.Socket = time.Now(), socket
-	if s.Joined && socket && !v.leaving {
-		v.remember = s.Name
+	if s.Joined && socket {
+		v.early = ""
+		if !v.leaving {
+			v.remember = s.Name
+		}
 	}
 	if v.was && socket && !s.Joined {
 		v.remember = ""
@@ -783,7 +815,7 @@ func (v *Visitor) LeaveTwice() (error, error) {
 func (v *Visitor) forget() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.remember, v.leaving = "", true
+	v.remember, v.early, v.leaving = "", "", true
 }
 
 func (v *Visitor) act(frame map[string]any) error { return v.actAll(frame)[0] }
