@@ -317,3 +317,109 @@ func TestOneAddressFillsNeitherTheRoomsNorARoom(t *testing.T) {
 		}
 	}
 }
+
+// mark is the user as whom a form joined, by the address of the page that followed.
+func mark(t *testing.T, page *http.Response) string {
+	t.Helper()
+	user := page.Request.URL.Query().Get("adopt")
+	if page.StatusCode != http.StatusOK || user == "" {
+		t.Fatalf("%s at %s, without a mark", page.Status, page.Request.URL)
+	}
+	return user
+}
+
+// early sends a form as a page does whose script has not come yet, and returns the mark
+// of the page that follows.
+func (b *browser) early(a *running, name string) string {
+	b.t.Helper()
+	resp, page := b.do(http.MethodPost, a.url("/"), join(name).Encode())
+	demand(b.t, page, "Logged in as <strong>"+name+"</strong>")
+	return mark(b.t, resp)
+}
+
+// arrive does what the client does for a tab: it asks by HEAD, and opens a socket.
+func (b *browser) arrive(a *running, address string) *tabSocket {
+	b.t.Helper()
+	b.do(http.MethodHead, a.url(address), "")
+	return b.open(a, address)
+}
+
+// A form that was sent before the script came has joined for the tab that sent it, and
+// for no other: it stays, and is gone for good once it leaves.
+func TestFormBeforeTheScriptStaysAndLeavesForGood(t *testing.T) {
+	address, m := redisURL(t)
+	a, other := start(t, quick(address)).ready(t), start(t, quick(address)).ready(t)
+	b := newBrowser(t)
+	user := b.early(a, "Ann")
+	const second = "/?tab=bbbbbbbbbbbbbbbb"
+	for _, address := range []string{second, second + "&adopt=", second + "&adopt=aaaaaaaaaaaaaaaa"} {
+		if frame := b.open(a, address).until(`"tree"`); strings.Contains(frame, "Logged in") {
+			t.Errorf("%s is joined: %s", address, frame)
+		}
+	}
+	first := "/?tab=aaaaaaaaaaaaaaaa&adopt=" + user
+	tab := b.arrive(other, first)
+	tab.until("Logged in as")
+	if b.kept(a) != nil {
+		t.Error("the browser keeps what its tab knows")
+	}
+	never(t, 3*time.Second, "the person is not there once", func() bool { return online(m) != "Ann" })
+	if err := tab.Close(); err != nil { // a lost connection
+		t.Fatal(err)
+	}
+	tab = b.arrive(a, first)
+	tab.until("Logged in as")
+	tab.send(`{"action":"leave"}`)
+	tab.until(`"action":"leave"`)
+	_ = tab.Close()
+	b.get(a.url("/"))
+	b.arrive(other, first).until(`"tree"`)
+	never(t, 2*time.Second, "somebody is there who has left", func() bool { return online(m) != "" })
+}
+
+// Two tabs of a browser send forms under two names before their scripts come: neither
+// becomes the other. The script of the one whose connection the other has taken joins
+// again by its name.
+func TestTwoFormsBeforeTheScriptAreTwoPeople(t *testing.T) {
+	address, m := redisURL(t)
+	a := start(t, quick(address)).ready(t)
+	b := newBrowser(t)
+	ann, ben := b.early(a, "Ann"), b.early(a, "Ben")
+	first := b.arrive(a, "/?tab=aaaaaaaaaaaaaaaa&adopt="+ann)
+	if frame := first.until(`"tree"`); strings.Contains(frame, "Logged in") {
+		t.Fatalf("Ann's tab is somebody: %s", frame)
+	}
+	b.arrive(a, "/?tab=bbbbbbbbbbbbbbbb&adopt="+ben).until("Logged in as")
+	first.send(`{"action":"join","data":{"username":"Ann"}}`)
+	first.until(`"action":"join"`)
+	for _, name := range []string{"Ann", "Ben"} {
+		if !strings.Contains(online(m), name) {
+			t.Errorf("%s is not there: %s", name, online(m))
+		}
+	}
+	never(t, 2*time.Second, "it is not two", func() bool { return strings.Count(online(m), " ") != 1 })
+}
+
+// Who leaves by a form while the tab is still to become the browser's connection leaves
+// that too; somebody else of the browser stays.
+func TestLeaveByFormEndsWhatTheTabWasToBecome(t *testing.T) {
+	address, m := redisURL(t)
+	a := start(t, quick(address)).ready(t)
+	b := newBrowser(t)
+	ann := b.early(a, "Ann")
+	resp, _ := b.do(http.MethodPost, a.url("/?tab=aaaaaaaaaaaaaaaa&adopt="+ann), leave.Encode())
+	if got := online(m); got != "" || resp.Request.URL.Query().Has("adopt") {
+		t.Errorf("%q is there, at %s", got, resp.Request.URL)
+	}
+	b.early(a, "Ben")
+	b.do(http.MethodPost, a.url("/?tab=aaaaaaaaaaaaaaaa&adopt="+ann), leave.Encode())
+	if got := online(m); got != "Ben" {
+		t.Errorf("%q is there, want Ben", got)
+	}
+	// A form that leaves, or is refused, marks nothing.
+	for form, refused := range map[string]url.Values{"a leave": leave, "a bad name": join("{{x}}")} {
+		if resp, _ := b.do(http.MethodPost, a.url("/?adopt="+ann), refused.Encode()); form == "a leave" && resp.Request.URL.Query().Has("adopt") {
+			t.Errorf("%s: %s", form, resp.Request.URL)
+		}
+	}
+}

@@ -179,6 +179,11 @@ func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, 
 		return presence.User{}, false, nil
 	}
 	user, found, err = c.replica.VisitHTTP(ctx, v.room, v.connection, v.address)
+	if !found && err == nil && v.adopt != "" {
+		// The tab has a script, but no socket yet, to become who the browser is.
+		user, found, err = c.replica.VisitHTTP(ctx, v.room, c.browser(v), v.address)
+		found = found && user.ID == v.adopt
+	}
 	if !v.bare || !load {
 		return user, found, err
 	}

@@ -55,7 +55,8 @@ type balancer struct {
 	blocked atomic.Pointer[string] // a part of paths that are refused
 }
 
-func newBalancer(t *testing.T, to *harness.Replica) *balancer {
+// newBalancer returns one that gives each request to the waits before it passes it on.
+func newBalancer(t *testing.T, to *harness.Replica, waits ...func(*http.Request)) *balancer {
 	t.Helper()
 	b := &balancer{}
 	b.switchTo(to)
@@ -72,6 +73,9 @@ func newBalancer(t *testing.T, to *harness.Replica) *balancer {
 			w.Header().Set("Content-Type", mime.TypeByExtension(path.Ext(r.URL.Path)))
 			w.WriteHeader(http.StatusForbidden)
 			return
+		}
+		for _, wait := range waits {
+			wait(r)
 		}
 		proxy.ServeHTTP(w, r)
 	}))

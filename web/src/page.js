@@ -38,7 +38,10 @@
   async function tabKey() {
     const kept = recall("presence.tab");
     if (/^[\w-]{22}$/.test(kept) && await claim(kept).catch(() => false)) return kept;
-    if (kept) forgetName();
+    if (kept) {
+      forgetName();
+      forgetEarly();
+    }
     const bytes = crypto.getRandomValues(new Uint8Array(16));
     const key = btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").slice(0, 22);
     remember("presence.tab", key);
@@ -77,14 +80,36 @@
   // The client takes path and query of its URLs from the address at the moment
   // its script runs. So the key stands there just then: nobody sees or shares it.
   let key = "";
+
+  // A form that was sent before this script ran has joined the browser, without a
+  // key, and the page that followed is marked with the user. By the mark the server
+  // makes this tab that user. It stands beside the key, and is remembered until the
+  // page is live and joined, in case it is loaded again first.
+  let early = "";
+  const forgetEarly = () => { early = ""; forget("presence.early"); };
+  const markOf = (url) => new URL(url).searchParams.get("adopt");
+  const isMark = (mark) => /^[\w-]{16}$/.test(mark);
+
+  function takeEarly(mark) {
+    if (isMark(mark)) {
+      rememberHere("presence.early", { mark });
+      const { joined, name } = page().dataset;
+      if (joined === "true" && !leaving) rememberHere("presence.name", { name }); // should the user be there no more
+    }
+    const kept = recallHere("presence.early").mark;
+    if (isMark(kept)) early = kept;
+  }
+
+  const isOurs = (part) => part.has("tab") || part.has("adopt");
   const withoutTab = (url) => {
     const [, address, query = "", hash] = /^([^?#]*)(\?[^#]*)?(.*)$/s.exec(url);
-    const kept = query.slice(1).split("&").filter((part) => part && !new URLSearchParams(part).has("tab"));
+    const kept = query.slice(1).split("&").filter((part) => part && !isOurs(new URLSearchParams(part)));
     return `${address}${kept.length ? "?" : ""}${kept.join("&")}${hash}`;
   };
   const withTab = (url) => {
     const [address, hash] = withoutTab(url).split(/(?=#)/);
-    return `${address}${address.includes("?") ? "&" : "?"}tab=${key}${hash ?? ""}`;
+    const mark = early && `&adopt=${early}`;
+    return `${address}${address.includes("?") ? "&" : "?"}tab=${key}${mark}${hash ?? ""}`;
   };
   const setAddress = (url) => history.replaceState(history.state, "", url);
 
@@ -275,6 +300,7 @@
     const { joined, stale } = page().dataset;
     if (joined === "true") {
       was = true;
+      if (live()) forgetEarly();
       if (!leaving) rememberHere("presence.name", { name: page().dataset.name });
       return false;
     }
@@ -421,10 +447,12 @@
   // --- Start ----------------------------------------------------------------
 
   async function start() {
+    const mark = markOf(location.href);
     setAddress(withoutTab(location.href));
     restoreTyped();
     if (page().dataset.joined !== "true") showResuming(rememberedName());
     key = await tabKey();
+    takeEarly(mark);
     setTimeout(giveUpWaiting, recall("presence.reloading") ? 0 : patience);
     setInterval(reloadUnlessLive, refresh);
     begin("client");
