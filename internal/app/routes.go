@@ -232,7 +232,9 @@ func (a *App) secure(next http.Handler) http.Handler {
 		h := w.Header()
 		h.Set("Content-Security-Policy", policy)
 		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Referrer-Policy", "no-referrer")
+		// Others learn nothing. Under no-referrer forms would have no origin either, and
+		// on plain HTTP nothing else tells that they are our own.
+		h.Set("Referrer-Policy", "same-origin")
 		if forwarded.IsHTTPS(r) { // elsewhere browsers ignore it, and complain
 			h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		}

@@ -140,3 +140,12 @@ func TestPageWorksWithoutScripts(t *testing.T) {
 	tab.leave()
 	bob.sees(soon, "empty", func(s sight) bool { return s.shows() })
 }
+
+// A page on plain HTTP, where browsers say least about where a form comes from.
+func TestFormsWorkWithoutScriptsOnPlainHTTP(t *testing.T) {
+	t.Parallel()
+	site := newSite(t)
+	tab := newBrowser(t).openWithoutScripts(strings.Replace(site.a.URL, "127.0.0.1", plainHost, 1))
+	tab.join("Nora")
+	tab.leave()
+}
