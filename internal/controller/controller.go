@@ -19,7 +19,6 @@ import (
 	"presence/internal/live"
 	"presence/internal/presence"
 	"presence/internal/replica"
-	"presence/internal/terse"
 )
 
 const (
@@ -80,13 +79,6 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// What can fail many times a second while Redis is away.
-const (
-	joining = iota
-	leaving
-	resuming
-)
-
 // Controller is the page of every room, shared by all visits.
 type Controller struct {
 	replica *replica.Replica
@@ -98,7 +90,6 @@ type Controller struct {
 	open    sync.WaitGroup
 
 	metrics   metrics
-	failed    [3]terse.Line // by failure
 	rendering chan struct{} // holds one for each page that is rendered in its turn
 }
 
@@ -231,7 +222,7 @@ func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) Pres
 		member, err = c.find(ctx, v)
 	}
 	if err != nil {
-		if leftOut, due := c.failed[resuming].Due(); due {
+		if leftOut, due := c.metrics.due(actionResume, err); due {
 			c.log.InfoContext(ctx, "connection not resumed yet", "room", v.room, "err", err, "left_out", leftOut)
 		}
 		c.metrics.count(actionResume, err)
@@ -306,7 +297,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	c.metrics.count(actionJoin, err)
 	c.takeTurn(ctx, v)
 	if err != nil {
-		if leftOut, due := c.failed[joining].Due(); due {
+		if leftOut, due := c.metrics.due(actionJoin, err); due {
 			c.log.InfoContext(ctx, "join failed", "room", v.room, "err", err, "left_out", leftOut)
 		}
 		return s, v.refuse(ctx, typed, err)
@@ -342,7 +333,7 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	c.metrics.count(actionLeave, err)
 	c.takeTurn(ctx, v)
 	if err != nil {
-		if leftOut, due := c.failed[leaving].Due(); due {
+		if leftOut, due := c.metrics.due(actionLeave, err); due {
 			c.log.InfoContext(ctx, "leave failed", "room", v.room, "err", err, "left_out", leftOut)
 		}
 		return s, v.refuse(ctx, "", err)

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"presence/internal/presence"
+	"presence/internal/terse"
 )
 
 // actionResume is what a page asks for that comes back: to be in the room again
@@ -47,10 +48,12 @@ func reasonOf(err error) string {
 	}
 }
 
-// metrics count what visitors asked for.
+// metrics count what visitors asked for, and keep the log short.
 type metrics struct {
 	done    *prometheus.CounterVec
 	refused *prometheus.CounterVec
+
+	lines map[string]*terse.Line // in the log, by action and reason; not changed
 }
 
 // newMetrics registers with reg, or nowhere if reg is nil. Each label value exists
@@ -66,15 +69,20 @@ func newMetrics(reg prometheus.Registerer) metrics {
 			Name: "presence_refusals_total",
 			Help: "What visitors asked for and did not get, by reason. A resume is tried again by itself.",
 		}, []string{"action", "reason"}),
+		lines: map[string]*terse.Line{},
+	}
+	exists := func(action, reason string) {
+		m.refused.WithLabelValues(action, reason)
+		m.lines[action+reason] = &terse.Line{}
 	}
 	for _, action := range []string{actionJoin, actionLeave, actionResume} {
 		m.done.WithLabelValues(action)
 		for _, reason := range []string{reasonRedisFull, reasonDamaged, reasonUnavailable, reasonOther} {
-			m.refused.WithLabelValues(action, reason)
+			exists(action, reason)
 		}
 	}
 	for _, reason := range []string{reasonName, reasonRoomFull, reasonTooManyRooms, reasonAddress} {
-		m.refused.WithLabelValues(actionJoin, reason)
+		exists(actionJoin, reason)
 	}
 	return m
 }
@@ -86,4 +94,14 @@ func (m metrics) count(action string, err error) {
 		return
 	}
 	m.done.WithLabelValues(action).Inc()
+}
+
+// due reports whether it is to be logged now that action failed by err, and how many
+// times that was not since the last line.
+func (m metrics) due(action string, err error) (leftOut int, due bool) {
+	line := m.lines[action+reasonOf(err)]
+	if line == nil {
+		return 0, true // a reason that the action does not have
+	}
+	return line.Due()
 }

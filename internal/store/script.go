@@ -61,6 +61,7 @@ func scripts() []script {
 	return []script{
 		joinScript, leaveScript, sweepScript, resumeScript, releaseScript,
 		heartbeatScript, snapshotScript, registerScript, forgetScript,
+		epochScript, secretScript,
 	}
 }
 
