@@ -1,5 +1,5 @@
 # Needs Go, Node.js with npm, git and make; `make help` lists the targets.
-# Tests that need more (redis-server, redis-sentinel, haproxy, chromium) are
+# Tests that need more (redis-server, redis-sentinel, haproxy, chromium, promtool) are
 # skipped where it is missing, and fail there when CI is set.
 
 GOLANGCI_LINT_VERSION := v2.15.0
@@ -61,7 +61,7 @@ test-browser: assets ## pages in a real browser (needs chromium)
 	$(GOTEST) -count=1 ./test/browser/...
 
 .PHONY: test-system
-test-system: assets ## several replicas on a real Redis behind a real balancer (needs redis-server, haproxy)
+test-system: assets ## several replicas on a real Redis behind a real balancer (needs redis-server, haproxy, promtool)
 	$(GOTEST) -count=1 -p 1 $(SYSTEM)
 
 .PHONY: cluster

@@ -71,8 +71,9 @@ func checkService(t *testing.T, file object, name string, service object) {
 		t.Errorf("%s has rights that it does not need", name)
 	}
 	ports := valueOf[[]any](service["ports"])
-	if balancer := strings.HasPrefix(fmt.Sprint(service["image"]), "haproxy:"); balancer != (len(ports) > 0) {
-		t.Errorf("%s publishes %v; only the balancer is to", name, ports)
+	watching := fmt.Sprint(service["profiles"]) == "[observability]"
+	if balancer := strings.HasPrefix(fmt.Sprint(service["image"]), "haproxy:"); (balancer || watching) != (len(ports) > 0) {
+		t.Errorf("%s publishes %v; only the balancer is to, and what is asked for by a profile", name, ports)
 	}
 	for _, port := range ports {
 		if !strings.HasPrefix(fmt.Sprint(port), "127.0.0.1:") {
@@ -119,8 +120,10 @@ func TestComposeByDocker(t *testing.T) {
 			t.Logf("%s: %v %s", strings.Join(client, " "), err, strings.TrimSpace(said))
 			continue
 		}
-		if said, err := command(t, 30*time.Second, root, nil, client[0], append(client[1:], "config", "-q")...); err != nil {
-			t.Errorf("%s config: %v\n%s", strings.Join(client, " "), err, said)
+		for _, profile := range []string{"", "observability"} {
+			if said, err := command(t, 30*time.Second, root, []string{"COMPOSE_PROFILES=" + profile}, client[0], append(client[1:], "config", "-q")...); err != nil {
+				t.Errorf("%s config with profile %q: %v\n%s", strings.Join(client, " "), profile, err, said)
+			}
 		}
 		return
 	}

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -94,18 +96,105 @@ func checkRedisIsReached(t *testing.T, policy object) {
 	}
 }
 
+// kustomizeModule is what renders manifests where there is no kubectl. It comes from the
+// module proxy.
+const kustomizeModule = "sigs.k8s.io/kustomize/kustomize/v5@v5.4.3"
+
+// kustomize renders a folder.
+func kustomize(t *testing.T, folder string) string {
+	t.Helper()
+	program, args := "kubectl", []string{"kustomize", folder}
+	if _, err := exec.LookPath(program); err != nil {
+		if testing.Short() {
+			t.Skip("kubectl is not installed, and building kustomize takes a minute")
+		}
+		program, args = "go", []string{"run", kustomizeModule, "build", folder}
+	}
+	text, err := command(t, 5*time.Minute, ".", []string{"GOFLAGS=-mod=mod"}, program, args...)
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, text)
+	}
+	if _, manifests, ok := strings.Cut(text, "\napiVersion:"); ok && !strings.HasPrefix(text, "apiVersion:") {
+		return "apiVersion:" + manifests // without what go says of downloads
+	}
+	return text
+}
+
+// commands are the lines of shell that the manual gives for an overlay of one's own.
+var commands = regexp.MustCompile("(?s)```sh\n(cp -r deploy/k8s/overlays/prod [^`]*)```")
+
+// TestCopiedOverlay does what the manual says, in a copy of the repository's
+// manifests, and beside it.
+func TestCopiedOverlay(t *testing.T) {
+	found := commands.FindStringSubmatch(read(t, "docs/operations.md"))
+	if found == nil {
+		t.Fatal("docs/operations.md does not say how to copy an overlay")
+	}
+	repository := filepath.Join(t.TempDir(), "presence")
+	if err := os.CopyFS(filepath.Join(repository, "deploy/k8s"), os.DirFS(manifests)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(repository, "deploy/k8s/overlays/mine"), os.DirFS(manifests+"/overlays/prod")); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := command(t, time.Minute, repository, nil, "sh", "-euc", found[1]); err != nil {
+		t.Fatalf("%s: %v\n%s", found[1], err, said)
+	}
+	want := kustomize(t, filepath.Join(manifests, "overlays/prod"))
+	for _, folder := range []string{"deploy/k8s/overlays/mine", "../my-presence"} {
+		if got := kustomize(t, filepath.Join(repository, folder)); got != want {
+			t.Errorf("%s renders something else than overlays/prod", folder)
+		}
+	}
+}
+
+// TestPodMonitor: with its component the Prometheus Operator finds the pods, at a
+// port that is open to it, and calls the job as rules and dashboard do.
+func TestPodMonitor(t *testing.T) {
+	copied := filepath.Join(t.TempDir(), "k8s")
+	if err := os.CopyFS(copied, os.DirFS(manifests)); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(copied, "overlays/prod/kustomization.yaml")
+	text := strings.Replace(read(t, "deploy/k8s/overlays/prod/kustomization.yaml"), "# - ../../components/podmonitor", "- ../../components/podmonitor", 1)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]object{}
+	s := loadSchemas(t)
+	for _, manifest := range decode(t, kustomize(t, filepath.Dir(file))) {
+		got[fmt.Sprint(manifest["kind"])] = manifest
+		for _, problem := range s.check(manifest) {
+			t.Errorf("%v: %s", manifest["kind"], problem)
+		}
+	}
+	monitor := got["PodMonitor"]
+	labels := valueOf[object](at(got["Deployment"], "spec", "template", "metadata", "labels"))
+	if job := labels[fmt.Sprint(at(monitor, "spec", "jobLabel"))]; job != "presence" {
+		t.Errorf("the job is called %v, want presence", job)
+	}
+	for name, value := range valueOf[object](at(monitor, "spec", "selector", "matchLabels")) {
+		if labels[name] != value {
+			t.Errorf("the monitor wants %s=%v, pods have %v", name, value, labels[name])
+		}
+	}
+	open := false
+	for _, port := range valueOf[[]any](at(got["Deployment"], "spec", "template", "spec", "containers", 0, "ports")) {
+		open = open || at(port, "name") == at(monitor, "spec", "podMetricsEndpoints", 0, "port")
+	}
+	if !open || at(monitor, "metadata", "namespace") != "presence" {
+		t.Errorf("the monitor does not reach the pods: %v", monitor)
+	}
+	checkListeners(t, got)
+}
+
 // TestRenderedManifests checks what a cluster would get.
 func TestRenderedManifests(t *testing.T) {
-	kubectl := tool(t, "kubectl", false)
 	s := loadSchemas(t)
 	for _, folder := range []string{"base", "overlays/prod"} {
 		t.Run(folder, func(t *testing.T) {
-			text, err := command(t, 30*time.Second, manifests, nil, kubectl, "kustomize", folder)
-			if err != nil {
-				t.Fatalf("%v\n%s", err, text)
-			}
 			got := map[string]object{}
-			for _, manifest := range decode(t, text) {
+			for _, manifest := range decode(t, kustomize(t, filepath.Join(manifests, folder))) {
 				for _, problem := range s.check(manifest) {
 					t.Errorf("%v: %s", manifest["kind"], problem)
 				}

@@ -73,7 +73,7 @@ func commandsOf(t *testing.T, user string) []string {
 // TestRedis starts Redis with the configuration, the users and the password that
 // an installation has, made by the script that makes them.
 func TestRedis(t *testing.T) {
-	tool(t, "redis-server", true)
+	tool(t, "redis-server")
 	secrets := t.TempDir()
 	template, err := filepath.Abs(root + "/deploy/redis")
 	if err != nil {

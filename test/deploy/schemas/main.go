@@ -5,7 +5,8 @@
 //	go run ./test/deploy/schemas
 //
 // Its sources are Go modules, so it needs nothing but the module proxy: the API
-// description of Kubernetes, and the custom resources of the Gateway API.
+// description of Kubernetes, and the custom resources of the Gateway API and of the
+// Prometheus Operator.
 package main
 
 import (
@@ -25,6 +26,7 @@ import (
 const (
 	kubernetes = "k8s.io/kubernetes@v1.34.2"
 	gateway    = "sigs.k8s.io/gateway-api@v1.4.0"
+	prometheus = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 
 	// output is where the tests look.
 	output = "test/deploy/testdata/schemas.json"
@@ -52,11 +54,14 @@ type file struct {
 }
 
 func run() error {
-	f := file{Sources: []string{kubernetes, gateway}, Kinds: map[string]any{}, Definitions: map[string]any{}}
+	f := file{Sources: []string{kubernetes, gateway, prometheus}, Kinds: map[string]any{}, Definitions: map[string]any{}}
 	if err := f.addKubernetes(); err != nil {
 		return err
 	}
-	if err := f.addGateway(); err != nil {
+	if err := f.addResource(gateway, "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml", "gateway.networking.k8s.io/v1/HTTPRoute"); err != nil {
+		return err
+	}
+	if err := f.addResource(prometheus, "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml", "monitoring.coreos.com/v1/PodMonitor"); err != nil {
 		return err
 	}
 	return os.WriteFile(output, f.format(), 0o644)
@@ -123,9 +128,9 @@ func namesOf(definition map[string]any) []string {
 	return names
 }
 
-// addGateway adds HTTPRoute.
-func (f *file) addGateway() error {
-	data, err := moduleFile(gateway, "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml")
+// addResource adds a custom resource, version v1 of a definition in a module's file.
+func (f *file) addResource(module, name, kind string) error {
+	data, err := moduleFile(module, name)
 	if err != nil {
 		return err
 	}
@@ -148,11 +153,11 @@ func (f *file) addGateway() error {
 			properties, _ := schema["properties"].(map[string]any)
 			delete(properties, "status") // nobody writes it into a manifest
 			properties["metadata"] = map[string]any{"$ref": "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}
-			f.Kinds["gateway.networking.k8s.io/v1/HTTPRoute"] = schema
+			f.Kinds[kind] = schema
 			return nil
 		}
 	}
-	return errors.New("no v1 of HTTPRoute")
+	return fmt.Errorf("no v1 of %s", kind)
 }
 
 // kept are the keywords that the tests know.
