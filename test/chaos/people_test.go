@@ -60,12 +60,13 @@ type tab struct {
 	lives   []*harness.Visitor
 	broken  []span // while what the visitor did might have ended the presence
 	left    []leaving
-	unknown bool // something had no answer
+	closed  time.Time // when a page of the tab was last closed for good
+	unknown bool      // something had no answer
 	loads   []load
 }
 
-// leaving is a Leave that was answered, and when the visitor next tried to join
-// (zero: not yet).
+// leaving is a Leave that was answered: after when the name has to be gone, and till
+// when, since the visitor then tried to join again (zero: not yet).
 type leaving struct {
 	name        string
 	after, till time.Time
@@ -221,6 +222,7 @@ func (tb *tab) again() {
 func (tb *tab) shut(how func(*harness.Visitor)) {
 	tb.breaks()
 	how(tb.visitor)
+	tb.closed = time.Now()
 	tb.visitor = nil
 	tb.be(nobody)
 }
@@ -332,7 +334,12 @@ func (tb *tab) leave(press func() (error, error)) string {
 	one, two := press()
 	if one == nil || two == nil {
 		tb.be(nobody)
-		tb.left = append(tb.left, leaving{name: now.Name, after: time.Now()})
+		after := time.Now()
+		// The page that was closed before may have had the same name.
+		if gone := tb.closed.Add(grace + time.Second); gone.After(after) {
+			after = gone
+		}
+		tb.left = append(tb.left, leaving{name: now.Name, after: after})
 	} else {
 		tb.maybe(nobody)
 	}
