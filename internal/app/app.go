@@ -25,10 +25,13 @@ import (
 
 	"presence/internal/controller"
 	"presence/internal/forwarded"
+	"presence/internal/presence"
 	"presence/internal/replica"
+	"presence/internal/room"
 	"presence/internal/session"
 	"presence/internal/socket"
 	"presence/internal/store"
+	"presence/internal/terse"
 	"presence/templates"
 	"presence/web"
 )
@@ -57,6 +60,7 @@ type App struct {
 	rdb      redis.UniversalClient
 	store    *store.Store
 	replica  *replica.Replica
+	watched  *room.Rooms
 	cookies  *session.Cookies
 	secret   *secret
 	sockets  *socket.Upgrader
@@ -118,10 +122,8 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 	})
 	a.replica = replica.New(a.store, replica.Options{
 		HeartbeatInterval: config.HeartbeatInterval,
-		Coalesce:          config.Coalesce,
 		MemberTTL:         config.MemberTTL,
 		LeaveGrace:        config.LeaveGrace,
-		Notify:            func(room string, shown func()) { a.pages.Show(room, shown) },
 		Alone:             a.embedded != nil,
 		Secret:            a.secret.offer,
 		Shared:            a.secret.learn,
@@ -131,6 +133,8 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 		MaxRoomsPerAddress:   config.MaxRoomsPerIP,
 		MaxMembersPerAddress: config.MaxMembersPerIP,
 	})
+	a.watched = room.New(a.store, a.replica, room.Options{Coalesce: config.Coalesce, Logger: log, Registerer: a.registry})
+	a.replica.Tell(a.watched)
 	if err := a.makePages(); err != nil {
 		return nil, err
 	}
@@ -166,7 +170,7 @@ func (a *App) openRedis() (sharded bool, err error) {
 
 // makePages makes the live pages and their sockets.
 func (a *App) makePages() error {
-	a.pages = controller.New(a.replica, controller.Options{
+	a.pages = controller.New(a.replica, a.watched, controller.Options{
 		Keys:    a.cookies.Keys,
 		Replica: a.name,
 		Backend: a.backend,
@@ -253,12 +257,21 @@ func (a *App) Run(ctx context.Context) error {
 	defer stopLoops()
 
 	var storeGroup, loopGroup, serverGroup errgroup.Group
-	storeGroup.Go(func() error { return a.store.Run(storeCtx) })
-	loopGroup.Go(func() error { return a.replica.Run(loopCtx) })
+	failed := make(chan error, 3)
+	loopGroup.Go(func() error {
+		// Nothing is written into a Redis that is not ours to use.
+		if err := a.checkStore(loopCtx); err != nil {
+			failed <- err
+			return nil
+		}
+		storeGroup.Go(func() error { return a.store.Run(storeCtx) })
+		loopGroup.Go(func() error { return a.replica.Run(loopCtx) })
+		loopGroup.Go(func() error { return a.watched.Run(loopCtx) })
+		return nil
+	})
 	loopGroup.Go(func() error { return a.sockets.Run(loopCtx) })
 	loopGroup.Go(func() error { return a.limiter.run(loopCtx) })
 
-	failed := make(chan error, 2)
 	public, admin := a.server(a.routes()), a.server(a.adminRoutes())
 	serve := func(s *http.Server, l net.Listener) {
 		serverGroup.Go(func() error {
@@ -287,6 +300,29 @@ func (a *App) Run(ctx context.Context) error {
 	err = errors.Join(err, storeGroup.Wait())
 	a.log.InfoContext(ctx, "stopped")
 	return err
+}
+
+// checkInterval is how often Redis is asked at the start whether it can be used.
+const checkInterval = time.Second
+
+// checkStore waits until Redis answers, and returns an error if this server can't work
+// with it. When ctx ends it returns nil: there is nothing left to do.
+func (a *App) checkStore(ctx context.Context) error {
+	var silent terse.Line
+	for ctx.Err() == nil {
+		err := a.store.Check(ctx)
+		if !errors.Is(err, presence.ErrUnavailable) {
+			return err
+		}
+		if leftOut, due := silent.Due(); due && ctx.Err() == nil {
+			a.log.WarnContext(ctx, "redis does not answer yet", "err", err, "left_out", leftOut)
+		}
+		select {
+		case <-time.After(checkInterval):
+		case <-ctx.Done():
+		}
+	}
+	return nil
 }
 
 // announce says where to go.

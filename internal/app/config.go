@@ -14,6 +14,7 @@ import (
 	"presence/internal/forwarded"
 	"presence/internal/presence"
 	"presence/internal/replica"
+	"presence/internal/room"
 	"presence/internal/store"
 )
 
@@ -59,7 +60,7 @@ func Default() Config {
 		HeartbeatInterval:   replica.DefaultHeartbeatInterval,
 		MemberTTL:           store.DefaultMemberTTL,
 		LeaveGrace:          store.DefaultLeaveGrace,
-		Coalesce:            replica.DefaultCoalesce,
+		Coalesce:            room.DefaultCoalesce,
 		MaxConnectionsPerIP: 20_000,
 		MaxRooms:            100_000,
 		MaxRoomsPerIP:       1000,

@@ -45,7 +45,7 @@ func TestCountersExistFromTheStart(t *testing.T) {
 		demandZero(`presence_redis_batch_connections_count{script="` + script + `"}`)
 		demandZero(`presence_redis_call_duration_seconds_count{script="` + script + `"}`)
 	}
-	for _, script := range []string{"heartbeat", "sweep", "snapshot", "register", "forget", "message"} {
+	for _, script := range []string{"heartbeat", "sweep", "read", "register", "forget", "message"} {
 		demandZero(`presence_redis_call_errors_total{script="` + script + `"}`)
 	}
 	for _, reason := range []string{"name", "room_full", "too_many_rooms", "address", "redis_full", "damaged", "unavailable", "other"} {

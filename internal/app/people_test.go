@@ -12,6 +12,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"golang.org/x/time/rate"
 
+	"presence/internal/presence"
 	"presence/internal/redistest"
 )
 
@@ -39,8 +40,9 @@ func online(m *miniredis.Miniredis) string {
 	var names []string
 	keys, _ := m.HKeys("presence:{lobby}:conns")
 	for _, key := range keys {
-		value := m.HGet("presence:{lobby}:conns", key)
-		names = append(names, value[strings.LastIndex(value, " ")+1:])
+		user := m.HGet("presence:{lobby}:conns", key)[presence.GenerationSize:]
+		_, name, _ := strings.Cut(m.HGet("presence:{lobby}:users", user), " ")
+		names = append(names, name)
 	}
 	return strings.Join(names, " ")
 }

@@ -47,7 +47,7 @@ func (a *App) server(h http.Handler) *http.Server {
 // routes are all addresses that the public listener answers.
 func (a *App) routes() http.Handler {
 	page := a.ownWords(a.pages.Handler(a.live, roomOf, a.secret.session))
-	api := httpapi.New(a.replica)
+	api := httpapi.New(a.watched)
 	mux := &routeMux{ServeMux: http.NewServeMux()}
 	mux.Handle("/{$}", a.onlyRooms(page))
 	mux.Handle("/rooms/{room}", a.onlyRooms(page))

@@ -19,6 +19,8 @@ import (
 	"presence/internal/live"
 	"presence/internal/presence"
 	"presence/internal/replica"
+	"presence/internal/room"
+	"presence/internal/store"
 )
 
 const (
@@ -65,7 +67,8 @@ type Options struct {
 	// its heartbeat.
 	Refresh time.Duration
 
-	// MemberTTL is how long such a page counts without that.
+	// MemberTTL is how long such a page counts without that; 0 means the store's
+	// default.
 	MemberTTL time.Duration
 
 	// Address returns what limits know the sender of a request by, and Allow
@@ -82,6 +85,7 @@ type Options struct {
 // Controller is the page of every room, shared by all visits.
 type Controller struct {
 	replica *replica.Replica
+	rooms   *room.Rooms
 	opts    Options
 	log     *slog.Logger
 	live    livetemplate.LiveHandler
@@ -93,8 +97,11 @@ type Controller struct {
 	rendering chan struct{} // holds one for each page that is rendered in its turn
 }
 
-// New returns the controller of the pages of rep.
-func New(rep *replica.Replica, opts Options) *Controller {
+// New returns the controller of the pages of rooms, whose members rep keeps.
+func New(rep *replica.Replica, rooms *room.Rooms, opts Options) *Controller {
+	if opts.MemberTTL == 0 {
+		opts.MemberTTL = store.DefaultMemberTTL
+	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -105,7 +112,7 @@ func New(rep *replica.Replica, opts Options) *Controller {
 		opts.Allow = func(*http.Request) bool { return true }
 	}
 	return &Controller{
-		replica: rep, opts: opts, log: opts.Logger,
+		replica: rep, rooms: rooms, opts: opts, log: opts.Logger,
 		metrics:   newMetrics(opts.Registerer),
 		rendering: make(chan struct{}, rendersPerProcessor*runtime.GOMAXPROCS(0)),
 	}
@@ -121,10 +128,6 @@ func (c *Controller) Handle(page *livetemplate.Template, opts ...livetemplate.Ha
 	c.live = page.Handle(c, livetemplate.AsState(&PresenceState{}), opts...)
 	return c.live, nil
 }
-
-// Show brings the open pages of room up to date. shown is called as soon as nearly
-// all have been sent what is new.
-func (c *Controller) Show(room string, shown func()) { c.pages.Show(room, shown) }
 
 // Mount prepares the state of a visit: what there is to see of the room, and
 // whether the visitor is in it. It runs on every page load, post and socket.
@@ -151,7 +154,7 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 	if found {
 		s = s.as(user)
 	}
-	view, err := c.replica.Peek(wait, v.room)
+	view, err := c.rooms.Look(wait, v.room)
 	if err != nil {
 		c.log.DebugContext(ctx, "room not read", "err", err)
 	}
@@ -169,10 +172,10 @@ func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, 
 	if v.bare && load && v.kept == nil {
 		return presence.User{}, false, nil
 	}
-	user, found, err = c.replica.VisitHTTP(ctx, v.room, v.connection, v.address)
+	user, found, err = c.renew(ctx, v, v.connection)
 	if !found && err == nil && v.adopt != "" {
 		// The tab has a script, but no socket yet, to become who the browser is.
-		user, found, err = c.replica.VisitHTTP(ctx, v.room, c.browser(v), v.address)
+		user, found, err = c.renew(ctx, v, c.browser(v))
 		found = found && user.ID == v.adopt
 	}
 	if !v.bare || !load {
@@ -180,7 +183,7 @@ func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, 
 	}
 	if !found && err == nil && v.kept.fresh() && c.opts.Allow(v.request) {
 		user = c.user(v, v.kept.name)
-		_, err = c.replica.JoinHTTP(ctx, v.room, presence.Connection{ID: v.connection, User: user, Address: v.address})
+		_, err = c.put(ctx, v, user)
 		found = err == nil
 	}
 	switch { // for as long again
@@ -190,6 +193,16 @@ func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, 
 		v.keep(c.nameCookie(v, v.kept.name))
 	}
 	return user, found, err
+}
+
+// renew returns who is in the room through a connection of the browser of v, and whether
+// anybody is. One that has no socket is renewed by it.
+func (c *Controller) renew(ctx context.Context, v *visit, id string) (user presence.User, found bool, err error) {
+	conns, err := c.replica.Renew(ctx, v.room, []string{id}, c.opts.MemberTTL, v.address)
+	if err != nil {
+		return presence.User{}, false, err //nolint:wrapcheck // says what was tried
+	}
+	return conns[0].User, conns[0].ID != "", nil
 }
 
 // OnConnect begins the visit of a socket: the visitor looks at the room from now
@@ -204,8 +217,9 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 	}
 	wait, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	v.viewer = c.replica.Enter(wait, v.room)
 	v.page = c.pages.Open(v.room, v)
+	v.viewer = c.rooms.Enter(wait, v.room, v.page.Audience())
+	v.viewer.Saw(room.View{}) // nothing yet
 	s = c.resume(wait, v, s)
 	c.takeTurn(ctx, v)
 	s.Rooms = c.roomLinks(v.room)
@@ -291,7 +305,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 		if member, occupancy, err = c.replica.Join(wait, v.room, conn, v, v.member); err == nil {
 			v.member = member
 		}
-	} else if occupancy, err = c.replica.JoinHTTP(wait, v.room, conn); err == nil {
+	} else if occupancy, err = c.put(wait, v, conn.User); err == nil {
 		c.remember(ctx, v, name)
 	}
 	c.metrics.count(actionJoin, err)
@@ -355,11 +369,11 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 // leaveHTTP ends the presence of a tab that has no socket, and of its browser if that
 // is what the tab was still to become.
 func (c *Controller) leaveHTTP(ctx context.Context, v *visit) (presence.Occupancy, error) {
-	occupancy, err := c.replica.LeaveHTTP(ctx, v.room, v.connection)
+	occupancy, err := c.replica.End(ctx, v.room, v.connection)
 	if err != nil || v.adopt == "" {
 		return occupancy, err
 	}
-	if after, ended, err := c.replica.LeaveHTTPAs(ctx, v.room, c.browser(v), v.adopt); ended || err != nil {
+	if after, ended, err := c.replica.EndAs(ctx, v.room, c.browser(v), v.adopt); ended || err != nil {
 		return after, err
 	}
 	return occupancy, nil
@@ -367,6 +381,15 @@ func (c *Controller) leaveHTTP(ctx context.Context, v *visit) (presence.Occupanc
 
 // browser is the connection that the browser of v is as a whole.
 func (c *Controller) browser(v *visit) string { return c.opts.Keys().ConnectionID(v.session, "") }
+
+// put makes user present through the connection of a visit that has no socket, until its
+// page has been reloaded for the last time.
+func (c *Controller) put(ctx context.Context, v *visit, user presence.User) (presence.Occupancy, error) {
+	held, err := c.replica.Put(ctx, v.room, store.Wanted{
+		Connection: presence.Connection{ID: v.connection, User: user, Address: v.address}, TTL: c.opts.MemberTTL, SetName: true,
+	})
+	return held.Occupancy, err //nolint:wrapcheck // says what was tried
+}
 
 // user is who joins under name in the browser of v.
 func (c *Controller) user(v *visit, name string) presence.User {
@@ -512,9 +535,9 @@ func (s PresenceState) as(user presence.User) PresenceState {
 }
 
 // Shows takes over what a view has of the room.
-func (s PresenceState) Shows(view replica.View) PresenceState {
+func (s PresenceState) Shows(view room.View) PresenceState {
 	s.Known, s.Stale = !view.AsOf.IsZero(), view.Stale
-	s.Roster = rowsOf(view.Roster)
+	s.Roster = rowsOf(view.Roster())
 	return s.owned().counts(view.Occupancy)
 }
 

@@ -9,7 +9,7 @@ import (
 	"github.com/livetemplate/livetemplate"
 
 	"presence/internal/presence"
-	"presence/internal/replica"
+	"presence/internal/room"
 )
 
 func TestTextOfWhatTheClientMadeOfAName(t *testing.T) {
@@ -25,11 +25,11 @@ func TestTextOfWhatTheClientMadeOfAName(t *testing.T) {
 	}
 }
 
-func view(users int, names ...string) replica.View {
-	v := replica.View{AsOf: time.Now()}
+func view(users int, names ...string) room.View {
+	v := room.View{AsOf: time.Now()}
 	v.Users, v.Connections = users, users
 	for _, name := range names {
-		v.Roster = append(v.Roster, presence.User{ID: "id-" + name, Name: name})
+		v.Members = append(v.Members, presence.Member{User: presence.User{ID: "id-" + name, Name: name}, Connections: 1})
 	}
 	return v
 }
@@ -52,7 +52,7 @@ func TestStateShowsTheViewAndMarksItsOwnRow(t *testing.T) {
 	if got := rows(s); got != "Ann [Ben] " || s.More != 3 || !s.Known || s.Stale {
 		t.Errorf("%q, %+v", got, s)
 	}
-	if s := s.Shows(replica.View{Stale: true}); s.Known || !s.Stale || len(s.Roster) != 0 {
+	if s := s.Shows(room.View{Stale: true}); s.Known || !s.Stale || len(s.Roster) != 0 {
 		t.Errorf("nothing known: %+v", s)
 	}
 }
@@ -91,7 +91,8 @@ func TestInitialIsWhatPeopleTakeForTheFirstLetter(t *testing.T) {
 }
 
 func TestUsersOfOneNameAreToldApart(t *testing.T) {
-	roster := []presence.User{{ID: "1", Name: "Ann"}, {ID: "2", Name: "Ben"}, {ID: "3", Name: "ann"}}
+	named := func(id, name string) presence.Member { return presence.Member{User: presence.User{ID: id, Name: name}} }
+	roster := []presence.Member{named("1", "Ann"), named("2", "Ben"), named("3", "ann")}
 	for _, row := range rowsOf(roster) {
 		if row.Tag != "" {
 			t.Errorf("%s is the only one of the name, and tagged %s", row.Name, row.Tag)
@@ -99,7 +100,7 @@ func TestUsersOfOneNameAreToldApart(t *testing.T) {
 	}
 	first := ""
 	for i := range presence.RosterSize {
-		roster = append(roster, presence.User{ID: fmt.Sprint("ann-", i), Name: "Ann"})
+		roster = append(roster, named(fmt.Sprint("ann-", i), "Ann"))
 		rows := rowsOf(roster)
 		tags := map[string]bool{}
 		for _, row := range rows {

@@ -12,7 +12,7 @@ import (
 
 	"presence/internal/live"
 	"presence/internal/presence"
-	"presence/internal/replica"
+	"presence/internal/room"
 )
 
 // PresenceState is what one visitor's page is rendered from. It is pure data:
@@ -88,7 +88,7 @@ func (r Row) Initial() string {
 const minTag = 3
 
 // rowsOf returns the rows of a roster, in its order, with nobody's own marked.
-func rowsOf(roster []presence.User) []Row {
+func rowsOf(roster []presence.Member) []Row {
 	rows := make([]Row, len(roster))
 	byName := make(map[string][]*Row, len(roster))
 	for i, user := range roster {
@@ -130,7 +130,7 @@ type RoomLink struct {
 // LiveOptions are how live pages of a room are rendered.
 func LiveOptions(logger *slog.Logger) live.Options {
 	return live.Options{
-		State:    func(view replica.View) any { return PresenceState{}.Shows(view) },
+		State:    func(view room.View) any { return PresenceState{}.Shows(view) },
 		Messages: append(flashes(), fieldName),
 		Logger:   logger,
 	}

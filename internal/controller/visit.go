@@ -18,6 +18,7 @@ import (
 	"presence/internal/live"
 	"presence/internal/presence"
 	"presence/internal/replica"
+	"presence/internal/room"
 )
 
 // groupCookie is the cookie by which livetemplate knows a browser. It never
@@ -51,7 +52,7 @@ type visit struct {
 
 	// Owned by the visit's actions, which run one after another, and by
 	// Handler when they have ended.
-	viewer   *replica.Viewer
+	viewer   *room.Viewer
 	page     *live.Page      // set with viewer
 	member   *replica.Member // who is in the room through this socket; nil: nobody
 	resuming bool            // whether the tab was taken over, by generation, is not known
@@ -123,11 +124,11 @@ func (v *visit) Send(frame []byte, sent func()) error {
 	return (*v.browser.Load()).Send(frame, sent) //nolint:wrapcheck // says what it is about
 }
 
-// View returns what there is to see of the room now.
-func (v *visit) View() replica.View { return v.viewer.View() }
+// View returns the room as it is seen now.
+func (v *visit) View() room.View { return v.viewer.View() }
 
 // Saw says that the visit's page shows view.
-func (v *visit) Saw(view replica.View) { v.viewer.Saw(view) }
+func (v *visit) Saw(view room.View) { v.viewer.Saw(view) }
 
 // Wake has livetemplate look again at what is the visitor's own.
 func (v *visit) Wake() {

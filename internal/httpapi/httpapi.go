@@ -7,14 +7,14 @@ import (
 	"net/http"
 
 	"presence/internal/presence"
-	"presence/internal/replica"
+	"presence/internal/room"
 )
 
 // API serves what is known of rooms.
-type API struct{ replica *replica.Replica }
+type API struct{ rooms *room.Rooms }
 
-// New returns the API of what rep knows.
-func New(rep *replica.Replica) *API { return &API{replica: rep} }
+// New returns the API of rooms.
+func New(rooms *room.Rooms) *API { return &API{rooms: rooms} }
 
 // Occupancy is the answer to GET /v1/rooms/{room}.
 type Occupancy struct {
@@ -35,7 +35,7 @@ func (a *API) Room(w http.ResponseWriter, r *http.Request) {
 		Problem(w, NoSuchRoom, err.Error())
 		return
 	}
-	view, err := a.replica.Peek(r.Context(), room)
+	view, err := a.rooms.Peek(r.Context(), room)
 	if err != nil && view.AsOf.IsZero() {
 		w.Header().Set("Retry-After", "2")
 		Problem(w, Unavailable, "Nothing is known of the room yet. Please try again.")

@@ -8,7 +8,7 @@ import (
 
 	"presence/internal/controller"
 	"presence/internal/presence"
-	"presence/internal/replica"
+	"presence/internal/room"
 )
 
 // receiver is a browser that counts what it is sent.
@@ -27,13 +27,14 @@ func (r *receiver) Send(_ []byte, sent func()) error {
 // each, as livetemplate renders by itself; times-less compares the two.
 func BenchmarkChange(b *testing.B) {
 	for _, names := range []int{5, 100} {
-		views := make([]replica.View, 2)
+		views := make([]room.View, 2)
 		for i := range views {
 			users := names + i
-			views[i] = replica.View{AsOf: time.Now()}
+			views[i] = room.View{AsOf: time.Now()}
 			views[i].Occupancy = presence.Occupancy{Users: users, Connections: users, Version: 1}
-			for n := range min(users, presence.RosterSize) {
-				views[i].Roster = append(views[i].Roster, presence.User{ID: fmt.Sprintf("id%020d", n), Name: fmt.Sprint("Ann ", n)})
+			for n := range users {
+				user := presence.User{ID: fmt.Sprintf("id%020d", n), Name: fmt.Sprint("Ann ", n)}
+				views[i].Members = append(views[i].Members, presence.Member{User: user, Connections: 1})
 			}
 		}
 		tmpl := template(b)
@@ -63,10 +64,10 @@ func BenchmarkChange(b *testing.B) {
 			alone = perPage(b, 1)
 		})
 		b.Run(fmt.Sprintf("%d names/one rendering for %d pages", names, pages), func(b *testing.B) {
-			room := newRoom(b, tmpl)
+			lobby := newRoom(b, tmpl)
 			all := &receiver{}
 			for range pages {
-				page := room.Open(all)
+				page := lobby.Open(all)
 				if err := page.Receive([]byte(`{"tree":{},"meta":{}}`)); err != nil {
 					b.Fatal(err)
 				}
@@ -75,9 +76,9 @@ func BenchmarkChange(b *testing.B) {
 			for b.Loop() {
 				view := views[n%2]
 				n++
-				view.Sequence = room.View.Sequence + 1
-				room.View = view
-				room.Show()
+				view.Sequence = lobby.View.Sequence + 1
+				lobby.View = view
+				lobby.Show()
 			}
 			if all.frames < n*pages {
 				b.Fatalf("%d frames for %d changes", all.frames, n)

@@ -14,7 +14,7 @@ import (
 	"github.com/livetemplate/livetemplate"
 
 	"presence/internal/presence"
-	"presence/internal/replica"
+	"presence/internal/room"
 	"presence/internal/wire"
 )
 
@@ -22,7 +22,7 @@ import (
 // and which are not. It finds out by rendering the template.
 type layout struct {
 	page   *livetemplate.Template
-	state  func(replica.View) any // what the page is rendered from
+	state  func(room.View) any // what the page is rendered from
 	shared map[string]bool
 
 	counts map[string][]byte // slots of the number of users alone, as they are for sampleUsers
@@ -39,7 +39,7 @@ func newLayout(page *livetemplate.Template, opts Options) (*layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	nobody := l.state(replica.View{})
+	nobody := l.state(room.View{})
 	if _, err := render(first, nobody, nil); err != nil {
 		return nil, err
 	}
@@ -158,7 +158,7 @@ func (l *layout) cause(fields []field, d difference, at string) (string, error) 
 // findCounts finds the slots that show the number of users, and nothing else that
 // changes.
 func (l *layout) findCounts() error {
-	view := replica.View{AsOf: time.Unix(0, 0)}
+	view := room.View{AsOf: time.Unix(0, 0)}
 	view.Users, view.Connections = sampleUsers, 1
 	room, err := l.room(view)
 	if err != nil {
@@ -169,11 +169,11 @@ func (l *layout) findCounts() error {
 			l.counts[at] = value
 		}
 	}
-	two := []presence.User{{ID: "1", Name: "A"}, {ID: "2", Name: "B"}}
-	for _, roster := range [][]presence.User{nil, two[:1], two} {
+	two := []presence.Member{{User: presence.User{ID: "1", Name: "A"}}, {User: presence.User{ID: "2", Name: "B"}}}
+	for _, roster := range [][]presence.Member{nil, two[:1], two} {
 		for _, stale := range []bool{false, true} {
 			for _, users := range []int{0, 1, 2, 100} {
-				view.Roster, view.Stale, view.Users, view.Connections = roster, stale, users, 2*users
+				view.Members, view.Stale, view.Users, view.Connections = roster, stale, users, 2*users
 				room, err := l.room(view)
 				if err != nil {
 					return err
@@ -254,7 +254,7 @@ func render(page *livetemplate.Template, state any, messages map[string]string) 
 
 // room returns the shared slots of a page that shows view, complete, with nobody's
 // own row marked.
-func (l *layout) room(view replica.View) (wire.Slots, error) {
+func (l *layout) room(view room.View) (wire.Slots, error) {
 	whole, err := l.whole(l.state(view))
 	maps.DeleteFunc(whole, func(at string, _ json.RawMessage) bool { return !l.shared[at] })
 	return whole, err

@@ -9,7 +9,7 @@ import (
 	"github.com/livetemplate/livetemplate"
 
 	"presence/internal/live"
-	"presence/internal/replica"
+	"presence/internal/room"
 )
 
 // small is the state of a small page, with what one has at least.
@@ -35,9 +35,9 @@ type link struct {
 	Here bool
 }
 
-func smallState(view replica.View) any {
-	s := small{Known: !view.AsOf.IsZero(), Users: view.Users, More: view.Users - len(view.Roster)}
-	for _, user := range view.Roster {
+func smallState(view room.View) any {
+	s := small{Known: !view.AsOf.IsZero(), Users: view.Users, More: view.Users - len(view.Roster())}
+	for _, user := range view.Roster() {
 		s.Roster = append(s.Roster, nameRow{ID: user.ID, Name: user.Name})
 	}
 	return s
@@ -54,7 +54,7 @@ const (
 )
 
 // newPages returns the pages of a template.
-func newPages(t *testing.T, text string, state func(replica.View) any) error {
+func newPages(t *testing.T, text string, state func(room.View) any) error {
 	t.Helper()
 	files := fstest.MapFS{"page.tmpl": {Data: []byte("<!DOCTYPE html><html><body><div>" + text + "</div></body></html>")}}
 	template, err := livetemplate.New("page", livetemplate.WithParseFS(files, "page.tmpl"))
@@ -173,7 +173,7 @@ func TestFieldsOfTheStateSayWhoseTheyAre(t *testing.T) {
 		"no struct": {map[string]int{}, []string{"struct"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := newPages(t, `<p>x</p>`, func(replica.View) any { return c.state })
+			err := newPages(t, `<p>x</p>`, func(room.View) any { return c.state })
 			if err == nil {
 				t.Fatal("it is accepted")
 			}

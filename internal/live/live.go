@@ -7,7 +7,7 @@ import (
 
 	"github.com/livetemplate/livetemplate"
 
-	"presence/internal/replica"
+	"presence/internal/room"
 )
 
 // Viewer is somebody who looks at a room, as a page of it knows him.
@@ -18,10 +18,10 @@ type Viewer interface {
 	Send(frame []byte, sent func()) error
 
 	// View returns what there is to see of the room now.
-	View() replica.View
+	View() room.View
 
 	// Saw says that the page has been sent what is to be seen of view.
-	Saw(view replica.View)
+	Saw(view room.View)
 
 	// Wake has livetemplate render what is the visitor's own again. It may wait for
 	// frames that livetemplate is sending, and so for calls of [Page.Receive].
@@ -34,8 +34,8 @@ type Pages struct {
 	log    *slog.Logger
 	turns  chan struct{} // holds one for each room that is being shown
 
-	mu    sync.Mutex       // guards:
-	rooms map[string]*room // that have any
+	mu    sync.Mutex        // guards:
+	rooms map[string]*board // that have any
 }
 
 // showsPerProcessor keeps processors busy when thousands of rooms change at once, and
@@ -54,7 +54,7 @@ type Options struct {
 	// One field is a list, shared, and its structs have, beside shared fields, one
 	// with the tag "id", a text by which a row is known, and one with the tag "mark",
 	// a bool that is set in the visitor's own row.
-	State func(view replica.View) any
+	State func(view room.View) any
 
 	// Messages are the keys of the flashes, and the fields of errors, that a page may
 	// show. They are its visitor's own.
@@ -80,44 +80,34 @@ func New(template *livetemplate.Template, opts Options) (*Pages, error) {
 	return &Pages{
 		layout: l, log: opts.Logger,
 		turns: make(chan struct{}, showsPerProcessor*runtime.GOMAXPROCS(0)),
-		rooms: map[string]*room{},
+		rooms: map[string]*board{},
 	}, nil
 }
 
-// Show brings the open pages of a room up to date. shown is called as soon as nearly
-// all have been sent what is new. It may be called for several rooms at a time.
-func (p *Pages) Show(name string, shown func()) {
-	p.mu.Lock()
-	r := p.rooms[name]
-	p.mu.Unlock()
-	if r == nil {
-		shown()
-		return
-	}
-	r.Show(r.newest(), shown)
-}
-
-// Open makes the page of a viewer one of those that Show brings up to date, until it
-// is closed.
+// Open makes the page of a viewer one of its room's [Page.Audience], until it is closed.
+// The viewer has to look at the room before the page has its first frame.
 func (p *Pages) Open(name string, viewer Viewer) *Page {
 	p.mu.Lock()
-	r := p.rooms[name]
-	if r == nil {
-		r = newRoom(name, p)
-		p.rooms[name] = r
+	b := p.rooms[name]
+	if b == nil {
+		b = newBoard(name, p)
+		p.rooms[name] = b
 	}
-	r.n++
+	b.n++
 	p.mu.Unlock()
-	return r.open(viewer)
+	return b.open(viewer)
 }
 
 // close ends what Open began.
 func (p *Pages) close(page *Page) {
-	r := page.room
-	r.remove(page)
+	b := page.board
+	b.remove(page)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if r.n--; r.n == 0 {
-		delete(p.rooms, r.name)
+	if b.n--; b.n == 0 {
+		delete(p.rooms, b.name)
 	}
 }
+
+// Audience is all open pages of the page's room, as the room is shown to them.
+func (p *Page) Audience() room.Audience { return p.board }

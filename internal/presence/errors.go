@@ -24,6 +24,13 @@ var (
 	// there from one address through one replica. Nothing was changed.
 	ErrAddressMembers = errors.New("too many members from this address")
 
+	// ErrNotPresent is returned for a change of a user who is not in the room.
+	ErrNotPresent = errors.New("user is not in the room")
+
+	// ErrConflict is returned when what was to be changed has been changed by somebody
+	// else. Nothing was changed; it can be read and tried again at once.
+	ErrConflict = errors.New("changed by somebody else meanwhile")
+
 	// ErrSuperseded is returned when a connection was taken over by a newer
 	// generation of the same tab, so that the caller no longer speaks for it.
 	ErrSuperseded = errors.New("connection was taken over by a newer one")

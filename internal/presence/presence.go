@@ -4,11 +4,21 @@ package presence
 type User struct {
 	// ID tells the user from every other user of every room. Two people who
 	// chose the same name have different ids; two tabs of one browser that
-	// joined under the same name have the same.
+	// joined under the same name have the same. It contains no blank.
 	ID string
 
 	// Name is what others see. It has passed [CleanName].
 	Name string
+
+	// Meta is what else others may know: a JSON object in compact form, or ""
+	// for none.
+	Meta string
+
+	// Since is when the user came, in microseconds since the epoch by the clock
+	// of Redis, raised so that no two users of a room have the same. It orders
+	// the roster, and stays while the user is there, also when Redis loses its
+	// data. 0 stands for now.
+	Since int64
 }
 
 // Connection is one tab or device through which a user is in a room.
@@ -28,6 +38,14 @@ type Connection struct {
 	Address string
 }
 
+// Member is a user who is in a room, with all that others see.
+type Member struct {
+	User
+
+	// Connections is the number of the user's connections, at least 1.
+	Connections int
+}
+
 // Occupancy is how many are in a room, at one version of it.
 type Occupancy struct {
 	// Users is the number of distinct users online.
@@ -41,16 +59,10 @@ type Occupancy struct {
 	Version int64
 }
 
-// Snapshot is a room at one version: the numbers, and the first names.
-type Snapshot struct {
-	Occupancy
-
-	// Roster lists users in the order in which they joined, RosterSize of them
-	// at most. Names keep their order relative to each other for as long as
-	// they are listed.
-	Roster []User
-}
-
 // RosterSize is how many names of a room are shown: more would cost every
 // viewer's browser more than a millisecond for each update and say little.
 const RosterSize = 100
+
+// ListSize is how many members of a room are kept in order: all, in a room that has
+// no more.
+const ListSize = 256

@@ -36,6 +36,16 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 			for slot := range slots {
 				r.beatOnce(ctx, slot)
 			}
+			if r.link.forgot() {
+				for _, room := range r.puts.end() {
+					r.restorePuts(ctx, room)
+				}
+			}
+		case <-r.losses.wake:
+			for room := range r.losses.take() {
+				r.beat(ctx, r.members.inRoom(room))
+				r.restorePuts(ctx, room)
+			}
 		case <-ctx.Done():
 			return nil
 		}
@@ -45,7 +55,21 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 // registerOnce keeps the rooms of local members on the list that all replicas
 // sweep.
 func (r *Replica) registerOnce(ctx context.Context) {
-	if rooms := r.members.localRooms(); len(rooms) > 0 {
+	rooms := r.members.localRooms()
+	known := make(map[string]bool, len(rooms))
+	for _, room := range rooms {
+		known[room] = true
+	}
+	var bare []string // without a socket here
+	for _, room := range r.puts.end() {
+		if !known[room] {
+			known[room] = true
+			bare = append(bare, room)
+		}
+	}
+	r.losses.keep(known)
+	r.checkPuts(ctx, bare)
+	if rooms = append(rooms, bare...); len(rooms) > 0 {
 		if err := r.store.Keep(ctx, rooms...); err != nil && r.roomFailed(ctx, "", err) {
 			return
 		}
@@ -80,8 +104,10 @@ func (r *Replica) undoOnce(ctx context.Context) {
 }
 
 // beatOnce renews the leases of one slot.
-func (r *Replica) beatOnce(ctx context.Context, slot int) {
-	lists := r.members.inSlot(slot)
+func (r *Replica) beatOnce(ctx context.Context, slot int) { r.beat(ctx, r.members.inSlot(slot)) }
+
+// beat renews the leases of members, each list of one room.
+func (r *Replica) beat(ctx context.Context, lists [][]*Member) {
 	for start := 0; start < len(lists); start += beatCalls {
 		part := lists[start:min(start+beatCalls, len(lists))]
 		beats := make([]*store.Beats, len(part))
@@ -97,8 +123,9 @@ func (r *Replica) beatOnce(ctx context.Context, slot int) {
 				r.roomFailed(ctx, b.Room, b.Err)
 				continue
 			}
+			r.saw(ctx, b.Room, b.Birth)
 			for _, at := range b.Lost {
-				r.members.ask(part[i][at], r.link.forgot())
+				r.members.ask(part[i][at], r.forgot(b.Room))
 			}
 		}
 	}
@@ -113,12 +140,13 @@ func (r *Replica) beatOnce(ctx context.Context, slot int) {
 // A member whose connection another socket has stays in doubt: if that socket was
 // only a latecomer and closes, this one is the tab's after all.
 func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
-	conns := make([]presence.Connection, len(back))
+	lost := make([]store.Lost, len(back))
 	for i, m := range back {
-		conns[i] = m.conn
+		lost[i].Connection = m.conn
 	}
 	restored := 0
-	errs := r.store.Restore(ctx, room, conns, r.rooms.lastRoster(room))
+	birth, errs := r.store.Restore(ctx, room, lost)
+	r.losses.put(room, birth)
 	for i, m := range back {
 		switch err := errs[i]; {
 		case err == nil:
@@ -140,9 +168,14 @@ func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 			r.revoke(ctx, m)
 		}
 	}
-	if restored > 0 {
-		r.metrics.restored.Add(float64(restored))
-		r.log.InfoContext(ctx, "put back members that redis had lost", "room", room, "members", restored)
+	r.restored(ctx, room, restored)
+}
+
+// restored counts what was put back.
+func (r *Replica) restored(ctx context.Context, room string, n int) {
+	if n > 0 {
+		r.metrics.restored.Add(float64(n))
+		r.log.InfoContext(ctx, "put back members that redis had lost", "room", room, "members", n)
 	}
 }
 

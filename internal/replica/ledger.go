@@ -106,7 +106,12 @@ func (l *ledger) free(tab tabKey, hasMembers bool) {
 
 // reserve takes a place for a tab that wants to join, or says why it can't have one.
 // answered must be called when it is known what became of it.
+//
+// An address of "" has no account, and no limit: it is that of a backend.
 func (ms *members) reserve(tab tabKey, address string) error {
+	if address == "" {
+		return nil
+	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	p, err := ms.ledger.take(tab, address, true)
@@ -120,16 +125,20 @@ func (ms *members) reserve(tab tabKey, address string) error {
 func (ms *members) answered(tab tabKey) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	ms.ledger.places[tab].asking--
-	ms.ledger.free(tab, len(ms.tabs[tab]) > 0)
+	if p := ms.ledger.places[tab]; p != nil && p.asking > 0 {
+		p.asking--
+		ms.ledger.free(tab, len(ms.tabs[tab]) > 0)
+	}
 }
 
 // leased notes that a tab without a socket, which is at address, counts until then.
 func (ms *members) leased(tab tabKey, address string, until time.Time) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	_, _ = ms.ledger.take(tab, address, false) // unlimited: it is there already
-	ms.ledger.lease(tab, until)
+	if address != "" {
+		_, _ = ms.ledger.take(tab, address, false) // unlimited: it is there already
+		ms.ledger.lease(tab, until)
+	}
 }
 
 // expire gives back the places of tabs whose leases have run out.

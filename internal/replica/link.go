@@ -47,9 +47,6 @@ const (
 // errNoContact is why a replica is not ready before it has reached Redis.
 var errNoContact = errors.New("Redis has not answered yet")
 
-// errSettling is why rooms are not read.
-var errSettling = errors.New("Redis lost its data or was away; replicas are putting back what they hold")
-
 // link is the knowledge of whether Redis answers and still has its data.
 type link struct {
 	probe  time.Duration // between two probes
@@ -310,14 +307,17 @@ func (r *Replica) probeOnce(ctx context.Context) {
 	case contact, back, upset:
 		r.logAnswer(ctx, what, why)
 		if what != contact {
-			r.markStale()
+			r.views.MarkStale()
+		}
+		if what == upset && !r.link.forgot() {
+			r.losses.unknown() // we were stopped
 		}
 		r.link.renew()
 		if what == contact {
-			r.readAll()
+			r.views.Settled()
 		}
 	case settled:
-		r.readAll()
+		r.views.Settled()
 		if shared.Secret == "" {
 			r.probeOnce(ctx) // and offer one now
 		}
@@ -334,6 +334,7 @@ func (r *Replica) logAnswer(ctx context.Context, what event, why string) {
 		r.log.InfoContext(ctx, "redis answers", "why", why)
 	case ended:
 		r.log.InfoContext(ctx, "redis regained", "why", why, "after", lasted.Round(time.Millisecond).String())
+		r.puts.extend(lasted)
 	case what == upset:
 		if leftOut, due := r.link.losses.Due(); due {
 			r.log.WarnContext(ctx, "redis regained", "why", why, "left_out", leftOut)
@@ -354,6 +355,6 @@ func (r *Replica) redisFailed(ctx context.Context, err error) {
 		}
 	}
 	if away {
-		r.markStale()
+		r.views.MarkStale()
 	}
 }

@@ -3,7 +3,6 @@ package replica
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -259,20 +258,38 @@ func (ms *members) count() int {
 
 // inSlot lists the members to renew in one slot, each list of one room and no
 // longer than a script call takes.
-func (ms *members) inSlot(slot int) [][]*Member {
+func (ms *members) inSlot(slot int) (lists [][]*Member) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	var lists [][]*Member
 	for c := range ms.slots[slot] {
-		list := make([]*Member, 0, c.live)
-		for _, m := range c.members {
-			if m != nil {
-				list = append(list, m)
-			}
-		}
-		lists = append(lists, list)
+		lists = append(lists, c.all())
 	}
 	return lists
+}
+
+// inRoom lists the members of one room, likewise.
+func (ms *members) inRoom(room string) (lists [][]*Member) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	for _, cohorts := range ms.slots {
+		for c := range cohorts {
+			if c.room == room {
+				lists = append(lists, c.all())
+			}
+		}
+	}
+	return lists
+}
+
+// all lists the members of c. The caller holds members.mu.
+func (c *cohort) all() []*Member {
+	list := make([]*Member, 0, c.live)
+	for _, m := range c.members {
+		if m != nil {
+			list = append(list, m)
+		}
+	}
+	return list
 }
 
 // localRooms lists the rooms that have local members.
@@ -331,26 +348,23 @@ func (ms *members) certain(c claim) {
 // failed with [presence.ErrUnavailable] is undone should it turn out to have taken
 // place.
 func (r *Replica) Join(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member) (*Member, presence.Occupancy, error) {
-	m := &Member{room: room, conn: conn, socket: socket}
-	if err := r.members.reserve(m.tab(), conn.Address); err != nil {
+	if err := r.members.reserve(tabKey{room, conn.ID}, conn.Address); err != nil {
 		return nil, presence.Occupancy{}, err
 	}
-	defer r.members.answered(m.tab())
-	occupancy, err := r.join(ctx, room, conn)
+	defer r.members.answered(tabKey{room, conn.ID})
+	held, err := r.store.Join(ctx, room, conn)
 	if err != nil {
-		return nil, occupancy, err
+		if errors.Is(err, presence.ErrUnavailable) {
+			r.members.doubt(tabKey{room, conn.ID}, conn.Generation)
+		}
+		return nil, held.Occupancy, err
 	}
+	r.saw(ctx, room, held.Birth)
+	r.puts.forget(room, conn.ID)
+	held.Connection.Address = conn.Address
+	m := &Member{room: room, conn: held.Connection, socket: socket}
 	r.members.add(m, former)
-	return m, occupancy, nil
-}
-
-// join joins, and remembers a doubt.
-func (r *Replica) join(ctx context.Context, room string, conn presence.Connection) (presence.Occupancy, error) {
-	occupancy, err := r.store.Join(ctx, room, conn)
-	if errors.Is(err, presence.ErrUnavailable) {
-		r.members.doubt(tabKey{room, conn.ID}, conn.Generation)
-	}
-	return occupancy, err
+	return m, held.Occupancy, nil
 }
 
 // Resume takes over the connection conn.ID of room, if it is there, with the
@@ -360,11 +374,13 @@ func (r *Replica) join(ctx context.Context, room string, conn presence.Connectio
 // is undone: Resume may be repeated with the same generation, and when the socket
 // has closed without that, Abandon is to be called.
 func (r *Replica) Resume(ctx context.Context, room string, conn presence.Connection, socket Socket) (*Member, error) {
-	user, found, err := r.store.Resume(ctx, room, conn.ID, conn.Generation)
+	was, birth, found, err := r.store.Resume(ctx, room, conn.ID, conn.Generation)
 	if err != nil || !found {
 		return nil, err
 	}
-	conn.User = user
+	r.saw(ctx, room, birth)
+	r.puts.forget(room, conn.ID)
+	conn.User = was.User
 	m := &Member{room: room, conn: conn, socket: socket}
 	r.members.add(m, nil)
 	return m, nil
@@ -381,11 +397,17 @@ func (r *Replica) Adopt(ctx context.Context, room, from, userID string, conn pre
 		return nil, err
 	}
 	conn.User = was.User
-	if _, err := r.join(ctx, room, conn); err != nil {
+	held, err := r.store.Join(ctx, room, conn)
+	if err != nil {
+		if errors.Is(err, presence.ErrUnavailable) {
+			r.members.doubt(tabKey{room, conn.ID}, conn.Generation)
+		}
 		return nil, err
 	}
+	conn.User = held.Connection.User
 	m := &Member{room: room, conn: conn, socket: socket}
 	r.members.add(m, nil)
+	r.puts.forget(room, from)
 	other := tabKey{room, from}
 	if _, err := r.leave(ctx, other, was.Generation); err != nil {
 		r.members.doubt(other, was.Generation)
@@ -396,7 +418,7 @@ func (r *Replica) Adopt(ctx context.Context, room, from, userID string, conn pre
 // findHTTP returns the connection id of room if it has no socket and userID is there
 // by it.
 func (r *Replica) findHTTP(ctx context.Context, room, id, userID string) (conn presence.Connection, found bool, err error) {
-	conn, found, err = r.store.Find(ctx, room, id)
+	conn, _, found, err = r.store.Find(ctx, room, id)
 	return conn, found && conn.User.ID == userID && presence.IsHTTPGeneration(conn.Generation), err
 }
 
@@ -432,59 +454,4 @@ func (r *Replica) Abandon(room, id, generation string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()
 	return r.store.Release(ctx, room, id, generation)
-}
-
-// JoinHTTP makes conn.User present in room for as long as VisitHTTP is called
-// at least once within the member TTL. The generation is made here. The errors are
-// those of Join.
-func (r *Replica) JoinHTTP(ctx context.Context, room string, conn presence.Connection) (presence.Occupancy, error) {
-	conn.Generation = presence.NewHTTPGeneration()
-	tab := tabKey{room, conn.ID}
-	if err := r.members.reserve(tab, conn.Address); err != nil {
-		return presence.Occupancy{}, err
-	}
-	defer r.members.answered(tab)
-	occupancy, err := r.join(ctx, room, conn)
-	if err == nil {
-		r.members.leased(tab, conn.Address, time.Now().Add(r.opts.MemberTTL))
-	}
-	return occupancy, err
-}
-
-// VisitHTTP returns who is in room through the connection id, and whether
-// anybody is. A connection that has no socket is renewed by it; its browser is at
-// address.
-func (r *Replica) VisitHTTP(ctx context.Context, room, id, address string) (user presence.User, found bool, err error) {
-	conn, found, err := r.store.Find(ctx, room, id)
-	if err != nil || !found {
-		return presence.User{}, false, err
-	}
-	if presence.IsHTTPGeneration(conn.Generation) {
-		r.members.leased(tabKey{room, id}, address, time.Now().Add(r.opts.MemberTTL))
-		beats := &store.Beats{Room: room, Leases: []store.Lease{{ID: id, Generation: conn.Generation}}}
-		if r.store.Heartbeat(ctx, []*store.Beats{beats}); beats.Err != nil {
-			return presence.User{}, false, fmt.Errorf("renew a visit: %w", beats.Err)
-		}
-		// No loop does that for a connection without a socket.
-		if err := r.store.Keep(ctx, room); err != nil {
-			r.roomFailed(ctx, "", err)
-		}
-	}
-	return conn.User, true, nil
-}
-
-// LeaveHTTP ends the connection id of room at once, whoever renews it.
-func (r *Replica) LeaveHTTP(ctx context.Context, room, id string) (presence.Occupancy, error) {
-	return r.leave(ctx, tabKey{room, id}, "")
-}
-
-// LeaveHTTPAs ends the connection id of room if it has no socket and userID is there by
-// it. It reports whether that was so.
-func (r *Replica) LeaveHTTPAs(ctx context.Context, room, id, userID string) (occupancy presence.Occupancy, ended bool, err error) {
-	conn, found, err := r.findHTTP(ctx, room, id, userID)
-	if err != nil || !found {
-		return presence.Occupancy{}, false, err
-	}
-	occupancy, err = r.leave(ctx, tabKey{room, id}, conn.Generation)
-	return occupancy, err == nil, err
 }

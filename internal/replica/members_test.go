@@ -26,13 +26,13 @@ func (p *process) again(m *Member, name string) *Member {
 // names is the roster of the lobby as Redis has it.
 func (p *process) names() string {
 	p.t.Helper()
-	snaps, _, err := p.store.Snapshots(p.t.Context(), lobby)
-	if err != nil {
-		p.t.Fatal(err)
+	readings, _, err := p.store.Read(p.t.Context(), store.Have{Room: lobby})
+	if err != nil || readings[0].Err != nil {
+		p.t.Fatal(err, readings)
 	}
 	var names []string
-	for _, user := range snaps[0].Roster {
-		names = append(names, user.Name)
+	for _, m := range readings[0].Members {
+		names = append(names, m.Name)
 	}
 	return fmt.Sprint(names)
 }
@@ -207,7 +207,7 @@ func TestUndoingAJoinLeavesTheNextOneAlone(t *testing.T) {
 			}
 			a.members.doubt(tabKey{lobby, conn.ID}, conn.Generation)
 		}
-		if _, err := b.JoinHTTP(t.Context(), lobby, visitor); err != nil {
+		if _, err := b.Put(t.Context(), lobby, store.Wanted{Connection: visitor, TTL: store.DefaultMemberTTL}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(store.DefaultMemberTTL - time.Second)
@@ -227,7 +227,7 @@ func TestAbandonedResumeLeavesAfterTheGrace(t *testing.T) {
 		if err := a.Release(a.enter("Ann")); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := a.store.Resume(t.Context(), lobby, "c-Ann", "gen2"); err != nil {
+		if _, _, _, err := a.store.Resume(t.Context(), lobby, "c-Ann", "gen2"); err != nil {
 			t.Fatal(err)
 		}
 		if err := a.Abandon(lobby, "c-Ann", "gen2"); err != nil {
@@ -286,7 +286,7 @@ func TestNobodyStaysInARoomThatWasLost(t *testing.T) {
 		a, b := start(t, fake), start(t, fake)
 		join := func(name string) {
 			t.Helper()
-			if _, err := a.JoinHTTP(t.Context(), lobby, connection(name, "")); err != nil {
+			if err := a.put(lobby, connection(name, "")); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -300,7 +300,7 @@ func TestNobodyStaysInARoomThatWasLost(t *testing.T) {
 		}
 		began := time.Now()
 		for time.Since(began) <= store.DefaultMemberTTL+time.Second {
-			if _, found, err := b.VisitHTTP(t.Context(), lobby, "c-Ann", ""); err != nil || !found {
+			if found, err := b.Renew(t.Context(), lobby, []string{"c-Ann"}, store.DefaultMemberTTL, ""); err != nil || found[0].ID == "" {
 				t.Fatal(found, err)
 			}
 			time.Sleep(3 * time.Second)
@@ -320,13 +320,13 @@ func TestRenewalPutsTheRoomBackOnTheList(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
 		for _, name := range []string{"Ann", "closed"} {
-			if _, err := a.JoinHTTP(t.Context(), lobby, connection(name, "")); err != nil {
+			if err := a.put(lobby, connection(name, "")); err != nil {
 				t.Fatal(err)
 			}
 		}
 		fake.Del("presence:rooms")
 		for range 4 {
-			if _, _, err := a.VisitHTTP(t.Context(), lobby, "c-Ann", ""); err != nil {
+			if _, err := a.Renew(t.Context(), lobby, []string{"c-Ann"}, store.DefaultMemberTTL, ""); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(8 * time.Second)

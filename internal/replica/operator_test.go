@@ -13,10 +13,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"presence/internal/presence"
 	"presence/internal/redistest"
+	"presence/internal/room"
 	"presence/internal/store"
 )
 
@@ -61,11 +62,14 @@ func startLogged(t *testing.T, link *redistest.Link) (*Replica, *journal) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = st.Run(ctx) })
+	rooms := room.New(st, r, room.Options{Logger: slog.New(slog.NewJSONHandler(j, nil))})
+	r.Tell(rooms)
 	wg.Go(func() { _ = r.Run(ctx) })
+	wg.Go(func() { _ = rooms.Run(ctx) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	enter, stop := context.WithTimeout(t.Context(), time.Second)
 	defer stop()
-	r.Enter(enter, lobby)
+	rooms.Enter(enter, lobby, &process{})
 	synctest.Wait()
 	return r, j
 }
@@ -144,15 +148,18 @@ func TestOutageThatComesAndGoes(t *testing.T) {
 func TestTimeUntilAChangeIsShown(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
-		registry := prometheus.NewRegistry()
-		registry.MustRegister(b.metrics.shown)
 		demand := func(n uint64, least, most float64) {
 			t.Helper()
-			families, err := registry.Gather()
+			families, err := b.registry.Gather()
 			if err != nil {
 				t.Fatal(err)
 			}
-			h := families[0].Metric[0].GetHistogram()
+			var h *dto.Histogram
+			for _, family := range families {
+				if family.GetName() == "presence_change_shown_seconds" {
+					h = family.Metric[0].GetHistogram()
+				}
+			}
 			if sum := h.GetSampleSum(); h.GetSampleCount() != n || sum < least || sum > most {
 				t.Fatalf("%d changes took %v s, want %d in %v to %v s", h.GetSampleCount(), sum, n, least, most)
 			}

@@ -14,20 +14,12 @@ import (
 const (
 	// DefaultHeartbeatInterval is a third of the default member TTL.
 	DefaultHeartbeatInterval = 10 * time.Second
-
-	// DefaultCoalesce is the shortest time between two pushes of a room.
-	DefaultCoalesce = 100 * time.Millisecond
-
-	// resyncInterval is how often rooms are read that nobody said had changed:
-	// it bounds what a lost message can do.
-	resyncInterval = 5 * time.Second
 )
 
 // Options are the settings of a [Replica]. The zero value is for production.
 type Options struct {
-	// HeartbeatInterval, Coalesce: 0 means the defaults.
+	// HeartbeatInterval: 0 means the default.
 	HeartbeatInterval time.Duration
-	Coalesce          time.Duration
 
 	// MemberTTL and LeaveGrace are the store's; 0 means its defaults.
 	MemberTTL  time.Duration
@@ -38,12 +30,6 @@ type Options struct {
 	// no limit. See [presence.Connection.Address].
 	MaxRoomsPerAddress   int
 	MaxMembersPerAddress int
-
-	// Notify is called when those who look at room have something new to see: of one
-	// room never twice at a time, of several side by side. What changes while it runs
-	// is told once, after that. It has shown called once nearly all of them are being
-	// shown it: the longer that takes, the longer the room waits with what comes next.
-	Notify func(room string, shown func())
 
 	// Alone says that no other replica uses this Redis, nor did one before this:
 	// at the start nobody has anything to put back.
@@ -61,17 +47,19 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// Replica runs the loops of one process and holds its members and rooms.
+// Replica runs the loops of one process and holds its members. It is what
+// [presence/internal/room.Rooms] trust in.
 type Replica struct {
 	store   *store.Store
 	opts    Options
 	log     *slog.Logger
-	watch   *store.Watch
 	metrics *metrics
 
 	link     *link
 	members  *members
-	rooms    *rooms
+	puts     *puts
+	losses   *losses
+	views    Views
 	sweeper  *sweeper
 	troubles *troubles
 }
@@ -82,17 +70,11 @@ func New(st *store.Store, opts Options) *Replica {
 	if opts.HeartbeatInterval == 0 {
 		opts.HeartbeatInterval = DefaultHeartbeatInterval
 	}
-	if opts.Coalesce == 0 {
-		opts.Coalesce = DefaultCoalesce
-	}
 	if opts.MemberTTL == 0 {
 		opts.MemberTTL = store.DefaultMemberTTL
 	}
 	if opts.LeaveGrace == 0 {
 		opts.LeaveGrace = store.DefaultLeaveGrace
-	}
-	if opts.Notify == nil {
-		opts.Notify = func(_ string, shown func()) { shown() }
 	}
 	if opts.Secret == nil {
 		opts.Secret = func(bool) string { return "" }
@@ -103,11 +85,10 @@ func New(st *store.Store, opts Options) *Replica {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Replica{store: st, opts: opts, log: opts.Logger, members: newMembers(opts), rooms: newRooms()}
+	r := &Replica{store: st, opts: opts, log: opts.Logger, members: newMembers(opts), puts: newPuts(), losses: newLosses(), views: blind{}}
 	r.link = newLink(opts)
 	r.sweeper = newSweeper(opts)
 	r.troubles = newTroubles()
-	r.watch = st.NewWatch(opts.Logger, r.changed)
 	r.metrics = newMetrics(opts.Registerer, r)
 	return r
 }
@@ -118,11 +99,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	g.Go(func() error { return r.runLink(ctx) })
 	g.Go(func() error { return r.runHeartbeat(ctx) })
 	g.Go(func() error { return r.runSweep(ctx) })
-	g.Go(func() error { return r.runRefresh(ctx) })
-	g.Go(func() error { return r.watch.Run(ctx) })
-	err := g.Wait()
-	r.stopTelling()
-	return err
+	return g.Wait()
 }
 
 // Ready returns nil when Redis answers, else why this replica should get no

@@ -1,9 +1,7 @@
 package replica
 
 import (
-	"cmp"
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -18,12 +16,6 @@ const (
 	maxBusiest = 12
 )
 
-// RoomCount is a room and how many users are in it.
-type RoomCount struct {
-	Room  string
-	Users int
-}
-
 // sweeper knows when each room has to be looked at next.
 //
 // A lease can't run out before the earliest deadline that the last look at the
@@ -36,21 +28,20 @@ type sweeper struct {
 
 	// Owned by runSweep.
 	due    map[string]time.Time
-	users  map[string]int
 	listed time.Time
 
 	mu      sync.Mutex // guards:
-	busiest []RoomCount
+	busiest []store.RoomCount
 }
 
 func newSweeper(o Options) *sweeper {
 	tick := min(250*time.Millisecond, o.MemberTTL/40)
-	return &sweeper{tick: tick, look: min(8*tick, 2*time.Second), due: map[string]time.Time{}, users: map[string]int{}}
+	return &sweeper{tick: tick, look: min(8*tick, 2*time.Second), due: map[string]time.Time{}}
 }
 
-// Busiest lists the rooms with the most users, as they were within the last
-// leave grace, by number of users, the largest first. Empty ones are left out.
-func (r *Replica) Busiest() []RoomCount {
+// Busiest lists the rooms with the most users, as they were a few seconds ago, the largest
+// first. Empty ones are left out.
+func (r *Replica) Busiest() []store.RoomCount {
 	r.sweeper.mu.Lock()
 	defer r.sweeper.mu.Unlock()
 	return r.sweeper.busiest
@@ -89,6 +80,7 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 		s.listed = now
 		s.list(rooms, err != nil || held)
 		r.troubles.keep(s.due)
+		r.rankOnce(ctx)
 	}
 	var rooms []string
 	for room, at := range s.due {
@@ -101,9 +93,18 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 			return
 		}
 	}
-	if len(rooms) > 0 {
-		s.rank()
+}
+
+// rankOnce looks up the busiest rooms.
+func (r *Replica) rankOnce(ctx context.Context) {
+	busiest, err := r.store.Busiest(ctx, maxBusiest)
+	if err != nil {
+		r.roomFailed(ctx, "", err)
+		return
 	}
+	r.sweeper.mu.Lock()
+	defer r.sweeper.mu.Unlock()
+	r.sweeper.busiest = busiest
 }
 
 // list takes over the list of rooms in use. Those that are not on it are forgotten,
@@ -138,12 +139,10 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, since time.Dur
 			}
 			r.sweptRoom(room, true)
 			r.metrics.swept.Add(float64(swept.RemovedConnections))
-			s.users[room] = swept.Users
 			wait := min(swept.Next, r.opts.LeaveGrace)
 			switch {
 			case swept.Next < 0:
 				empty = append(empty, room)
-				delete(s.users, room)
 				wait = r.opts.LeaveGrace
 			case swept.RemovedConnections+swept.Spared == store.BatchSize:
 				more = append(more, room)
@@ -163,30 +162,7 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, since time.Dur
 // sweptRoom notes whether a room could be swept. While it can't be, what Redis has
 // of it may be wrong, and those who look are told so.
 func (r *Replica) sweptRoom(room string, ok bool) {
-	if !r.troubles.sweep(room, ok) {
-		return
+	if r.troubles.sweep(room, ok) {
+		r.views.Reread(room)
 	}
-	r.rooms.mu.Lock()
-	defer r.rooms.mu.Unlock()
-	if rm := r.rooms.byName[room]; rm != nil {
-		r.markDirtyLocked(rm)
-	}
-}
-
-// rank lists the busiest rooms anew.
-func (s *sweeper) rank() {
-	var ranked []RoomCount
-	for room, users := range s.users {
-		if _, ok := s.due[room]; !ok {
-			delete(s.users, room)
-		} else if users > 0 {
-			ranked = append(ranked, RoomCount{room, users})
-		}
-	}
-	slices.SortFunc(ranked, func(a, b RoomCount) int {
-		return cmp.Or(cmp.Compare(b.Users, a.Users), cmp.Compare(a.Room, b.Room))
-	})
-	s.mu.Lock()
-	s.busiest = ranked[:min(len(ranked), maxBusiest)]
-	s.mu.Unlock()
 }

@@ -95,5 +95,22 @@ func (r *Replica) roomFailed(ctx context.Context, room string, err error) (away 
 	if ctx.Err() == nil && r.troubles.due(room, time.Now()) {
 		r.log.WarnContext(ctx, "room in trouble", "room", room, "err", err)
 	}
+	if room != "" && errors.Is(err, presence.ErrDamaged) {
+		r.repair(ctx, room)
+	}
 	return false
+}
+
+// repair has a damaged room begin anew: its data are deleted, and all replicas put back
+// what they hold. Until they have, the room is stale.
+func (r *Replica) repair(ctx context.Context, room string) {
+	if r.Trusted(room) != nil {
+		return // Redis is not to be trusted anyway, or that was done a moment ago
+	}
+	if err := r.store.Clear(ctx, room); err != nil {
+		r.redisFailed(ctx, err)
+		return
+	}
+	r.metrics.repaired.Inc()
+	r.views.MarkLost(room, r.Lost(ctx, room))
 }

@@ -87,7 +87,7 @@ func TestDamagedRoomIsNobodyElsesTrouble(t *testing.T) {
 					fake.Del("presence:{bad}:" + key)
 				}
 				b.in("bad", "Cid")
-				time.Sleep(store.DefaultLeaveGrace + resyncInterval)
+				time.Sleep(store.DefaultLeaveGrace + 5*time.Second)
 				synctest.Wait()
 				if view := bad.View(); view.Stale || view.Users != 1 {
 					t.Errorf("repaired, it shows %d users, stale %v", view.Users, view.Stale)

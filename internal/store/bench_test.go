@@ -54,13 +54,14 @@ func member(i int) presence.Connection {
 func populate(b *testing.B, s *Store, n int) []Lease {
 	b.Helper()
 	var leases []Lease
-	var conns []presence.Connection
+	var lost []Lost
 	for i := range n {
-		conns = append(conns, member(i))
-		leases = append(leases, Lease{conns[i].ID, conns[i].Generation})
+		lost = append(lost, Lost{Connection: member(i)})
+		leases = append(leases, Lease{lost[i].Connection.ID, lost[i].Connection.Generation})
 	}
-	for start := 0; start < n; start += 20_000 {
-		for _, err := range s.Restore(b.Context(), "r", conns[start:min(start+20_000, n)], nil) {
+	for start := 0; start < n; start += 5000 {
+		_, errs := s.Restore(b.Context(), "r", lost[start:min(start+5000, n)])
+		for _, err := range errs {
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -195,7 +196,9 @@ func BenchmarkMemory(b *testing.B) {
 	for b.Loop() {
 		rdb.FlushAll(b.Context())
 		before := info(b, rdb, "memory", "used_memory")
+		cpu := redisCPU(b, rdb)
 		populate(b, s, members)
+		b.ReportMetric((redisCPU(b, rdb)-cpu)/members, "redis-us/restore")
 		b.ReportMetric((info(b, rdb, "memory", "used_memory")-before)/members, "bytes/member")
 	}
 	b.ReportMetric(0, "ns/op")

@@ -31,26 +31,31 @@ type opKind uint8
 
 const (
 	opJoin opKind = iota
+	opPut
 	opResume
 	opLeave
 	opRelease
 )
+
+// joins reports whether an op of this kind can open a room.
+func (k opKind) joins() bool { return k == opJoin || k == opPut }
 
 // op is one change that one caller waits for.
 type op struct {
 	kind opKind
 	room string
 	conn presence.Connection
+	ttl  time.Duration   // opJoin, opPut
+	name bool            // likewise: conn's name is the user's from now on
+	meta bool            // likewise
 	ctx  context.Context //nolint:containedctx // the caller's: an op whose caller has gone is not sent
 	done chan result     // buffered: the lane never waits for a caller
 }
 
 // result is what became of an op.
 type result struct {
-	occupancy presence.Occupancy // opJoin, opLeave
-	user      presence.User      // opResume
-	found     bool               // opResume
-	err       error
+	held Held
+	err  error
 }
 
 // errStopped is what callers get when the store no longer runs.
@@ -198,25 +203,30 @@ func (l *lane) commit(ctx context.Context, ops []*op) {
 		}
 	}
 	for _, g := range groups {
-		g.tell()
+		g.tell(l.store)
 	}
 }
 
 // callFor returns the script call for ops, which are of one kind and room.
 func (s *Store) callFor(ops []*op) *call {
+	room := ops[0].room
+	switch ops[0].kind {
+	case opJoin:
+		return s.joinCall("join", ops)
+	case opPut:
+		return s.joinCall("put", ops)
+	}
 	conns := make([]presence.Connection, len(ops))
 	for i, o := range ops {
 		conns[i] = o.conn
 	}
-	switch room := ops[0].room; ops[0].kind {
-	case opJoin:
-		return s.joinCall(room, conns, nil)
+	switch ops[0].kind {
 	case opResume:
-		return s.resumeCall(room, conns)
+		return s.pairsCall(resumeScript, room, conns, "take", s.opts.MemberTTL.Milliseconds())
 	case opLeave:
-		return s.leaveCall(room, conns)
+		return s.pairsCall(leaveScript, room, conns, string(presence.ReasonLeft))
 	default:
-		return s.releaseCall(room, conns)
+		return s.pairsCall(releaseScript, room, conns, s.opts.LeaveGrace.Milliseconds())
 	}
 }
 
@@ -228,7 +238,7 @@ func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	clear(l.fresh)
 	var rooms []string
 	for _, g := range groups {
-		if o := g.ops[0]; o.kind == opJoin && now.Sub(l.registered[o.room]) > l.store.opts.MemberTTL/2 {
+		if o := g.ops[0]; o.kind.joins() && now.Sub(l.registered[o.room]) > l.store.opts.MemberTTL/2 {
 			rooms = append(rooms, o.room)
 		}
 	}
@@ -250,7 +260,7 @@ func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	kept := groups[:0]
 	for _, g := range groups {
 		switch o := g.ops[0]; {
-		case o.kind != opJoin || !l.registered[o.room].IsZero() && now.Sub(l.registered[o.room]) <= l.store.opts.MemberTTL/2:
+		case !o.kind.joins() || !l.registered[o.room].IsZero() && now.Sub(l.registered[o.room]) <= l.store.opts.MemberTTL/2:
 			kept = append(kept, g)
 		case err != nil:
 			g.fail(err)
@@ -282,37 +292,37 @@ func (g *group) fail(err error) {
 }
 
 // tell gives every caller of the group its part of the reply.
-func (g *group) tell() {
-	if g.call.err != nil {
+func (g *group) tell(s *Store) {
+	results := make([]result, len(g.ops))
+	switch {
+	case g.call.err != nil:
 		g.fail(g.call.err)
 		return
-	}
-	switch g.ops[0].kind {
-	case opJoin, opLeave:
-		occupancy, outcomes, err := changed(g.call, len(g.ops))
-		if err != nil {
-			g.fail(err)
-			return
-		}
+	case g.ops[0].kind.joins():
+		joined(g.call, results)
 		for i, o := range g.ops {
-			r := result{occupancy: occupancy}
-			if o.kind == opJoin {
-				r.err = joinOutcome(outcomes[i])
+			results[i].held.Connection.ID, results[i].held.Connection.User.ID = o.conn.ID, o.conn.User.ID
+		}
+	case g.ops[0].kind == opLeave:
+		occupancy, birth := replyOf(g.call.reply).occupancy()
+		for i := range results {
+			results[i].held = Held{Occupancy: occupancy, Birth: birth}
+		}
+	case g.ops[0].kind == opResume:
+		birth, conns, err := resumed(g.call, len(g.ops))
+		for i, o := range g.ops {
+			if err != nil {
+				results[i].err = err
+				continue
 			}
-			o.done <- r
+			results[i].held = Held{Birth: birth, Connection: conns[i], Came: conns[i].User.ID != ""}
+			results[i].held.Connection.ID = o.conn.ID
 		}
-	case opResume:
-		list, ok := g.call.reply.([]any)
-		if !ok || len(list) != len(g.ops) {
-			g.fail(damaged(errReply))
-			return
-		}
-		for i, o := range g.ops {
-			text, _ := list[i].(string)
-			user, found := parseUser(text)
-			o.done <- result{user: user, found: found}
-		}
-	default:
-		g.fail(nil)
+	}
+	if held := results[0].held; held.Version > 0 {
+		s.note(g.ops[0].room, held.Occupancy)
+	}
+	for i, o := range g.ops {
+		o.done <- results[i]
 	}
 }

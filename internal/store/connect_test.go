@@ -103,10 +103,8 @@ func TestOpenOverTLS(t *testing.T) {
 		t.Cleanup(func() { _ = rdb.Close() })
 		return New(rdb, Options{})
 	}
-	for i, err := range open(server.URL()).Restore(t.Context(), "r", []presence.Connection{conn("c", "g001", "Ann")}, nil) {
-		if err != nil {
-			t.Errorf("restore %d: %v", i, err)
-		}
+	if _, errs := open(server.URL()).Restore(t.Context(), "r", []Lost{{Connection: conn("c", "g001", "Ann")}}); errs[0] != nil {
+		t.Errorf("restore: %v", errs[0])
 	}
 	trusted, _, _ := strings.Cut(server.URL(), "?")
 	for name, c := range map[string]struct{ url, says string }{
@@ -138,14 +136,14 @@ func TestOutageEndsWithTheFirstAnswer(t *testing.T) {
 	var calls sync.WaitGroup
 	for range 30 * runtime.GOMAXPROCS(0) { // more than the pool has places
 		calls.Go(func() {
-			if _, _, err := s.Snapshots(t.Context(), "r"); !errors.Is(err, presence.ErrUnavailable) {
+			if _, _, err := s.Read(t.Context()); !errors.Is(err, presence.ErrUnavailable) {
 				t.Errorf("without Redis: %v, want %v", err, presence.ErrUnavailable)
 			}
 		})
 	}
 	calls.Wait()
 	server.Restart()
-	if _, _, err := s.Snapshots(t.Context(), "r"); err != nil {
+	if _, _, err := s.Read(t.Context()); err != nil {
 		t.Errorf("Redis is back: %v", err)
 	}
 }

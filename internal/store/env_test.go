@@ -92,6 +92,16 @@ func user(name string) presence.User {
 	return presence.User{ID: "id-of-" + strings.ReplaceAll(name, " ", "-"), Name: name}
 }
 
+// read returns the whole room.
+func read(t testing.TB, s *Store, room string) presence.Snapshot {
+	t.Helper()
+	readings, _, err := s.Read(t.Context(), Have{Room: room})
+	if err != nil || readings[0].Err != nil || !readings[0].Whole {
+		t.Fatalf("Read(%s) = %+v, %v", room, readings, err)
+	}
+	return readings[0].Snapshot
+}
+
 func conn(id, generation, name string) presence.Connection {
 	return presence.Connection{ID: id, Generation: generation, User: user(name)}
 }
@@ -100,17 +110,10 @@ func conn(id, generation, name string) presence.Connection {
 // and that many connections, in all its keys.
 func check(t *testing.T, s *Store, room string, connections int, names ...string) presence.Snapshot {
 	t.Helper()
-	snaps, _, err := s.Snapshots(t.Context(), room)
-	if err != nil {
-		t.Fatalf("Snapshots: %v", err)
-	}
-	if err := snaps[0].Err; err != nil {
-		t.Fatalf("Snapshots: %v", err)
-	}
-	snap := snaps[0].Snapshot
+	snap := read(t, s, room)
 	var roster []string
-	for _, u := range snap.Roster {
-		roster = append(roster, u.Name)
+	for _, m := range snap.Members {
+		roster = append(roster, m.Name)
 	}
 	if got, want := fmt.Sprint(snap.Users, snap.Connections, roster), fmt.Sprint(len(names), connections, names); got != want {
 		t.Fatalf("room %s has users, connections and roster %s, want %s", room, got, want)

@@ -9,8 +9,10 @@ func (k keys) online(room string) string  { return k.of(room) + ":online" }
 func (k keys) beats(room string) string   { return k.of(room) + ":beats" }
 func (k keys) conns(room string) string   { return k.of(room) + ":conns" }
 func (k keys) refs(room string) string    { return k.of(room) + ":refs" }
-func (k keys) version(room string) string { return k.of(room) + ":version" }
+func (k keys) users(room string) string   { return k.of(room) + ":users" }
 func (k keys) roster(room string) string  { return k.of(room) + ":roster" }
+func (k keys) version(room string) string { return k.of(room) + ":version" }
+func (k keys) log(room string) string     { return k.of(room) + ":log" }
 
 // channel carries the changes of room.
 func (k keys) channel(room string) string { return k.of(room) }
@@ -22,12 +24,22 @@ func (k keys) probe(room, listener string) string { return k.of(room) + ":probe:
 func (k keys) rooms() string  { return k.prefix + ":rooms" }
 func (k keys) epoch() string  { return k.prefix + ":epoch" }
 func (k keys) secret() string { return k.prefix + ":secret" }
+func (k keys) schema() string { return k.prefix + ":schema" }
+
+// index lists the keys of the index of rooms, in the order in which scripts expect
+// them. They share a slot, whose tag is no room's.
+func (k keys) index() []string {
+	return []string{k.of("@") + ":numbers", k.of("@") + ":names", k.of("@") + ":busy"}
+}
 
 func (k keys) of(room string) string { return k.prefix + ":{" + room + "}" }
 
 // room lists all keys of a room in the order in which scripts expect them.
 func (k keys) room(room string) []string {
-	return []string{k.online(room), k.beats(room), k.conns(room), k.refs(room), k.version(room), k.roster(room)}
+	return []string{
+		k.online(room), k.beats(room), k.conns(room), k.refs(room),
+		k.users(room), k.roster(room), k.version(room), k.log(room),
+	}
 }
 
 // roomOf returns the room whose channel is given, and whether there is one.

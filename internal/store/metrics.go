@@ -11,6 +11,7 @@ type metrics struct {
 	seconds *prometheus.HistogramVec
 	failed  *prometheus.CounterVec
 	batch   *prometheus.HistogramVec
+	reads   *prometheus.CounterVec
 }
 
 // notAScript is what a message counts as that no script published.
@@ -43,8 +44,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, s := range []script{joinScript, leaveScript, resumeScript, releaseScript} {
 		m.batch.WithLabelValues(s.name)
 	}
+	m.reads = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "presence_room_reads_total",
+		Help: "Rooms that were read, by what answered: nothing new, changes of the log, or the whole room.",
+	}, []string{"answer"})
+	for _, answer := range []string{"nothing", "changes", "whole"} {
+		m.reads.WithLabelValues(answer)
+	}
 	if reg != nil {
-		reg.MustRegister(m.seconds, m.failed, m.batch)
+		reg.MustRegister(m.seconds, m.failed, m.batch, m.reads)
 	}
 	return m
 }
@@ -58,4 +66,17 @@ func (m *metrics) called(script string, err error, started time.Time) {
 
 func (m *metrics) gathered(script string, n int) {
 	m.batch.WithLabelValues(script).Observe(float64(n))
+}
+
+// answered counts a room that was read.
+func (m *metrics) answered(r Reading) {
+	switch {
+	case r.Err != nil:
+	case r.Whole:
+		m.reads.WithLabelValues("whole").Inc()
+	case len(r.Changes) > 0:
+		m.reads.WithLabelValues("changes").Inc()
+	default:
+		m.reads.WithLabelValues("nothing").Inc()
+	}
 }

@@ -22,6 +22,9 @@ type Beats struct {
 	Room   string
 	Leases []Lease
 
+	// Birth, after Heartbeat, is that of the room's data; "" when there are none.
+	Birth string
+
 	// Lost, after Heartbeat, are the positions of those that Redis does not
 	// know or that another generation has.
 	Lost []int
@@ -35,31 +38,76 @@ type Beats struct {
 func (s *Store) Heartbeat(ctx context.Context, beats []*Beats) {
 	calls := make([]*call, len(beats))
 	for i, b := range beats {
-		args := append(make([]any, 0, 2+len(b.Leases)), s.keyTTL(), s.opts.MemberTTL.Milliseconds())
+		args := append(s.args(b.Room, 1+len(b.Leases)), s.opts.MemberTTL.Milliseconds())
 		for _, l := range b.Leases {
 			args = append(args, l.ID+l.Generation)
 		}
-		calls[i] = &call{script: heartbeatScript, keys: s.keys.room(b.Room), args: args}
+		calls[i] = s.roomCall(heartbeatScript, b.Room, args)
 	}
 	s.run(ctx, calls...)
 	for i, b := range beats {
-		b.Lost, b.Err = nil, calls[i].err
+		b.Birth, b.Lost, b.Err = "", nil, calls[i].err
 		if b.Err != nil {
 			continue
 		}
-		lost, err := ints(calls[i].reply, 0)
-		if err != nil {
-			b.Err = fmt.Errorf("heartbeat: %w", err)
+		r := replyOf(calls[i].reply)
+		for b.Birth = r.text(); r.more(); {
+			b.Lost = append(b.Lost, int(r.int())-1)
 		}
-		for _, n := range lost {
-			b.Lost = append(b.Lost, int(n)-1)
+		if r.err != nil {
+			b.Err = fmt.Errorf("heartbeat of %s: %w", b.Room, r.err)
 		}
 	}
+}
+
+// Renew renews, for ttl, connections of room that have no socket, and returns each as
+// it is there: with its generation and its user, or without for one that is not there.
+// A connection whose socket is gone passes to the generation that is given; the lease of
+// one that has a socket is left to that.
+func (s *Store) Renew(ctx context.Context, room string, conns []presence.Connection, ttl time.Duration) (birth string, found []presence.Connection, err error) {
+	for start := 0; start < len(conns); start += BatchSize {
+		part := conns[start:min(start+BatchSize, len(conns))]
+		c := s.pairsCall(resumeScript, room, part, "renew", ttl.Milliseconds())
+		if s.run(ctx, c); c.err != nil {
+			return "", nil, fmt.Errorf("renew in %s: %w", room, c.err)
+		}
+		var more []presence.Connection
+		if birth, more, err = resumed(c, len(part)); err != nil {
+			return "", nil, fmt.Errorf("renew in %s: %w", room, err)
+		}
+		for i := range more {
+			more[i].ID = part[i].ID
+		}
+		found = append(found, more...)
+	}
+	return birth, found, nil
+}
+
+// resumed reads the reply of the resume script for n connections, whose ids are the
+// caller's to add.
+func resumed(c *call, n int) (birth string, found []presence.Connection, err error) {
+	r := replyOf(c.reply)
+	birth = r.text()
+	found = make([]presence.Connection, n)
+	for i := range found {
+		generation, user, value := r.text(), r.text(), r.text()
+		if user == "" {
+			continue
+		}
+		found[i].Generation = generation
+		if found[i].User, err = parseUser(user, value); err != nil {
+			return "", nil, err
+		}
+	}
+	return birth, found, r.err
 }
 
 // Swept is what one sweep of a room did.
 type Swept struct {
 	presence.Occupancy
+
+	// Birth is that of the room's data; "" when there are none.
+	Birth string
 
 	// Connections that were removed, and Users who went offline by that.
 	RemovedConnections, RemovedUsers int
@@ -95,7 +143,7 @@ func (s *Store) Sweep(ctx context.Context, rooms []string, held, visits time.Dur
 	}
 	calls := make([]*call, len(rooms))
 	for i, room := range rooms {
-		calls[i] = &call{script: sweepScript, keys: s.keys.room(room), args: append(s.changing(room, 3), BatchSize, hold, visits.Milliseconds())}
+		calls[i] = s.roomCall(sweepScript, room, append(s.args(room, 3), BatchSize, hold, visits.Milliseconds()))
 	}
 	s.run(ctx, calls...)
 	swept := make([]Swept, len(rooms))
@@ -104,41 +152,64 @@ func (s *Store) Sweep(ctx context.Context, rooms []string, held, visits time.Dur
 			swept[i].Err = c.err
 			continue
 		}
-		n, err := ints(c.reply, 7)
-		if err != nil {
-			swept[i].Err = fmt.Errorf("sweep: %w", err)
+		r := replyOf(c.reply)
+		of := &swept[i]
+		of.Occupancy, of.Birth = r.occupancy()
+		of.RemovedConnections, of.RemovedUsers = int(r.int()), int(r.int())
+		of.Next, of.Spared = time.Duration(r.int())*time.Millisecond, int(r.int())
+		if r.err != nil {
+			of.Err = fmt.Errorf("sweep of %s: %w", rooms[i], r.err)
 			continue
 		}
-		swept[i] = Swept{
-			Occupancy:          occupancy(n),
-			RemovedConnections: int(n[3]),
-			RemovedUsers:       int(n[4]),
-			Next:               time.Duration(n[5]) * time.Millisecond,
-			Spared:             int(n[6]),
-		}
+		s.note(rooms[i], of.Occupancy)
 	}
 	return swept
 }
 
-// Reading is a room that was read, or why it was not.
-type Reading struct {
-	presence.Snapshot
+// Have is a room to be read, and what the reader has of it.
+type Have struct {
+	Room string
 
-	// Err is why nothing is known of the room.
+	// Version and Birth are those of the reader's snapshot; 0 and "" if there is none.
+	Version int64
+	Birth   string
+
+	// Numbers says that the reader wants no members.
+	Numbers bool
+}
+
+// Reading is what was read of a room.
+type Reading struct {
+	// Changes lead from the reader's version to that of the room. If there are none,
+	// and Whole is false, the reader has the room as it is.
+	Changes []presence.Change
+
+	// Snapshot is the whole room if Whole says so; else only its numbers and birth are
+	// set.
+	presence.Snapshot
+	Whole bool
+
+	// Err is why the room was perhaps not read.
 	Err error
 }
 
-// Snapshots reads rooms in one round trip and returns them in order, together
-// with the epoch that the data is of: "" when Redis has lost it, and nobody has
-// begun a new one yet. One room that can't be read leaves the others readable; an
-// error is about all of them.
-func (s *Store) Snapshots(ctx context.Context, rooms ...string) (readings []Reading, epoch string, err error) {
+// Read reads rooms in one round trip and returns them in order, together with the epoch
+// that the data of their Redis is of: "" when it has lost them, and nobody has begun a
+// new one yet. A room that can't be read leaves the others readable; err is about all.
+func (s *Store) Read(ctx context.Context, rooms ...Have) (readings []Reading, epoch string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
 	calls := make([]*call, len(rooms))
-	for i, room := range rooms {
-		keys := []string{s.keys.online(room), s.keys.beats(room), s.keys.version(room), s.keys.roster(room)}
-		calls[i] = &call{script: snapshotScript, keys: keys, args: []any{presence.RosterSize}}
+	for i, have := range rooms {
+		after := any("")
+		if have.Version > 0 {
+			after = have.Version
+		}
+		most := presence.ListSize
+		if have.Numbers {
+			most = 0
+		}
+		calls[i] = s.roomCall(readScript, have.Room, append(s.args(have.Room, 3), after, have.Birth, most))
 	}
 	s.run(ctx, calls...)
 	readings = make([]Reading, len(rooms))
@@ -147,11 +218,10 @@ func (s *Store) Snapshots(ctx context.Context, rooms ...string) (readings []Read
 		if errors.Is(c.err, presence.ErrUnavailable) {
 			silent++
 		}
-		if c.err != nil {
-			readings[i].Err = fmt.Errorf("snapshot: %w", c.err)
-			continue
+		if readings[i], err = reading(c); err != nil {
+			readings[i].Err = fmt.Errorf("read %s: %w", rooms[i].Room, err)
 		}
-		readings[i].Snapshot, readings[i].Err = snapshot(c.reply)
+		s.metrics.answered(readings[i])
 	}
 	if silent > 0 && silent == len(rooms) {
 		return nil, "", readings[0].Err
@@ -160,52 +230,77 @@ func (s *Store) Snapshots(ctx context.Context, rooms ...string) (readings []Read
 	// be lost here.
 	epoch, err = s.rdb.Get(ctx, s.keys.epoch()).Result()
 	if err = classify(err); err != nil && !errors.Is(err, redis.Nil) && !errors.Is(err, presence.ErrDamaged) {
-		return nil, "", fmt.Errorf("snapshot: %w", err)
+		return nil, "", fmt.Errorf("read the epoch: %w", err)
 	}
 	return readings, epoch, nil
 }
 
-// snapshot reads the reply of the snapshot script.
-func snapshot(reply any) (presence.Snapshot, error) {
-	list, ok := reply.([]any)
-	if !ok || len(list) < 3 {
-		return presence.Snapshot{}, fmt.Errorf("snapshot: %w", damaged(errReply))
+// What the read script answers.
+const (
+	readNothing = iota
+	readChanges
+	readWhole
+)
+
+// reading reads the reply of the read script.
+func reading(c *call) (Reading, error) {
+	if c.err != nil {
+		return Reading{}, c.err
 	}
-	n, err := ints(list[:3], 3)
-	if err != nil {
-		return presence.Snapshot{}, fmt.Errorf("snapshot: %w", err)
-	}
-	snap := presence.Snapshot{Occupancy: occupancy(n), Roster: make([]presence.User, 0, len(list)-3)}
-	for _, row := range list[3:] {
-		text, _ := row.(string)
-		user, ok := parseUser(text)
-		if !ok {
-			return presence.Snapshot{}, fmt.Errorf("snapshot: %w", damaged(fmt.Errorf("%w: roster row %q", errReply, text)))
+	r := replyOf(c.reply)
+	var out Reading
+	out.Occupancy, out.Birth = r.occupancy()
+	what := r.int()
+	switch {
+	case r.err != nil || what == readNothing:
+		return out, r.err
+	case what == readChanges:
+		for rows := r.list(); rows.more(); {
+			change, err := parseEntry(rows.list())
+			if err != nil {
+				return Reading{}, err
+			}
+			out.Changes = append(out.Changes, change)
 		}
-		snap.Roster = append(snap.Roster, user)
+		return out, r.err
 	}
-	return snap, nil
+	out.Whole = true
+	rows := r.list()
+	for rows.more() {
+		id, value, connections := rows.text(), rows.text(), rows.int()
+		if rows.err != nil {
+			break
+		}
+		user, err := parseUser(id, value)
+		if err != nil {
+			return Reading{}, err
+		}
+		out.Members = append(out.Members, presence.Member{User: user, Connections: int(connections)})
+	}
+	return out, rows.err
 }
 
-// Find returns the connection id of room, and whether it is there.
-func (s *Store) Find(ctx context.Context, room, id string) (conn presence.Connection, found bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
-	defer cancel()
-	value, err := s.rdb.HGet(ctx, s.keys.conns(room), id).Result()
-	if errors.Is(err, redis.Nil) {
-		return presence.Connection{}, false, nil
+// Find returns the connection id of room and how many connections its user has, and
+// whether it is there.
+func (s *Store) Find(ctx context.Context, room, id string) (conn presence.Connection, connections int, found bool, err error) {
+	c := s.roomCall(findScript, room, append(s.args(room, 1), id))
+	if s.run(ctx, c); c.err != nil {
+		return presence.Connection{}, 0, false, fmt.Errorf("find in %s: %w", room, c.err)
+	}
+	r := replyOf(c.reply)
+	if !r.more() && r.err == nil {
+		return presence.Connection{}, 0, false, nil
+	}
+	conn = presence.Connection{ID: id, Generation: r.text()}
+	user, value, n := r.text(), r.text(), r.int()
+	err = r.err
+	if err == nil {
+		conn.User, err = parseUser(user, value)
 	}
 	if err != nil {
-		return presence.Connection{}, false, fmt.Errorf("find in %s: %w", room, classify(err))
+		return presence.Connection{}, 0, false, fmt.Errorf("find in %s: %w", room, err)
 	}
-	if len(value) <= presence.GenerationSize {
-		return presence.Connection{}, false, fmt.Errorf("find in %s: %w", room, damaged(errReply))
-	}
-	user, ok := parseUser(value[presence.GenerationSize+1:])
-	if !ok {
-		return presence.Connection{}, false, fmt.Errorf("find in %s: %w", room, damaged(errReply))
-	}
-	return presence.Connection{ID: id, Generation: value[:presence.GenerationSize], User: user}, true, nil
+	return conn, int(n), true, nil
 }
 
 // Register makes rooms known to every replica's sweep, as in use from now on.
@@ -225,14 +320,14 @@ func (s *Store) register(ctx context.Context, limit int, rooms []string) (refuse
 		if c.err != nil {
 			return nil, fmt.Errorf("register: %w", c.err)
 		}
-		outcomes, err := ints(c.reply, len(part))
-		if err != nil {
-			return nil, fmt.Errorf("register: %w", err)
-		}
-		for i, ok := range outcomes {
-			if ok == 0 {
-				refused = append(refused, part[i])
+		r := replyOf(c.reply)
+		for _, room := range part {
+			if r.int() == 0 {
+				refused = append(refused, room)
 			}
+		}
+		if r.err != nil {
+			return nil, fmt.Errorf("register: %w", r.err)
 		}
 	}
 	return refused, nil
@@ -252,6 +347,17 @@ func (s *Store) registerCall(limit int, rooms []string) *call {
 func (s *Store) Keep(ctx context.Context, rooms ...string) error {
 	_, err := s.register(ctx, -1, rooms)
 	return err
+}
+
+// Clear deletes all that Redis has of a room whose data are damaged. Those who hold its
+// connections put them back.
+func (s *Store) Clear(ctx context.Context, room string) error {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancel()
+	if err := s.rdb.Del(ctx, s.keys.room(room)...).Err(); err != nil {
+		return fmt.Errorf("clear %s: %w", room, classify(err))
+	}
+	return nil
 }
 
 // Rooms lists the rooms in use, in no particular order: all that have somebody

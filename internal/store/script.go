@@ -10,24 +10,32 @@ import (
 )
 
 var (
-	//go:embed script/prelude.lua
-	prelude string
+	//go:embed script/room.lua
+	roomLua string
 	//go:embed script/join.lua
 	joinLua string
-	//go:embed script/leave.lua
-	leaveLua string
-	//go:embed script/sweep.lua
-	sweepLua string
 	//go:embed script/resume.lua
 	resumeLua string
 	//go:embed script/release.lua
 	releaseLua string
+	//go:embed script/leave.lua
+	leaveLua string
 	//go:embed script/heartbeat.lua
 	heartbeatLua string
-	//go:embed script/snapshot.lua
-	snapshotLua string
+	//go:embed script/sweep.lua
+	sweepLua string
+	//go:embed script/update.lua
+	updateLua string
+	//go:embed script/read.lua
+	readLua string
+	//go:embed script/find.lua
+	findLua string
 	//go:embed script/register.lua
 	registerLua string
+	//go:embed script/note.lua
+	noteLua string
+	//go:embed script/list.lua
+	listLua string
 	//go:embed script/forget.lua
 	forgetLua string
 	//go:embed script/epoch.lua
@@ -42,15 +50,21 @@ type script struct {
 	lua  *redis.Script
 }
 
+// Those of a room begin with what they share, and take [keys.room] and
+// [Store.args].
 var (
-	joinScript      = script{"join", redis.NewScript(prelude + joinLua)}
-	leaveScript     = script{"leave", redis.NewScript(prelude + leaveLua)}
-	sweepScript     = script{"sweep", redis.NewScript(prelude + sweepLua)}
-	resumeScript    = script{"resume", redis.NewScript(resumeLua)}
-	releaseScript   = script{"release", redis.NewScript(releaseLua)}
-	heartbeatScript = script{"heartbeat", redis.NewScript(heartbeatLua)}
-	snapshotScript  = script{"snapshot", redis.NewScript(snapshotLua)}
+	joinScript      = script{"join", redis.NewScript(roomLua + joinLua)}
+	resumeScript    = script{"resume", redis.NewScript(roomLua + resumeLua)}
+	releaseScript   = script{"release", redis.NewScript(roomLua + releaseLua)}
+	leaveScript     = script{"leave", redis.NewScript(roomLua + leaveLua)}
+	heartbeatScript = script{"heartbeat", redis.NewScript(roomLua + heartbeatLua)}
+	sweepScript     = script{"sweep", redis.NewScript(roomLua + sweepLua)}
+	updateScript    = script{"update", redis.NewScript(roomLua + updateLua)}
+	readScript      = script{"read", redis.NewScript(roomLua + readLua)}
+	findScript      = script{"find", redis.NewScript(roomLua + findLua)}
 	registerScript  = script{"register", redis.NewScript(registerLua)}
+	noteScript      = script{"note", redis.NewScript(noteLua)}
+	listScript      = script{"list", redis.NewScript(listLua)}
 	forgetScript    = script{"forget", redis.NewScript(forgetLua)}
 	epochScript     = script{"epoch", redis.NewScript(epochLua)}
 	secretScript    = script{"secret", redis.NewScript(secretLua)}
@@ -60,8 +74,8 @@ var (
 func scripts() []script {
 	return []script{
 		joinScript, leaveScript, sweepScript, resumeScript, releaseScript,
-		heartbeatScript, snapshotScript, registerScript, forgetScript,
-		epochScript, secretScript,
+		heartbeatScript, updateScript, readScript, findScript, noteScript, listScript,
+		registerScript, forgetScript, epochScript, secretScript,
 	}
 }
 

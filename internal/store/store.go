@@ -34,13 +34,9 @@ const (
 	// miniredis).
 	BatchSize = 500
 
-	// rosterCap is how many names a room keeps in order; it is filled up again
-	// when fewer than presence.RosterSize are left.
-	rosterCap = 256
-
-	// keyTTLs is how many times the longest lease, that of a heartbeat or of a
-	// release, the keys of a room outlive their last use.
-	keyTTLs = 4
+	// keyTTLs is how many times the longer of member TTL and leave grace the keys of a
+	// room outlive its latest lease.
+	keyTTLs = 3
 
 	// ReleasedGeneration is the generation of a connection whose socket is
 	// gone. It is none that presence.NewGeneration makes.
@@ -79,6 +75,7 @@ type Store struct {
 	keys    keys
 	opts    Options
 	lanes   []*lane
+	notes   *notes
 	metrics *metrics
 }
 
@@ -97,7 +94,7 @@ func New(rdb redis.UniversalClient, opts Options) *Store {
 	if opts.CallTimeout == 0 {
 		opts.CallTimeout = DefaultCallTimeout
 	}
-	s := &Store{rdb: rdb, keys: keys{opts.Prefix}, opts: opts, metrics: newMetrics(opts.Registerer)}
+	s := &Store{rdb: rdb, keys: keys{opts.Prefix}, opts: opts, notes: newNotes(), metrics: newMetrics(opts.Registerer)}
 	for range lanes {
 		s.lanes = append(s.lanes, newLane(s))
 	}
@@ -109,6 +106,7 @@ func New(rdb redis.UniversalClient, opts Options) *Store {
 // that still waits has been told.
 func (s *Store) Run(ctx context.Context) error {
 	var g errgroup.Group
+	g.Go(func() error { return s.runNotes(ctx) })
 	for _, l := range s.lanes {
 		g.Go(func() error { return l.run(ctx) })
 	}
@@ -138,7 +136,8 @@ type Shared struct {
 func (s *Store) Probe(ctx context.Context, fresh, secret string) (Shared, error) {
 	epoch := &call{script: epochScript, keys: []string{s.keys.epoch()}, args: []any{fresh}}
 	known := &call{script: secretScript, keys: []string{s.keys.secret()}, args: []any{secret}}
-	s.run(ctx, epoch, known)
+	mark := &call{script: secretScript, keys: []string{s.keys.schema()}, args: []any{schema}}
+	s.run(ctx, epoch, known, mark) // the last puts the schema back where Redis lost it
 	if epoch.err != nil {
 		return Shared{}, unavailable(epoch.err)
 	}
@@ -164,34 +163,78 @@ func (s *Store) publish() string {
 	return "PUBLISH"
 }
 
-// keyTTL is the life of a room's keys, in ms.
-func (s *Store) keyTTL() int64 {
-	return keyTTLs * max(s.opts.MemberTTL, s.opts.LeaveGrace).Milliseconds()
+// args returns the arguments with which every script of a room begins, with space
+// for n more.
+func (s *Store) args(room string, n int) []any {
+	args := make([]any, 0, 3+n)
+	spare := keyTTLs * max(s.opts.MemberTTL, s.opts.LeaveGrace)
+	return append(args, s.publish(), s.keys.channel(room), spare.Milliseconds())
 }
 
-// changing returns the arguments with which every script that changes a room
-// begins.
-func (s *Store) changing(room string, room4 int) []any {
-	args := make([]any, 0, 5+room4)
-	return append(args, s.keyTTL(), s.publish(), s.keys.channel(room), rosterCap, presence.RosterSize)
+// roomCall is one call of a script of a room. args begin with those of [Store.args].
+func (s *Store) roomCall(script script, room string, args []any) *call {
+	return &call{script: script, keys: s.keys.room(room), args: args}
 }
 
-// ints returns the elements of a reply that is a list of integers, at least n.
-func ints(reply any, n int) ([]int64, error) {
-	list, ok := reply.([]any)
-	if !ok || len(list) < n {
-		return nil, damaged(fmt.Errorf("%w: %T", errReply, reply))
+// reply reads the elements of a script's reply, a list, one after the other. After
+// the first that is of another kind than asked for, err says so and nothing is read.
+type reply struct {
+	rest []any
+	err  error
+}
+
+func replyOf(v any) *reply {
+	list, ok := v.([]any)
+	if !ok {
+		return &reply{err: damaged(fmt.Errorf("%w: %T", errReply, v))}
 	}
-	out := make([]int64, len(list))
-	for i, v := range list {
-		if out[i], ok = v.(int64); !ok {
-			return nil, damaged(fmt.Errorf("%w: %T in a list of integers", errReply, v))
-		}
-	}
-	return out, nil
+	return &reply{rest: list}
 }
 
-// occupancy reads the three numbers with which replies of changes begin.
-func occupancy(n []int64) presence.Occupancy {
-	return presence.Occupancy{Users: int(n[0]), Connections: int(n[1]), Version: n[2]}
+// next returns the next element.
+func (r *reply) next() any {
+	if r.err == nil && len(r.rest) == 0 {
+		r.err = damaged(fmt.Errorf("%w: it is too short", errReply))
+	}
+	if r.err != nil {
+		return nil
+	}
+	v := r.rest[0]
+	r.rest = r.rest[1:]
+	return v
+}
+
+func (r *reply) int() int64 {
+	v := r.next()
+	n, ok := v.(int64)
+	if !ok && r.err == nil {
+		r.err = damaged(fmt.Errorf("%w: %T instead of an integer", errReply, v))
+	}
+	return n
+}
+
+func (r *reply) text() string {
+	v := r.next()
+	text, ok := v.(string)
+	if !ok && r.err == nil {
+		r.err = damaged(fmt.Errorf("%w: %T instead of a string", errReply, v))
+	}
+	return text
+}
+
+func (r *reply) list() *reply {
+	v := r.next()
+	if r.err != nil {
+		return r
+	}
+	return replyOf(v)
+}
+
+// more reports whether there is a further element.
+func (r *reply) more() bool { return r.err == nil && len(r.rest) > 0 }
+
+// occupancy reads the three numbers and the birth with which replies of changes begin.
+func (r *reply) occupancy() (o presence.Occupancy, birth string) {
+	o = presence.Occupancy{Users: int(r.int()), Connections: int(r.int()), Version: r.int()}
+	return o, r.text()
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,11 +23,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func join(t *testing.T, s *Store, room string, c presence.Connection) presence.Occupancy {
 	t.Helper()
-	o, err := s.Join(t.Context(), room, c)
+	held, err := s.Join(t.Context(), room, c)
 	if err != nil {
 		t.Fatalf("Join(%s, %v): %v", room, c, err)
 	}
-	return o
+	return held.Occupancy
 }
 
 func TestJoinAndLeaveAreSeenByEveryReplica(t *testing.T) {
@@ -94,8 +94,8 @@ func TestReleasedConnectionLeavesAfterTheGraceUnlessResumed(t *testing.T) {
 			t.Fatalf("swept %d within the grace", n)
 		}
 		before := check(t, s, "r", 2, "Ann", "Ben")
-		got, found, err := s.Resume(t.Context(), "r", "c1", "gen2")
-		if err != nil || !found || got != user("Ann") {
+		got, _, found, err := s.Resume(t.Context(), "r", "c1", "gen2")
+		if err != nil || !found || got.User.ID != user("Ann").ID || got.User.Name != "Ann" || got.Generation != "gen2" {
 			t.Fatalf("Resume = %v, %v, %v", got, found, err)
 		}
 		if after := check(t, s, "r", 2, "Ann", "Ben"); after.Version != before.Version {
@@ -113,7 +113,7 @@ func TestLateReleaseOfAnOlderSocketChangesNothing(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
 		join(t, s, "r", conn("c1", "gen1", "Ann"))
-		if _, found, err := s.Resume(t.Context(), "r", "c1", "gen2"); !found || err != nil {
+		if _, _, found, err := s.Resume(t.Context(), "r", "c1", "gen2"); !found || err != nil {
 			t.Fatal(found, err)
 		}
 		if err := s.Release(t.Context(), "r", "c1", "gen1"); err != nil {
@@ -149,18 +149,18 @@ func TestHeartbeatOfAReleasedConnectionRenewsNothing(t *testing.T) {
 func TestRestoreTakesWhatNobodyHas(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
-		older := []presence.Connection{conn("c1", "gen1", "Ann")}
-		join(t, s, "r", older[0])
-		if _, found, err := s.Resume(t.Context(), "r", "c1", "gen2"); err != nil || !found {
+		older := []Lost{{Connection: conn("c1", "gen1", "Ann")}}
+		join(t, s, "r", older[0].Connection)
+		if _, _, found, err := s.Resume(t.Context(), "r", "c1", "gen2"); err != nil || !found {
 			t.Fatal(found, err)
 		}
-		if errs := s.Restore(t.Context(), "r", older, nil); !errors.Is(errs[0], presence.ErrSuperseded) {
+		if _, errs := s.Restore(t.Context(), "r", older); !errors.Is(errs[0], presence.ErrSuperseded) {
 			t.Fatalf("Restore of what a newer socket has = %v", errs)
 		}
 		if err := s.Release(t.Context(), "r", "c1", "gen2"); err != nil {
 			t.Fatal(err)
 		}
-		if errs := s.Restore(t.Context(), "r", older, nil); errs[0] != nil {
+		if _, errs := s.Restore(t.Context(), "r", older); errs[0] != nil {
 			t.Fatalf("Restore of what nobody has = %v", errs)
 		}
 		e.advance(20)
@@ -174,21 +174,25 @@ func TestRestoreKeepsTheRosterAsItWasShown(t *testing.T) {
 		a, b := e.store(t, Options{}), e.store(t, Options{})
 		var conns []presence.Connection
 		for i, name := range []string{"Ann", "Ben", "Cid", "Dan"} {
-			conns = append(conns, conn(fmt.Sprint("c", i), "gen1", name))
-			join(t, a, "r", conns[i])
+			held, err := a.Join(t.Context(), "r", conn(fmt.Sprint("c", i), "gen1", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			conns = append(conns, held.Connection)
 		}
-		shown := check(t, a, "r", 4, "Ann", "Ben", "Cid", "Dan").Roster
+		check(t, a, "r", 4, "Ann", "Ben", "Cid", "Dan")
 		e.admin.FlushAll(t.Context())
+		e.advance(1)
 		join(t, a, "r", conn("new", "gen1", "Eve"))
-		// Dan came after what this replica showed last.
-		for s, back := range map[*Store][]presence.Connection{a: {conns[3], conns[2], conns[0]}, b: {conns[1]}} {
-			for _, err := range s.Restore(t.Context(), "r", back, shown[:3]) {
+		for s, back := range map[*Store][]Lost{a: {{Connection: conns[3]}, {Connection: conns[2]}, {Connection: conns[0]}}, b: {{Connection: conns[1]}}} {
+			_, errs := s.Restore(t.Context(), "r", back)
+			for _, err := range errs {
 				if err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
-		check(t, b, "r", 5, "Ann", "Ben", "Cid", "Eve", "Dan")
+		check(t, b, "r", 5, "Ann", "Ben", "Cid", "Dan", "Eve")
 	})
 }
 
@@ -229,9 +233,8 @@ func TestHeartbeatsKeepAndSweepRemoves(t *testing.T) {
 		if calls != 2 || removed != 600 {
 			t.Fatalf("%d calls removed %d", calls, removed)
 		}
-		snaps, _, err := s.Snapshots(t.Context(), "r")
-		if err != nil || snaps[0].Users != 600 || len(snaps[0].Roster) != presence.RosterSize {
-			t.Fatalf("after the sweep: %+v, %v", snaps, err)
+		if snap := read(t, s, "r"); snap.Users != 600 || len(snap.Members) < presence.RosterSize {
+			t.Fatalf("after the sweep: %d users, %d listed", snap.Users, len(snap.Members))
 		}
 	})
 }
@@ -266,11 +269,12 @@ func TestHeldSweepRemovesOnlyWhatWasReleasedSince(t *testing.T) {
 func TestSweepSparesVisits(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
-		var conns []presence.Connection
+		var conns []Lost
 		for i := range BatchSize + 10 {
-			conns = append(conns, conn(fmt.Sprint("v", i), "~abc", fmt.Sprint("visitor", i)))
+			conns = append(conns, Lost{Connection: conn(fmt.Sprint("v", i), "~abc", fmt.Sprint("visitor", i))})
 		}
-		for i, err := range s.Restore(t.Context(), "r", conns, nil) {
+		_, errs := s.Restore(t.Context(), "r", conns)
+		for i, err := range errs {
 			if err != nil {
 				t.Fatal(i, err)
 			}
@@ -303,31 +307,26 @@ func TestSweepSparesVisits(t *testing.T) {
 func TestRosterIsFilledUpAgainBehindThoseWhoStayed(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
-		const n = rosterCap + 100
+		const n = 2 * presence.ListSize
 		for i := range n {
 			join(t, s, "r", conn(fmt.Sprintf("c%03d", i), "gen1", fmt.Sprintf("%03d", i)))
 		}
-		for i := 1; i < rosterCap-5; i++ { // of those listed only the first and the last few stay
+		for i := 1; i < n-10; i++ { // of those listed only the first stays
 			if _, err := s.Leave(t.Context(), "r", fmt.Sprintf("c%03d", i), ""); err != nil {
 				t.Fatal(err)
 			}
-		}
-		snaps, _, err := s.Snapshots(t.Context(), "r")
-		if err != nil {
-			t.Fatal(err)
-		}
-		snap := snaps[0].Snapshot
-		if snap.Users != 106 || len(snap.Roster) != presence.RosterSize {
-			t.Fatalf("%d users, %d listed", snap.Users, len(snap.Roster))
-		}
-		var last string
-		for i, u := range snap.Roster[:6] {
-			if u.Name <= last {
-				t.Fatalf("row %d: %s after %s", i, u.Name, last)
+			snap := read(t, s, "r")
+			switch {
+			case snap.Users <= presence.ListSize && !snap.Complete():
+				t.Fatalf("%d users, %d listed", snap.Users, len(snap.Members))
+			case len(snap.Members) < presence.RosterSize && !snap.Complete():
+				t.Fatalf("%d users, %d listed", snap.Users, len(snap.Members))
 			}
-			last = u.Name
+			if !slices.IsSortedFunc(snap.Members, presence.Member.Compare) || snap.Members[0].Name != "000" {
+				t.Fatalf("out of order: %v", snap.Members)
+			}
 		}
-		for i := rosterCap - 5; i < n; i++ {
+		for i := n - 10; i < n; i++ {
 			if _, err := s.Leave(t.Context(), "r", fmt.Sprintf("c%03d", i), ""); err != nil {
 				t.Fatal(err)
 			}
@@ -404,7 +403,7 @@ func TestEpochAndSecretAreAgreedOn(t *testing.T) {
 			t.Errorf("a new epoch is %v old", one.Age)
 		}
 		e.admin.FlushAll(ctx)
-		if _, epoch, err := a.Snapshots(ctx); err != nil || epoch != "" {
+		if _, epoch, err := a.Read(ctx); err != nil || epoch != "" {
 			t.Fatalf("after a flush: %q, %v", epoch, err)
 		}
 		if three := must(b.Probe(ctx, "three", "")); three.Epoch == one.Epoch || three.Epoch == "" {
@@ -559,9 +558,8 @@ func TestConcurrentJoinsAreGatheredAndExact(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		snaps, _, err := s.Snapshots(t.Context(), "r")
-		if err != nil || snaps[0].Users != n/2 || snaps[0].Connections != n {
-			t.Fatalf("%+v, %v", snaps[0].Occupancy, err)
+		if snap := read(t, s, "r"); snap.Users != n/2 || snap.Connections != n {
+			t.Fatalf("%+v", snap.Occupancy)
 		}
 		for i := range n {
 			wg.Go(func() {
@@ -582,21 +580,28 @@ func TestScriptHeaders(t *testing.T) {
 	if err != nil || len(files) < 10 {
 		t.Fatal(files, err)
 	}
-	used := regexp.MustCompile(`KEYS\[(\d)\]`)
 	for _, file := range files {
 		text := string(must(os.ReadFile(file)))
-		header, _, _ := strings.Cut(text, "\nlocal ")
-		for _, word := range []string{filepath.Base(file) + ": ", "-- KEYS: ", "-- ARGV: ", "-- Reply: "} {
-			if file == "script/prelude.lua" && (word == "-- ARGV: " || word == "-- Reply: ") {
-				continue
-			}
+		header, body, _ := strings.Cut(text, "\nlocal ")
+		want := []string{filepath.Base(file) + ": ", "-- KEYS: ", "-- ARGV: ", "-- Reply: "}
+		if file == "script/room.lua" { // nothing by itself
+			want = want[:3]
+		}
+		for _, word := range want {
 			if !strings.Contains(header, word) {
 				t.Errorf("%s: no %q in the header", file, word)
 			}
 		}
-		for _, m := range used.FindAllStringSubmatch(text, -1) {
-			if !regexp.MustCompile(`KEYS: .*\b` + m[1] + ` \w`).MatchString(header) {
-				t.Errorf("%s uses KEYS[%s], which its header does not list", file, m[1])
+		ofRoom := strings.Contains(header, "Needs room.lua.")
+		if ofRoom && strings.Contains(body, "KEYS[") {
+			t.Errorf("%s names a key by its number", file)
+		}
+		if keys := (keys{"p"}).room("R"); ofRoom && strings.Count(header, "p:{R}") == 0 {
+			for i, key := range keys {
+				name := fmt.Sprintf("%d %s ", i+1, strings.TrimPrefix(key, "p:{R}:"))
+				if !strings.Contains(header, name) {
+					t.Errorf("%s: no key %q in the header", file, name)
+				}
 			}
 		}
 	}

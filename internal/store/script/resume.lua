@@ -1,38 +1,53 @@
--- resume.lua: new sockets of tabs that may be in the room already take over.
--- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 version, 6 roster ZSET
--- ARGV: 1 key ttl ms, 2 member ttl ms, 3.. two for each connection: id, new generation
--- Reply: one value for each connection: "<user id> <name>", or '' for one that is not there
+-- resume.lua: new sockets of tabs that may be in the room already take over, or
+-- connections without a socket are renewed.
+-- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
+-- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
+--       4 how: 'take' or 'renew', 5 lease ms, 6.. two for each connection: id, new generation
+-- Reply: {birth, then three for each connection: its generation, user, and the
+--         user's value of users; all '' for one that is not there}
 --
--- Nothing that others see changes: the connection keeps its place and its user.
--- A full Redis refuses the ZADD if it is the first write, hence PEXPIRE before it.
-local time = redis.call('TIME')
-local deadline = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2])
+-- Nothing that others see changes: the connection keeps its place and its user. A
+-- renewal leaves the generation that has the connection, and the lease to the socket
+-- that renews it; only a connection that nobody has gets the new one.
+-- Needs room.lua.
+local renew, deadline = ARGV[4] == 'renew', ms + ARGV[5]
 local ids = {}
-for i = 3, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end
-local known = redis.call('HMGET', KEYS[3], unpack(ids))
-local reply, beats, dead, values = {}, {}, {}, {}
+for i = 6, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end
+keep(deadline)
+local known = call('HMGET', CONNS, unpack(ids))
+local _, birth = born()
+local reply, beats, dead, values, owners = {birth}, {}, {}, {}, {}
 for i = 1, #ids do
-  reply[i] = ''
+  local at = 3 * i - 1
+  reply[at], reply[at + 1], reply[at + 2] = '', '', ''
   if known[i] then
-    local gen = ARGV[2 + 2 * i]
-    local was = string.sub(known[i], 1, 4)
-    reply[i] = string.sub(known[i], 6)
-    beats[#beats + 1] = deadline
-    beats[#beats + 1] = ids[i] .. gen
-    if was ~= gen then
-      dead[#dead + 1] = ids[i] .. was
-      values[#values + 1] = ids[i]
-      values[#values + 1] = gen .. ' ' .. reply[i]
+    local gen, wasgen, user = ARGV[5 + 2 * i], string.sub(known[i], 1, 4), string.sub(known[i], 5)
+    if renew and wasgen ~= RELEASED then gen = wasgen end
+    if not renew or string.sub(gen, 1, 1) == HTTP then
+      beats[#beats + 1] = int(deadline)
+      beats[#beats + 1] = ids[i] .. gen
     end
+    if wasgen ~= gen then
+      dead[#dead + 1] = ids[i] .. wasgen
+      values[#values + 1] = ids[i]
+      values[#values + 1] = gen .. user
+    end
+    reply[at], reply[at + 1] = gen, user
+    owners[#owners + 1] = user
   end
 end
-if #beats > 0 then
-  redis.call('PEXPIRE', KEYS[2], ARGV[1])
-  redis.call('ZADD', KEYS[2], unpack(beats))
-  if #dead > 0 then
-    redis.call('ZREM', KEYS[2], unpack(dead))
-    redis.call('HSET', KEYS[3], unpack(values))
+if #beats > 0 then lease(beats) end
+if #dead > 0 then
+  call('ZREM', BEATS, unpack(dead))
+  call('HSET', CONNS, unpack(values))
+end
+if #owners > 0 then
+  local found, n = call('HMGET', USERS, unpack(owners)), 0
+  for i = 1, #ids do
+    if known[i] then
+      n = n + 1
+      reply[3 * i + 1] = found[n] or ''
+    end
   end
-  for i = 1, 6 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
 end
 return reply

@@ -16,7 +16,7 @@ import (
 	"presence/internal/controller"
 	"presence/internal/live"
 	"presence/internal/presence"
-	"presence/internal/replica"
+	"presence/internal/room"
 	"presence/templates"
 	"presence/test/page"
 	"presence/web"
@@ -37,12 +37,13 @@ func template(tb testing.TB) *livetemplate.Template {
 
 // testRoom is a room whose views a test makes up.
 type testRoom struct {
-	View  replica.View // the newest
-	Woken int          // how often livetemplate was asked to look again
-	Shown int          // how often all pages had been sent what was new
+	View  room.View // the newest
+	Woken int       // how often livetemplate was asked to look again
+	Shown int       // how often all pages had been sent what was new
 
-	tb    testing.TB
-	pages *live.Pages
+	tb       testing.TB
+	pages    *live.Pages
+	audience room.Audience // nil: no page was opened yet
 }
 
 // newRoom returns a room that pages of the template can look at.
@@ -52,11 +53,15 @@ func newRoom(tb testing.TB, template *livetemplate.Template) *testRoom {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &testRoom{View: replica.View{Stale: true, Sequence: 1}, tb: tb, pages: pages}
+	return &testRoom{View: room.View{Stale: true, Sequence: 1}, tb: tb, pages: pages}
 }
 
 // Show brings all pages up to View.
-func (r *testRoom) Show() { r.pages.Show("lobby", func() { r.Shown++ }) }
+func (r *testRoom) Show() {
+	if r.audience != nil {
+		r.audience.Show(r.View, func() { r.Shown++ })
+	}
+}
 
 // sender takes what is sent to a page.
 type sender interface {
@@ -77,11 +82,12 @@ type testPage struct {
 func (r *testRoom) Open(to sender) *testPage {
 	p := &testPage{sender: to, room: r}
 	p.Page = r.pages.Open("lobby", p)
+	r.audience = p.Audience()
 	return p
 }
 
-func (p *testPage) View() replica.View    { return p.room.View }
-func (p *testPage) Saw(view replica.View) { p.Seen = view.Sequence }
+func (p *testPage) View() room.View    { return p.room.View }
+func (p *testPage) Saw(view room.View) { p.Seen = view.Sequence }
 
 func (p *testPage) Wake() {
 	p.room.Woken++
@@ -97,8 +103,17 @@ func (p *testPage) Wake() {
 	}
 }
 
+// members are users who are there through a connection each.
+func members(users []presence.User) []presence.Member {
+	list := make([]presence.Member, len(users))
+	for i, user := range users {
+		list[i] = presence.Member{User: user, Connections: 1}
+	}
+	return list
+}
+
 // whole is the state of a page that shows view to user; more is what it shows besides.
-func whole(view replica.View, user presence.User, more controller.PresenceState) controller.PresenceState {
+func whole(view room.View, user presence.User, more controller.PresenceState) controller.PresenceState {
 	if user.ID != "" {
 		more.Joined, more.Username, more.UserID = true, user.Name, user.ID
 	}
@@ -145,14 +160,14 @@ type visitor struct {
 }
 
 // open opens the page of a room, as livetemplate does.
-func open(tb testing.TB, room *testRoom, t *livetemplate.Template) *visitor {
+func open(tb testing.TB, lobby *testRoom, t *livetemplate.Template) *visitor {
 	tb.Helper()
 	clone, err := t.Clone()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	b := &browser{tb: tb}
-	v := &visitor{shows: b, testPage: room.Open(b), page: clone, known: true}
+	v := &visitor{shows: b, testPage: lobby.Open(b), page: clone, known: true}
 	v.state = controller.PresenceState{
 		Room: "lobby", Replica: "replica-1", Rooms: []controller.RoomLink{{Name: "lobby", Path: "/", Here: true}},
 	}
@@ -177,7 +192,7 @@ func (v *visitor) is(user presence.User) {
 
 // wants checks that the page is the one that livetemplate makes of what there is to
 // see.
-func (v *visitor) wants(t *testing.T, all *livetemplate.Template, view replica.View, what string) {
+func (v *visitor) wants(t *testing.T, all *livetemplate.Template, view room.View, what string) {
 	t.Helper()
 	clone, err := all.Clone()
 	if err != nil {
@@ -203,10 +218,10 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 	tmpl := template(t)
 	for seed := range uint64(6) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		room := newRoom(t, tmpl)
+		lobby := newRoom(t, tmpl)
 		var users []presence.User
 		var visitors []*visitor
-		var told replica.View // what a view will bring that has not come yet
+		var told room.View // what a view will bring that has not come yet
 		now, version, next := time.Now(), int64(1), 0
 		change := func() presence.Occupancy {
 			version++
@@ -227,13 +242,13 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 			switch n := rnd.IntN(12); {
 			case n < 2 && len(visitors) < 8:
 				did("a page opens")
-				v := open(t, room, tmpl)
+				v := open(t, lobby, tmpl)
 				if rnd.IntN(3) == 0 {
 					v.known = false
 					v.Resolved(false, "")
 				}
 				if rnd.IntN(3) == 0 {
-					room.Show() // before the first frame
+					lobby.Show() // before the first frame
 				}
 				v.render()
 				visitors = append(visitors, v)
@@ -274,7 +289,7 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 				v.known = true
 				v.Acted(user.ID, told.Occupancy, now)
 				v.render()
-				for _, want := range []string{fmt.Sprintf(">%d user(s)", len(users)), fmt.Sprintf(`data-stale="%t"`, room.View.Stale)} {
+				for _, want := range []string{fmt.Sprintf(">%d user(s)", len(users)), fmt.Sprintf(`data-stale="%t"`, lobby.View.Stale)} {
 					if got := page.HTML(v.shows.known); !strings.Contains(got, want) {
 						t.Fatalf("%s: the page does not show %s at once:\n%s", story(), want, got)
 					}
@@ -289,26 +304,26 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 					}
 					v.Resolved(true, v.user.ID)
 					v.render()
-					v.wants(t, tmpl, room.View, story())
+					v.wants(t, tmpl, lobby.View, story())
 				}
 			case n == 8:
 				did("Redis goes or comes")
-				room.View.Stale = !room.View.Stale
-				room.View.Sequence++
-				room.Show()
+				lobby.View.Stale = !lobby.View.Stale
+				lobby.View.Sequence++
+				lobby.Show()
 			default:
 				did("the room is read")
-				room.View = replica.View{AsOf: now, Sequence: room.View.Sequence + 1}
-				room.View.Occupancy = told.Occupancy
-				room.View.Roster = slices.Clone(users[:min(len(users), presence.RosterSize)])
-				room.Show()
+				lobby.View = room.View{AsOf: now, Sequence: lobby.View.Sequence + 1}
+				lobby.View.Occupancy = told.Occupancy
+				lobby.View.Members = members(users[:min(len(users), presence.ListSize)])
+				lobby.Show()
 				if rnd.IntN(4) == 0 {
-					room.Show() // a reminder
+					lobby.Show() // a reminder
 				}
 				for i, v := range visitors {
-					v.wants(t, tmpl, room.View, fmt.Sprintf("%s, visitor %d", story(), i))
-					if v.known && v.Seen != room.View.Sequence {
-						t.Fatalf("%s: visitor %d has seen %d of %d", story(), i, v.Seen, room.View.Sequence)
+					v.wants(t, tmpl, lobby.View, fmt.Sprintf("%s, visitor %d", story(), i))
+					if v.known && v.Seen != lobby.View.Sequence {
+						t.Fatalf("%s: visitor %d has seen %d of %d", story(), i, v.Seen, lobby.View.Sequence)
 					}
 				}
 			}
@@ -321,12 +336,12 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 // see; a notice of an outage goes when the outage is over.
 func TestPagesThatWaitForRedisAreWoken(t *testing.T) {
 	tmpl := template(t)
-	room := newRoom(t, tmpl)
+	lobby := newRoom(t, tmpl)
 	read := func(stale bool) {
-		room.View = replica.View{AsOf: time.Now(), Stale: stale, Sequence: room.View.Sequence + 1}
-		room.Woken = 0
+		lobby.View = room.View{AsOf: time.Now(), Stale: stale, Sequence: lobby.View.Sequence + 1}
+		lobby.Woken = 0
 	}
-	unknown, noticed, other := open(t, room, tmpl), open(t, room, tmpl), open(t, room, tmpl)
+	unknown, noticed, other := open(t, lobby, tmpl), open(t, lobby, tmpl), open(t, lobby, tmpl)
 	unknown.known = false
 	unknown.Resolved(false, "")
 	read(true)
@@ -334,15 +349,15 @@ func TestPagesThatWaitForRedisAreWoken(t *testing.T) {
 		v.render()
 	}
 	noticed.Noticed()
-	if room.Woken != 0 {
-		t.Errorf("%d pages were woken from a goroutine of livetemplate", room.Woken)
+	if lobby.Woken != 0 {
+		t.Errorf("%d pages were woken from a goroutine of livetemplate", lobby.Woken)
 	}
 	for _, c := range []struct {
 		what  string
 		read  func()
 		woken int
 	}{
-		{"a reminder", func() { room.Woken = 0 }, 1},
+		{"a reminder", func() { lobby.Woken = 0 }, 1},
 		{"a change while Redis is away", func() { read(true) }, 1},
 		{"Redis is back", func() { read(false) }, 2},
 		{"a change", func() { read(false) }, 1},
@@ -353,12 +368,12 @@ func TestPagesThatWaitForRedisAreWoken(t *testing.T) {
 		}, 0},
 	} {
 		c.read()
-		room.Show()
-		if room.Woken != c.woken {
-			t.Errorf("%s: %d pages were woken, want %d", c.what, room.Woken, c.woken)
+		lobby.Show()
+		if lobby.Woken != c.woken {
+			t.Errorf("%s: %d pages were woken, want %d", c.what, lobby.Woken, c.woken)
 		}
 		for _, v := range []*visitor{unknown, noticed, other} {
-			v.wants(t, tmpl, room.View, c.what)
+			v.wants(t, tmpl, lobby.View, c.what)
 		}
 	}
 }
@@ -381,31 +396,33 @@ func (d *deaf) Send(text []byte, sent func()) error {
 // may hang. It is shown once, also where nobody looks on.
 func TestShownIsWhenNearlyAllHaveIt(t *testing.T) {
 	tmpl := template(t)
-	room := newRoom(t, tmpl)
-	room.Show()
-	if room.Shown != 1 {
-		t.Errorf("an empty room was shown %d times", room.Shown)
+	lobby := newRoom(t, tmpl)
+	page := lobby.Open(&browser{tb: t})
+	page.Close()
+	lobby.Show()
+	if lobby.Shown != 1 {
+		t.Errorf("an empty room was shown %d times", lobby.Shown)
 	}
-	room.Shown = 0
+	lobby.Shown = 0
 	all := make([]*deaf, 40)
 	for i := range all {
 		all[i] = &deaf{browser: browser{tb: t}}
-		if err := room.Open(all[i]).Receive([]byte(`{"tree":{},"meta":{}}`)); err != nil {
+		if err := lobby.Open(all[i]).Receive([]byte(`{"tree":{},"meta":{}}`)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	room.View = replica.View{AsOf: time.Now(), Sequence: room.View.Sequence + 1}
-	room.Show()
+	lobby.View = room.View{AsOf: time.Now(), Sequence: lobby.View.Sequence + 1}
+	lobby.Show()
 	for i, d := range all {
-		if want := min(1, i/38); room.Shown != want {
-			t.Fatalf("%d of %d sockets have it, and it was shown %d times, want %d", i, len(all), room.Shown, want)
+		if want := min(1, i/38); lobby.Shown != want {
+			t.Fatalf("%d of %d sockets have it, and it was shown %d times, want %d", i, len(all), lobby.Shown, want)
 		}
 		for _, sent := range d.held {
 			sent()
 		}
 	}
-	if room.Shown != 1 {
-		t.Errorf("shown %d times", room.Shown)
+	if lobby.Shown != 1 {
+		t.Errorf("shown %d times", lobby.Shown)
 	}
 }
 
@@ -416,28 +433,30 @@ func TestRoomsAreShownSideBySide(t *testing.T) {
 		t.Fatal(err)
 	}
 	hangs, goOn := make(chan bool), make(chan bool)
-	open := func(name string, send func()) {
-		room := &testRoom{View: replica.View{Stale: true, Sequence: 1}, tb: t, pages: pages}
-		page := &testPage{sender: sending(send), room: room}
+	open := func(name string, send func()) *testRoom {
+		shown := &testRoom{View: room.View{Stale: true, Sequence: 1}, tb: t, pages: pages}
+		page := &testPage{sender: sending(send), room: shown}
 		page.Page = pages.Open(name, page)
+		shown.audience = page.Audience()
 		if err := page.Receive([]byte(`{"tree":{},"meta":{}}`)); err != nil {
 			t.Fatal(err)
 		}
-		room.View = replica.View{AsOf: time.Now(), Sequence: 2}
+		shown.View = room.View{AsOf: time.Now(), Sequence: 2}
+		return shown
 	}
 	sent := 0
-	open("slow", func() {
+	slow := open("slow", func() {
 		if sent++; sent == 2 {
 			close(hangs)
 			<-goOn
 		}
 	})
 	others := 0
-	open("other", func() { others++ })
+	other := open("other", func() { others++ })
 	var wg sync.WaitGroup
-	wg.Go(func() { pages.Show("slow", func() {}) })
+	wg.Go(slow.Show)
 	<-hangs
-	pages.Show("other", func() {})
+	other.Show()
 	if others != 2 {
 		t.Errorf("the page of another room was sent %d frames, want 2", others)
 	}

@@ -10,17 +10,17 @@ import (
 	"github.com/livetemplate/livetemplate"
 
 	"presence/internal/presence"
-	"presence/internal/replica"
+	"presence/internal/room"
 	"presence/internal/wire"
 )
 
-// room is the open pages of one room at this replica.
+// board is the open pages of one room at this replica. It is an audience of the room.
 //
 // What they show of the room is the same for all of them. It is rendered once for
 // each change, and what has changed is sent to all as it is. livetemplate renders
 // only what is a visitor's own. The two never speak of the same slot of a page, so
 // it does not matter which of them speaks first.
-type room struct {
+type board struct {
 	all    *Pages
 	name   string
 	layout *layout
@@ -32,7 +32,7 @@ type room struct {
 
 	mu     sync.Mutex // guards what follows, and the rest of each page:
 	pages  map[*Page]bool
-	view   replica.View           // what the pages show
+	view   room.View              // what the pages show
 	asleep []*Page                // to be woken as soon as mu is not held
 	last   *livetemplate.Template // has rendered view last; nil if that is to be done yet
 	whole  map[bool]whole         // view as a whole, by whether it is marked stale; made when needed
@@ -46,10 +46,10 @@ type whole struct {
 
 // Page is an open page of a room.
 type Page struct {
-	room   *room
+	board  *board
 	viewer Viewer
 
-	// What it shows, guarded by room.mu.
+	// What it shows, guarded by board.mu.
 
 	open  bool   // the first frame is on its way
 	shown int64  // Sequence of the view that is shown; 0: something else is
@@ -71,28 +71,28 @@ type Page struct {
 
 // ahead reports whether the page shows something newer than view. A lower version
 // that was read later is what a failover left.
-func (p *Page) ahead(view replica.View) bool {
+func (p *Page) ahead(view room.View) bool {
 	return view.Version < p.version && view.AsOf.Before(p.asOf)
 }
 
-func newRoom(name string, pages *Pages) *room {
-	return &room{all: pages, name: name, layout: pages.layout, log: pages.log, pages: map[*Page]bool{}}
+func newBoard(name string, pages *Pages) *board {
+	return &board{all: pages, name: name, layout: pages.layout, log: pages.log, pages: map[*Page]bool{}}
 }
 
 // open takes in the page of a viewer.
-func (r *room) open(viewer Viewer) *Page {
-	p := &Page{room: r, viewer: viewer}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.pages[p] = true
+func (b *board) open(viewer Viewer) *Page {
+	p := &Page{board: b, viewer: viewer}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pages[p] = true
 	return p
 }
 
 // remove ends what open began.
-func (r *room) remove(p *Page) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.pages, p)
+func (b *board) remove(p *Page) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.pages, p)
 }
 
 // delivery is one change on its way to many pages.
@@ -134,85 +134,75 @@ func (d *delivery) end() {
 	}
 }
 
-// newest is the newest view of the room, as its viewers have it.
-func (r *room) newest() replica.View {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for p := range r.pages {
-		return p.viewer.View() // all look at the same
-	}
-	return r.view
-}
-
 // Show brings all pages up to view. shown is called as soon as the sockets of nearly
 // all have taken what is new.
-func (r *room) Show(view replica.View, shown func()) {
-	r.all.turns <- struct{}{}
-	for _, p := range r.show(view, shown) {
+func (b *board) Show(view room.View, shown func()) {
+	b.all.turns <- struct{}{}
+	for _, p := range b.show(view, shown) {
 		p.viewer.Wake()
 	}
 }
 
 // show brings all pages up to view, in a turn of the room, which it ends, and returns
 // those that are to be woken.
-func (r *room) show(view replica.View, shown func()) []*Page {
-	defer func() { <-r.all.turns }()
+func (b *board) show(view room.View, shown func()) []*Page {
+	defer func() { <-b.all.turns }()
 	d := newDelivery(shown)
 	defer d.end()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.showLocked(view, d)
-	asleep := r.asleep
-	r.asleep = nil
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.showLocked(view, d)
+	asleep := b.asleep
+	b.asleep = nil
 	return asleep
 }
 
 // showLocked brings all pages up to view. It wakes nobody: to do so, livetemplate
 // takes a lock that it holds when a connection ends, while it waits until the last
 // frame of that has been taken by Receive.
-func (r *room) showLocked(view replica.View, d *delivery) {
+func (b *board) showLocked(view room.View, d *delivery) {
 	var update []byte
-	before := r.view
+	before := b.view
 	if view.Sequence > before.Sequence {
-		update = r.renderLocked(view)
-		r.view, r.whole = view, nil
+		update = b.renderLocked(view)
+		b.view, b.whole = view, nil
 	}
-	for p := range r.pages {
-		if !p.open || p.shown == r.view.Sequence {
+	for p := range b.pages {
+		if !p.open || p.shown == b.view.Sequence {
 			continue
 		}
-		if p.unresolved || p.noticed && before.Stale && !r.view.Stale {
-			r.asleep = append(r.asleep, p)
+		if p.unresolved || p.noticed && before.Stale && !b.view.Stale {
+			b.asleep = append(b.asleep, p)
 		}
 		if update == nil || p.shown != before.Sequence || p.unresolved {
-			r.showAllLocked(p, d)
+			b.showAllLocked(p, d)
 			continue
 		}
-		_ = p.viewer.Send(r.layout.mark.Put(update, p.user), d.next())
-		p.shown = r.view.Sequence
-		p.viewer.Saw(r.view)
+		_ = p.viewer.Send(b.layout.mark.Put(update, p.user), d.next())
+		p.shown = b.view.Sequence
+		p.viewer.Saw(b.view)
 	}
 }
 
-// renderLocked returns the frame by which pages that show r.view come to show view;
+// renderLocked returns the frame by which pages that show b.view come to show view;
 // nil if there are none, or they need it whole.
-func (r *room) renderLocked(view replica.View) []byte {
-	if !r.anyShowsLocked(r.view) {
-		r.last = nil
+func (b *board) renderLocked(view room.View) []byte {
+	if !b.anyShowsLocked(b.view) {
+		b.last = nil
 		return nil
 	}
-	changed, err := r.changesLocked(view)
+	changed, err := b.changesLocked(view)
 	if err != nil {
-		r.log.Error("room not rendered", "err", err)
-		r.last = nil
+		b.log.Error("room not rendered", "err", err)
+		b.last = nil
 		return nil
 	}
 	return wire.Frame{Tree: changed}.Encode()
 }
 
 // anyShowsLocked reports whether some page shows exactly view.
-func (r *room) anyShowsLocked(view replica.View) bool {
-	for p := range r.pages {
+func (b *board) anyShowsLocked(view room.View) bool {
+	for p := range b.pages {
 		if p.open && p.shown == view.Sequence {
 			return true
 		}
@@ -220,43 +210,43 @@ func (r *room) anyShowsLocked(view replica.View) bool {
 	return false
 }
 
-// changesLocked renders what view has that r.view has not.
-func (r *room) changesLocked(view replica.View) (wire.Slots, error) {
-	if r.last == nil {
-		page, err := r.layout.blank()
+// changesLocked renders what view has that b.view has not.
+func (b *board) changesLocked(view room.View) (wire.Slots, error) {
+	if b.last == nil {
+		page, err := b.layout.blank()
 		if err != nil {
 			return nil, err
 		}
-		if _, err := render(page, r.layout.state(r.view), nil); err != nil {
+		if _, err := render(page, b.layout.state(b.view), nil); err != nil {
 			return nil, err
 		}
-		r.last = page
+		b.last = page
 	}
-	return render(r.last, r.layout.state(view), nil)
+	return render(b.last, b.layout.state(view), nil)
 }
 
 // wholeLocked returns all that a page shows of the room; false if it
 // can't be rendered.
-func (r *room) wholeLocked(p *Page) (whole, bool) {
-	stale := r.view.Stale || p.unresolved
-	room, ok := r.whole[stale]
+func (b *board) wholeLocked(p *Page) (whole, bool) {
+	stale := b.view.Stale || p.unresolved
+	room, ok := b.whole[stale]
 	if !ok {
-		view := r.view
+		view := b.view
 		view.Stale = stale
-		all, err := r.layout.room(view)
+		all, err := b.layout.room(view)
 		if err != nil {
-			r.log.Error("room not rendered", "err", err)
+			b.log.Error("room not rendered", "err", err)
 			return whole{}, false
 		}
 		room = whole{all, wire.Frame{Tree: all}.Encode()}
-		if r.whole == nil {
-			r.whole = map[bool]whole{}
+		if b.whole == nil {
+			b.whole = map[bool]whole{}
 		}
-		r.whole[stale] = room
+		b.whole[stale] = room
 	}
-	if p.ahead(r.view) {
+	if p.ahead(b.view) {
 		all := maps.Clone(room.slots)
-		maps.Copy(all, r.layout.countsOf(p.users))
+		maps.Copy(all, b.layout.countsOf(p.users))
 		room = whole{all, wire.Frame{Tree: all}.Encode()}
 	}
 	return room, true
@@ -264,38 +254,38 @@ func (r *room) wholeLocked(p *Page) (whole, bool) {
 
 // showAllLocked has a page show all there is to see of the room,
 // whatever it shows now.
-func (r *room) showAllLocked(p *Page, d *delivery) {
-	if room, ok := r.wholeLocked(p); ok {
-		_ = p.viewer.Send(r.layout.mark.Put(room.frame, p.user), d.next())
-		r.sawLocked(p)
+func (b *board) showAllLocked(p *Page, d *delivery) {
+	if room, ok := b.wholeLocked(p); ok {
+		_ = p.viewer.Send(b.layout.mark.Put(room.frame, p.user), d.next())
+		b.sawLocked(p)
 	}
 }
 
-// sawLocked notes that a page has been sent the whole of r.view.
-func (r *room) sawLocked(p *Page) {
-	if p.shown = 0; p.unresolved || p.ahead(r.view) {
+// sawLocked notes that a page has been sent the whole of b.view.
+func (b *board) sawLocked(p *Page) {
+	if p.shown = 0; p.unresolved || p.ahead(b.view) {
 		return // and is sent it again when the next view, or a reminder, comes
 	}
-	p.shown = r.view.Sequence
-	p.viewer.Saw(r.view)
+	p.shown = b.view.Sequence
+	p.viewer.Saw(b.view)
 }
 
 // Receive takes a frame that livetemplate has rendered for the page, and sends it. The
 // first is of a room that nothing is known of: it gets what is.
 func (p *Page) Receive(frame []byte) error {
-	r := p.room
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	b := p.board
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if p.open {
 		return p.viewer.Send(frame, nil)
 	}
-	if view := p.viewer.View(); view.Sequence > r.view.Sequence {
-		r.showLocked(view, nil)
+	if view := p.viewer.View(); view.Sequence > b.view.Sequence {
+		b.showLocked(view, nil)
 	}
 	p.open = true
-	if room, ok := r.wholeLocked(p); ok {
-		frame = r.layout.mark.Put(wire.Splice(frame, room.slots), p.user)
-		r.sawLocked(p)
+	if room, ok := b.wholeLocked(p); ok {
+		frame = b.layout.mark.Put(wire.Splice(frame, room.slots), p.user)
+		b.sawLocked(p)
 	}
 	return p.viewer.Send(frame, nil)
 }
@@ -303,28 +293,28 @@ func (p *Page) Receive(frame []byte) error {
 // Acted has the page show, at once, what became of the room by the visitor's own
 // action, which began at asOf; user is who the visitor is now.
 func (p *Page) Acted(user string, occupancy presence.Occupancy, asOf time.Time) {
-	r := p.room
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	b := p.board
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	doubted := p.unresolved
 	p.user, p.unresolved, p.noticed = user, false, false
 	p.users, p.version, p.asOf = occupancy.Users, occupancy.Version, asOf
 	switch {
 	case !p.open:
-	case p.ahead(r.view) && !doubted:
+	case p.ahead(b.view) && !doubted:
 		p.shown = 0 // the view that will come tells the rest
-		_ = p.viewer.Send(wire.Frame{Tree: r.layout.countsOf(p.users)}.Encode(), nil)
+		_ = p.viewer.Send(wire.Frame{Tree: b.layout.countsOf(p.users)}.Encode(), nil)
 	default:
-		r.showAllLocked(p, nil)
+		b.showAllLocked(p, nil)
 	}
 }
 
 // Resolved notes whether it is known yet if the tab of the page is in the room, and as
 // which user.
 func (p *Page) Resolved(known bool, user string) {
-	r := p.room
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	b := p.board
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if known {
 		p.user = user
 	}
@@ -332,23 +322,23 @@ func (p *Page) Resolved(known bool, user string) {
 		return
 	}
 	if p.unresolved = !known; p.open {
-		r.showAllLocked(p, nil)
+		b.showAllLocked(p, nil)
 	}
 }
 
 // Unresolved reports whether it is not known yet if the tab of the page is in the room.
 func (p *Page) Unresolved() bool {
-	p.room.mu.Lock()
-	defer p.room.mu.Unlock()
+	p.board.mu.Lock()
+	defer p.board.mu.Unlock()
 	return p.unresolved
 }
 
 // Noticed notes that the page has a notice of an outage.
 func (p *Page) Noticed() {
-	p.room.mu.Lock()
-	defer p.room.mu.Unlock()
+	p.board.mu.Lock()
+	defer p.board.mu.Unlock()
 	p.noticed = true
 }
 
 // Close ends what [Pages.Open] began.
-func (p *Page) Close() { p.room.all.close(p) }
+func (p *Page) Close() { p.board.all.close(p) }

@@ -1,0 +1,216 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Views are told what becomes of the views of rooms; [presence/internal/room.Rooms] is.
+type Views interface {
+	// MarkStale marks the views of all rooms until they are read again.
+	MarkStale()
+
+	// MarkLost marks the view of a room until it is read again, not before at.
+	MarkLost(room string, at time.Time)
+
+	// Settled says that what is read of all rooms from now on counts, whatever it is.
+	Settled()
+
+	// Reread has a room read again.
+	Reread(room string)
+}
+
+// blind are views of nothing.
+type blind struct{}
+
+func (blind) MarkStale()                 {}
+func (blind) MarkLost(string, time.Time) {}
+func (blind) Settled()                   {}
+func (blind) Reread(string)              {}
+
+// losses is which rooms have lost their data, each by itself: by an eviction, a DEL, a
+// failover. A room's birth tells.
+type losses struct {
+	wake chan struct{} // holds one: members of rooms are to be renewed at once
+
+	mu     sync.Mutex           // guards:
+	births map[string]string    // of rooms with members here, as Redis had it last
+	until  map[string]time.Time // of rooms that were lost lately, when they may be trusted again
+	renew  map[string]bool
+}
+
+func newLosses() *losses {
+	return &losses{wake: make(chan struct{}, 1), births: map[string]string{}, until: map[string]time.Time{}, renew: map[string]bool{}}
+}
+
+// see notes the birth of a room that has members here, and reports whether that says that
+// the room has lost its data.
+func (l *losses) see(room, birth string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := l.births[room]
+	l.births[room] = birth
+	return known != "" && known != birth
+}
+
+// put notes the birth of a room into which members were put back.
+func (l *losses) put(room, birth string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if birth != "" {
+		l.births[room] = birth
+	}
+}
+
+// keep forgets the births of rooms but these.
+func (l *losses) keep(rooms map[string]bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for room := range l.births {
+		if !rooms[room] {
+			delete(l.births, room)
+		}
+	}
+	for room, until := range l.until {
+		if time.Since(until) > time.Minute {
+			delete(l.until, room)
+		}
+	}
+}
+
+// unknown forgets all births, since members here may have been ended meanwhile with good
+// reason, and rooms with them.
+func (l *losses) unknown() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.births)
+}
+
+// lost notes that room has lost its data, and returns when it may be trusted again, and
+// whether that is new.
+func (l *losses) lost(room string, settle time.Duration) (until time.Time, isNew bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if until = l.until[room]; until.After(now) {
+		return until, false
+	}
+	until = now.Add(settle)
+	l.until[room] = until
+	l.renew[room] = true
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	return until, true
+}
+
+// take returns the rooms whose members are to be renewed at once.
+func (l *losses) take() map[string]bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	taken := l.renew
+	l.renew = map[string]bool{}
+	return taken
+}
+
+// left is for how long room is not to be trusted yet, as it was lost; 0 or less: it is.
+func (l *losses) left(room string) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	until, ok := l.until[room]
+	if !ok {
+		return 0
+	}
+	return time.Until(until)
+}
+
+// Tell has views told what becomes of rooms. It must be called before Run, once.
+func (r *Replica) Tell(views Views) { r.views = views }
+
+// Trusted returns nil when what Redis holds of room may be shown.
+func (r *Replica) Trusted(room string) error {
+	if err := r.link.trusted(); err != nil {
+		return err
+	}
+	if r.losses.left(room) > 0 {
+		return errSettling
+	}
+	return nil
+}
+
+// Await waits, while replicas put back what Redis lost, until what it holds of room may
+// be shown, and returns why it may not: at once when Redis is away, and when ctx ends.
+func (r *Replica) Await(ctx context.Context, room string) error {
+	for {
+		if err := r.link.await(ctx); err != nil {
+			return err
+		}
+		left := r.losses.left(room)
+		if left <= 0 {
+			return nil
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return errSettling
+		}
+	}
+}
+
+// Current reports whether epoch is that of the data which is known; if not, what has
+// become of it is found out.
+func (r *Replica) Current(ctx context.Context, epoch string) bool {
+	if r.link.sameEpoch(epoch) {
+		return true
+	}
+	r.probeOnce(ctx)
+	return false
+}
+
+// Doubtful reports whether users may be in room in Redis who are gone, since it can't be
+// swept.
+func (r *Replica) Doubtful(room string) bool { return r.troubles.hasGhosts(room) }
+
+// Failed takes an error of a call about room, and reports whether it says that Redis is
+// away.
+func (r *Replica) Failed(ctx context.Context, room string, err error) (away bool) {
+	return r.roomFailed(ctx, room, err)
+}
+
+// Lost takes the news that Redis has lost the data of room: members and connections
+// without a socket that are known here are put back. It returns when other replicas will
+// have done the same.
+func (r *Replica) Lost(ctx context.Context, room string) time.Time {
+	if err := r.link.trusted(); err != nil {
+		return time.Now().Add(r.link.settle) // that of all rooms was, or Redis is away
+	}
+	until, isNew := r.losses.lost(room, r.link.settle)
+	if isNew {
+		r.metrics.lost.Inc()
+		if r.troubles.due(room, time.Now()) {
+			r.log.WarnContext(ctx, "redis lost the data of a room", "room", room)
+		}
+	}
+	return until
+}
+
+// saw notes the birth of a room that has members here.
+func (r *Replica) saw(ctx context.Context, room, birth string) {
+	if r.losses.see(room, birth) {
+		r.views.MarkLost(room, r.Lost(ctx, room))
+	}
+}
+
+// forgot reports whether members of room whom Redis does not know are among all those
+// that it just lost.
+func (r *Replica) forgot(room string) bool {
+	return r.link.forgot() || r.losses.left(room) > 0
+}
+
+// errSettling is why rooms are not read.
+var errSettling = errors.New("Redis lost its data or was away; replicas are putting back what they hold")

@@ -1,0 +1,140 @@
+package room
+
+import (
+	"runtime"
+	"time"
+
+	"presence/internal/presence"
+)
+
+const (
+	// maxFanOut and fanOutShare bound how long an audience waits for nearly all of its
+	// viewers to be shown the last view before it is shown the next: a share for each
+	// viewer, many times what sending it takes, so that in a small room nobody waits
+	// for a viewer that hangs.
+	maxFanOut   = 5 * time.Second
+	fanOutShare = 2 * time.Millisecond
+)
+
+// Audience is all viewers of one kind of one room at this replica. Rooms are shown
+// to several at a time; an audience is shown one view after the other.
+type Audience interface {
+	// Show shows view to all. shown has to be called once, when nearly all of them are
+	// being shown it: the longer that takes, the longer the audience is left alone.
+	Show(view View, shown func())
+}
+
+// audience is one of a room, and its pace. Guarded by Rooms.mu.
+type audience struct {
+	Audience
+	viewers map[*Viewer]bool
+
+	shown  int64            // Sequence of the view that it was given last
+	change *presence.Change // from that to the newest; nil if there is none, or it can't be said
+	whole  bool             // it can't be said
+	busy   bool             // Show has not returned
+	heard  time.Time        // when the first change was heard of that it was not given; zero: none
+
+	told    time.Time     // when it was given a view last
+	telling int           // how often it was, until then
+	took    time.Duration // from giving it a view to nearly all being shown it, lately
+	pending bool          // that is not so yet
+}
+
+// news notes that the room has a new view, to which change leads from the one before;
+// nil if that can't be said.
+func (a *audience) news(change *presence.Change) {
+	switch {
+	case change == nil:
+		a.change, a.whole = nil, true
+	case a.whole:
+	case a.change == nil:
+		a.change = change
+	default:
+		net := a.change.Then(*change)
+		a.change = &net
+	}
+}
+
+// behind reports whether a viewer has not shown the newest view yet.
+func (a *audience) behind(newest int64) bool {
+	for v := range a.viewers {
+		if v.seen.Load() < newest {
+			return true
+		}
+	}
+	return false
+}
+
+// wait returns how long after now the audience can be given a view. That is when the
+// coalescing window since the last has passed, or longer if showing that took long:
+// sending a view uses at most all processors for that time, so that with twice their
+// number of times it uses half a processor. A room that changes faster than it can be
+// shown so slows down by itself, instead of starving the joins that it is about.
+func (a *audience) wait(now time.Time, coalesce time.Duration) time.Duration {
+	since := now.Sub(a.told)
+	if since < coalesce {
+		return coalesce - since
+	}
+	if a.busy || a.pending && since < min(maxFanOut, time.Duration(len(a.viewers))*fanOutShare) {
+		return coalesce // looked at again when Show returns, or then
+	}
+	window := min(time.Duration(2*runtime.GOMAXPROCS(0))*a.took, maxFanOut)
+	return max(0, window-since)
+}
+
+// giveLocked has a shown the newest view of rm, by a goroutine of its own.
+func (rs *Rooms) giveLocked(rm *room, a *audience, now time.Time) {
+	view := *rm.view.Load()
+	view.Change = a.change
+	a.shown, a.change, a.whole = view.Sequence, nil, false
+	a.told, a.pending, a.busy = now, true, true
+	a.telling++
+	telling := a.telling
+	heard := a.heard
+	if !view.Stale {
+		a.heard = time.Time{}
+	} else {
+		heard = time.Time{}
+	}
+	rs.metrics.pushes.Inc()
+	shown := func() {
+		rs.mu.Lock()
+		a.took = time.Since(now)
+		a.pending = a.telling != telling
+		rs.mu.Unlock()
+		rs.metrics.seen(heard)
+		rs.rouse()
+	}
+	rs.showLocked(a, view, shown)
+}
+
+// showLocked calls a's Show by a goroutine of its own.
+func (rs *Rooms) showLocked(a *audience, view View, shown func()) {
+	rs.shows.Go(func() {
+		a.Show(view, shown)
+		rs.mu.Lock()
+		a.busy = false
+		rs.mu.Unlock()
+		rs.rouse()
+	})
+}
+
+// remind gives audiences of which a viewer is behind the newest view again: a push may
+// have been dropped by a full queue.
+func (rs *Rooms) remind() {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	now := time.Now()
+	for _, rm := range rs.byName {
+		view := *rm.view.Load()
+		for _, a := range rm.audiences {
+			if a.busy || a.shown != view.Sequence || now.Sub(a.told) <= rs.opts.Coalesce || !a.behind(view.Sequence) {
+				continue
+			}
+			a.told, a.busy = now, true
+			rs.metrics.reminders.Inc()
+			rs.showLocked(a, view, func() {})
+		}
+	}
+}

@@ -1,0 +1,339 @@
+package room
+
+import (
+	"context"
+	"time"
+
+	"presence/internal/presence"
+	"presence/internal/store"
+)
+
+const (
+	// resyncInterval is how often rooms are read that nobody said had changed:
+	// it bounds what a lost message can do.
+	resyncInterval = 5 * time.Second
+
+	// refreshRooms is how many rooms are read in one round trip.
+	refreshRooms = 128
+
+	// retryRead is the wait after a read that failed.
+	retryRead = 250 * time.Millisecond
+)
+
+// changed takes a message, or the advice to read a room again, from the watch.
+func (rs *Rooms) changed(e store.Event) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rm := rs.byName[e.Room]
+	if rm == nil || !e.Resync && e.Occupancy.Version <= rm.view.Load().Version {
+		return // nobody looks any more, or it was read after this change already
+	}
+	if !e.Resync && rm.heard.IsZero() {
+		rm.heard = time.Now()
+	}
+	rs.markDirtyLocked(rm)
+}
+
+// markDirtyLocked has rm read as soon as one of its audiences can be shown it.
+func (rs *Rooms) markDirtyLocked(rm *room) {
+	if !rm.dirty {
+		rm.dirty = true
+		rs.rouse()
+	}
+}
+
+// Reread has a room read again, if somebody looks at it.
+func (rs *Rooms) Reread(name string) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rm := rs.byName[name]; rm != nil {
+		rs.markDirtyLocked(rm)
+	}
+}
+
+// Settled says that what is read of all rooms from now on counts, whatever it is: Redis
+// answers again, and replicas have put back what they hold.
+func (rs *Rooms) Settled() {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, rm := range rs.byName {
+		rm.lost, rm.retry = true, time.Time{}
+		rs.markDirtyLocked(rm)
+	}
+	rs.rouse() // also for those that became dirty when nothing could be read
+}
+
+// resync has every room read again.
+func (rs *Rooms) resync() {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, rm := range rs.byName {
+		rs.markDirtyLocked(rm)
+	}
+}
+
+// MarkStale marks the views of all rooms until they are read again.
+func (rs *Rooms) MarkStale() {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, rm := range rs.byName {
+		rs.markStaleLocked(rm)
+	}
+}
+
+// MarkLost marks the view of a room whose data Redis has lost, until it is read again,
+// not before at.
+func (rs *Rooms) MarkLost(name string, at time.Time) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rm := rs.byName[name]; rm != nil {
+		rs.markLostLocked(rm, at)
+	}
+}
+
+func (rs *Rooms) markLostLocked(rm *room, at time.Time) {
+	rm.lost, rm.dirty, rm.retry = true, true, at
+	rs.markStaleLocked(rm)
+}
+
+func (rs *Rooms) markStaleLocked(rm *room) {
+	if view := *rm.view.Load(); !view.Stale {
+		view.Stale = true
+		rs.showNewLocked(rm, view, nil)
+	}
+}
+
+// showNewLocked makes view the one that is seen of rm.
+func (rs *Rooms) showNewLocked(rm *room, view View, change *presence.Change) {
+	view.Sequence = rs.sequence.Add(1)
+	rm.view.Store(&view)
+	for _, a := range rm.audiences {
+		a.news(change)
+		if !view.Stale && a.heard.IsZero() {
+			a.heard = rm.read
+		}
+	}
+	if !view.Stale {
+		rm.read = time.Time{}
+	}
+	rs.rouse()
+}
+
+// refresh reads rooms that changed, and from time to time all, and has them shown,
+// until ctx ends.
+func (rs *Rooms) refresh(ctx context.Context) {
+	resync := time.NewTicker(resyncInterval)
+	defer resync.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-rs.wake:
+		case <-resync.C:
+			rs.resync()
+			rs.remind()
+		case <-ctx.Done():
+			return
+		}
+		for rs.refreshOnce(ctx) {
+		}
+		if next, ok := rs.giveDue(time.Now()); ok {
+			timer.Reset(next)
+		}
+	}
+}
+
+// refreshOnce reads rooms that are due, and reports whether more may be.
+func (rs *Rooms) refreshOnce(ctx context.Context) (more bool) {
+	batch := rs.takeDue(time.Now())
+	if len(batch) == 0 {
+		return false
+	}
+	haves := make([]store.Have, len(batch))
+	for i, rm := range batch {
+		view := rm.view.Load()
+		haves[i] = store.Have{Room: rm.name, Version: view.Version, Birth: view.Birth}
+	}
+	readings, epoch, err := rs.store.Read(ctx, haves...)
+	if err != nil || !rs.trust.Current(ctx, epoch) {
+		if err != nil {
+			rs.trust.Failed(ctx, "", err)
+		}
+		rs.putBack(batch)
+		return false
+	}
+	var again []*room
+	for i, rm := range batch {
+		switch {
+		case readings[i].Err != nil:
+			rs.readFailed(ctx, rm, readings[i].Err)
+		case rs.trust.Trusted(rm.name) != nil:
+			rs.putBack(batch[i : i+1])
+		case !rs.take(ctx, rm, readings[i]):
+			again = append(again, rm)
+		}
+	}
+	if len(again) > 0 {
+		rs.readWhole(ctx, again)
+	}
+	return len(batch) == refreshRooms
+}
+
+// readWhole reads rooms whose changes did not lead on.
+func (rs *Rooms) readWhole(ctx context.Context, batch []*room) {
+	haves := make([]store.Have, len(batch))
+	for i, rm := range batch {
+		haves[i] = store.Have{Room: rm.name}
+	}
+	readings, epoch, err := rs.store.Read(ctx, haves...)
+	if err != nil || !rs.trust.Current(ctx, epoch) {
+		if err != nil {
+			rs.trust.Failed(ctx, "", err)
+		}
+		rs.putBack(batch)
+		return
+	}
+	for i, rm := range batch {
+		if readings[i].Err != nil {
+			rs.readFailed(ctx, rm, readings[i].Err)
+		} else {
+			rs.take(ctx, rm, readings[i])
+		}
+	}
+}
+
+// readFailed deals with a room that could not be read: it is tried again soon if Redis
+// is to blame; else the room is damaged, is marked, and is tried at the next resync.
+func (rs *Rooms) readFailed(ctx context.Context, rm *room, err error) {
+	if rs.trust.Failed(ctx, rm.name, err) {
+		rs.putBack([]*room{rm})
+		return
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.markStaleLocked(rm)
+	rm.tryLocked()
+}
+
+// tryLocked tells those who wait for the first view that it was tried.
+func (rm *room) tryLocked() {
+	close(rm.tried)
+	rm.tried = make(chan struct{})
+}
+
+// take makes what was read the view of rm. It reports false if the changes do not lead
+// from the view to what the room is: then the whole room has to be read.
+func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading) bool {
+	old := *rm.view.Load()
+	next := View{Snapshot: old.Snapshot, Stale: rs.trust.Doubtful(rm.name), AsOf: time.Now()}
+	var change *presence.Change
+	switch {
+	case r.Whole:
+		next.Snapshot = r.Snapshot
+	case len(r.Changes) > 0:
+		net := r.Changes[0]
+		for i, c := range r.Changes {
+			var ok bool
+			if next.Snapshot, ok = next.Apply(c); !ok {
+				return false
+			}
+			if i > 0 {
+				net = net.Then(c)
+			}
+		}
+		change = &net
+	}
+	// A room that had somebody in it and is another now, or an older one, has lost its
+	// data: by a flush, an eviction, a failover.
+	lost := old.Users > 0 && (r.Birth != old.Birth || r.Version < old.Version)
+	if lost && !rm.lost {
+		at := rs.trust.Lost(ctx, rm.name)
+		rs.mu.Lock()
+		defer rs.mu.Unlock()
+		rs.markLostLocked(rm, at)
+		return true
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rm.lost = false
+	defer rm.tryLocked()
+	if !old.AsOf.IsZero() && next.Stale == old.Stale && next.Occupancy == old.Occupancy && next.Birth == old.Birth {
+		next.Sequence = old.Sequence // seen anew, but nothing new
+		rm.view.Store(&next)
+		return true
+	}
+	rs.showNewLocked(rm, next, change)
+	return true
+}
+
+// takeDue takes up to refreshRooms rooms that are to be read now and marks them clean: a
+// change that is heard of while they are being read makes them dirty again.
+func (rs *Rooms) takeDue(now time.Time) (batch []*room) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, rm := range rs.byName {
+		if rm.dirty && rs.readInLocked(rm, now) <= 0 && rs.trust.Trusted(rm.name) == nil {
+			rm.dirty = false
+			rm.read, rm.heard = rm.heard, time.Time{}
+			if batch = append(batch, rm); len(batch) == refreshRooms {
+				break
+			}
+		}
+	}
+	return batch
+}
+
+// readInLocked returns how long after now rm, which is dirty, is to be read: as soon as
+// one of its audiences could be shown it.
+func (rs *Rooms) readInLocked(rm *room, now time.Time) time.Duration {
+	soonest := time.Duration(-1)
+	for _, a := range rm.audiences {
+		if wait := a.wait(now, rs.opts.Coalesce); soonest < 0 || wait < soonest {
+			soonest = wait
+		}
+	}
+	return max(soonest, rm.retry.Sub(now))
+}
+
+// giveDue gives each audience that is behind, and can be given it, the newest view, and
+// returns the time until there is more to do, and whether there is any.
+func (rs *Rooms) giveDue(now time.Time) (next time.Duration, ok bool) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	later := func(wait time.Duration) {
+		if !ok || wait < next {
+			next, ok = wait, true
+		}
+	}
+	for _, rm := range rs.byName {
+		newest := rm.view.Load().Sequence
+		for _, a := range rm.audiences {
+			if a.shown == newest {
+				continue
+			}
+			if wait := a.wait(now, rs.opts.Coalesce); wait > 0 {
+				later(wait)
+				continue
+			}
+			rs.giveLocked(rm, a, now)
+		}
+		if rm.dirty && rs.trust.Trusted(rm.name) == nil { // else it is read when Redis is to be trusted again
+			later(max(rs.readInLocked(rm, now), time.Millisecond))
+		}
+	}
+	return next, ok
+}
+
+// putBack makes rooms dirty again whose reading failed.
+func (rs *Rooms) putBack(batch []*room) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, rm := range batch {
+		if !rm.read.IsZero() {
+			rm.heard = rm.read
+		}
+		rm.dirty, rm.retry = true, time.Now().Add(retryRead)
+		rm.tryLocked()
+	}
+}

@@ -1,0 +1,279 @@
+package room
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"presence/internal/presence"
+	"presence/internal/store"
+)
+
+// DefaultCoalesce is the shortest time between two views that an audience is shown.
+const DefaultCoalesce = 100 * time.Millisecond
+
+// Trust is the knowledge of whether what Redis holds may be shown. Its methods may be
+// called from any goroutine.
+type Trust interface {
+	// Trusted returns nil when what Redis holds of room may be shown.
+	Trusted(room string) error
+
+	// Await waits, while replicas put back what Redis lost, until what it holds of
+	// room may be shown, and returns why it may not: at once when Redis is away, and
+	// when ctx ends.
+	Await(ctx context.Context, room string) error
+
+	// Current reports whether epoch is that of the data which Trusted speaks of.
+	Current(ctx context.Context, epoch string) bool
+
+	// Doubtful reports whether users may be in room in Redis who are gone.
+	Doubtful(room string) bool
+
+	// Failed takes an error of a call about room, and reports whether it says that
+	// Redis is away.
+	Failed(ctx context.Context, room string, err error) (away bool)
+
+	// Lost takes the news that Redis has lost the data of room, and returns when
+	// replicas will have put back what they hold.
+	Lost(ctx context.Context, room string) time.Time
+}
+
+// Options are the settings of [Rooms].
+type Options struct {
+	// Coalesce: 0 means the default.
+	Coalesce time.Duration
+
+	// Logger and Registerer: nil means no logs, no metrics.
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// View is a room as it is seen here.
+type View struct {
+	presence.Snapshot
+
+	// Stale says that Redis is away or not to be trusted yet: this is what was
+	// read last, or nothing.
+	Stale bool
+
+	// AsOf is when it was read, by the clock of this process; zero if never.
+	AsOf time.Time
+
+	// Sequence rises with every view of the room. It is 0 for those who do not look at
+	// it.
+	Sequence int64
+
+	// Change leads from the view that the audience was shown before to this one; nil
+	// if that can't be said, and the audience has to show the whole room.
+	Change *presence.Change
+}
+
+// Rooms are the rooms that somebody here looks at.
+type Rooms struct {
+	store   *store.Store
+	trust   Trust
+	opts    Options
+	watch   *store.Watch
+	metrics *metrics
+
+	wake  chan struct{} // holds one: there is something to read or to show
+	shows sync.WaitGroup
+
+	sequence atomic.Int64 // of the newest view of all
+
+	mu     sync.Mutex // guards:
+	byName map[string]*room
+}
+
+// room is one of them.
+type room struct {
+	name string
+	view atomic.Pointer[View]
+
+	audiences map[Audience]*audience
+	tried     chan struct{} // closed when it has been read, or that failed; for those who wait for the first view
+	dirty     bool          // has to be read
+	retry     time.Time     // but not before
+	heard     time.Time     // when a change was heard of that has not been read yet; zero: none
+	read      time.Time     // the same of what was read last
+	lost      bool          // Redis lost the room's data: what is read next counts, whatever it is
+}
+
+// New returns the rooms of st. Nothing is read before [Rooms.Run].
+func New(st *store.Store, trust Trust, opts Options) *Rooms {
+	if opts.Coalesce == 0 {
+		opts.Coalesce = DefaultCoalesce
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	rs := &Rooms{
+		store: st, trust: trust, opts: opts,
+		wake:   make(chan struct{}, 1),
+		byName: map[string]*room{},
+	}
+	rs.watch = st.NewWatch(opts.Logger, rs.changed)
+	rs.metrics = newMetrics(opts.Registerer, rs)
+	return rs
+}
+
+// Viewer is somebody who looks at a room, as one of an audience.
+type Viewer struct {
+	rooms    *Rooms
+	room     *room
+	audience *audience
+	seen     atomic.Int64 // Sequence of the view that was shown last
+}
+
+// View returns the room as it is seen now. Its Change is not set.
+func (v *Viewer) View() View { return *v.room.view.Load() }
+
+// Saw says that view is being shown. A viewer who once said so, also of no view at
+// all, is behind until it says so of the newest: from time to time the audience is
+// shown that again.
+func (v *Viewer) Saw(view View) { v.seen.Store(view.Sequence) }
+
+// Enter begins to look at a room, as one of the audience a. It waits for the room to be
+// read if it was not yet, but not for longer than ctx allows: what is not known then is
+// shown as stale. Exit must be called in the end.
+func (rs *Rooms) Enter(ctx context.Context, name string, a Audience) *Viewer {
+	rs.mu.Lock()
+	rm := rs.byName[name]
+	first := rm == nil
+	if first {
+		rm = &room{name: name, audiences: map[Audience]*audience{}, tried: make(chan struct{})}
+		rm.view.Store(&View{Stale: true, Sequence: rs.sequence.Add(1)})
+		rs.byName[name] = rm
+	}
+	of := rm.audiences[a]
+	if of == nil {
+		of = &audience{Audience: a, viewers: map[*Viewer]bool{}, shown: rm.view.Load().Sequence}
+		rm.audiences[a] = of
+	}
+	v := &Viewer{rooms: rs, room: rm, audience: of}
+	v.seen.Store(math.MaxInt64)
+	of.viewers[v] = true
+	rs.mu.Unlock()
+	if first {
+		rs.watch.Add(name)
+	}
+	rs.awaitView(ctx, rm)
+	return v
+}
+
+// awaitView waits for the first view of rm, which is read once for all who wait.
+func (rs *Rooms) awaitView(ctx context.Context, rm *room) {
+	if !rm.view.Load().AsOf.IsZero() || rs.trust.Await(ctx, rm.name) != nil {
+		return
+	}
+	rs.mu.Lock()
+	tried := rm.tried
+	rs.markDirtyLocked(rm)
+	rs.mu.Unlock()
+	if !rm.view.Load().AsOf.IsZero() {
+		return
+	}
+	select {
+	case <-tried:
+	case <-ctx.Done():
+	}
+}
+
+// Exit ends looking at the room.
+func (v *Viewer) Exit() {
+	rs := v.rooms
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	delete(v.audience.viewers, v)
+	if len(v.audience.viewers) > 0 || v.room.audiences[v.audience.Audience] != v.audience {
+		return
+	}
+	delete(v.room.audiences, v.audience.Audience)
+	if len(v.room.audiences) == 0 && rs.byName[v.room.name] == v.room {
+		delete(rs.byName, v.room.name)
+		// Within the lock: a newcomer's Add must come after this.
+		rs.watch.Remove(v.room.name)
+	}
+}
+
+// Peek returns the numbers of a room without going on to look at it; the members are
+// listed only if somebody here does. With an error, and a stale view, Redis is away and
+// nothing is known.
+func (rs *Rooms) Peek(ctx context.Context, name string) (View, error) {
+	rs.mu.Lock()
+	rm := rs.byName[name]
+	rs.mu.Unlock()
+	if rm != nil {
+		if view := rm.view.Load(); !view.AsOf.IsZero() {
+			return *view, nil
+		}
+	}
+	return rs.read(ctx, name, store.Have{Room: name, Numbers: true})
+}
+
+// Look returns the whole room, as Peek does its numbers.
+func (rs *Rooms) Look(ctx context.Context, name string) (View, error) {
+	rs.mu.Lock()
+	rm := rs.byName[name]
+	rs.mu.Unlock()
+	if rm != nil {
+		if view := rm.view.Load(); !view.AsOf.IsZero() {
+			return *view, nil
+		}
+	}
+	return rs.read(ctx, name, store.Have{Room: name})
+}
+
+// read reads one room for somebody who waits for it.
+func (rs *Rooms) read(ctx context.Context, name string, have store.Have) (View, error) {
+	if err := rs.trust.Await(ctx, name); err != nil {
+		return View{Stale: true}, err
+	}
+	readings, epoch, err := rs.store.Read(ctx, have)
+	if err == nil {
+		err = readings[0].Err
+	}
+	if err != nil {
+		rs.trust.Failed(ctx, name, err)
+		return View{Stale: true}, err
+	}
+	if !rs.trust.Current(ctx, epoch) {
+		return View{Stale: true}, presence.ErrUnavailable
+	}
+	return View{Snapshot: readings[0].Snapshot, Stale: rs.trust.Doubtful(name), AsOf: time.Now()}, nil
+}
+
+// Counts returns the numbers of rooms that somebody looks at, and of viewers.
+func (rs *Rooms) Counts() (rooms, viewers int) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, rm := range rs.byName {
+		for _, a := range rm.audiences {
+			viewers += len(a.viewers)
+		}
+	}
+	return len(rs.byName), viewers
+}
+
+// Run reads and shows until ctx ends, and returns when all has ended.
+func (rs *Rooms) Run(ctx context.Context) error {
+	var watching sync.WaitGroup
+	watching.Go(func() { _ = rs.watch.Run(ctx) }) // returns nil
+	rs.refresh(ctx)
+	watching.Wait()
+	rs.shows.Wait()
+	return nil
+}
+
+// rouse lets refresh look at the rooms.
+func (rs *Rooms) rouse() {
+	select {
+	case rs.wake <- struct{}{}:
+	default:
+	}
+}

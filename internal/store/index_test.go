@@ -1,0 +1,68 @@
+package store
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"presence/internal/redistest"
+)
+
+func TestIndexListsRoomsByNameAndByUsers(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		a, b := e.store(t, Options{}), e.store(t, Options{})
+		for i, room := range []string{"team-b", "lobby", "team-a", "team", "tea"} {
+			for j := range i + 1 {
+				join(t, a, room, conn(fmt.Sprint("c", j), "gen1", fmt.Sprint("user ", j)))
+			}
+		}
+		join(t, b, "tea", conn("c0", "gen2", "user 0"))
+		join(t, b, "tea", conn("c9", "gen1", "user 0"))
+		list := func(prefix, after string, limit int) string {
+			return fmt.Sprint(must(b.List(t.Context(), prefix, after, limit)))
+		}
+		redistest.Eventually(t, 5*time.Second, "all rooms are in the index", func() bool {
+			return list("", "", 10) == "[{lobby 2 2} {tea 5 6} {team 4 4} {team-a 3 3} {team-b 1 1}]"
+		})
+		for _, test := range []struct{ prefix, after, want string }{
+			{"team", "", "[{team 4 4} {team-a 3 3}]"},
+			{"team", "team", "[{team-a 3 3} {team-b 1 1}]"},
+			{"team", "team-b", "[]"},
+			{"", "lobby", "[{tea 5 6} {team 4 4}]"},
+			{"x", "", "[]"},
+		} {
+			if got := list(test.prefix, test.after, 2); got != test.want {
+				t.Errorf("rooms like %q after %q: %s, want %s", test.prefix, test.after, got, test.want)
+			}
+		}
+		if got := fmt.Sprint(must(b.Busiest(t.Context(), 2))); got != "[{tea 5 6} {team 4 4}]" {
+			t.Errorf("busiest: %s", got)
+		}
+
+		e.advance(31)
+		b.Sweep(t.Context(), []string{"team", "tea"}, NotHeld, 0)
+		redistest.Eventually(t, 5*time.Second, "empty rooms leave the index", func() bool {
+			return list("te", "", 10) == "[{team-a 3 3} {team-b 1 1}]"
+		})
+	})
+}
+
+// A replica that noted a room writes it again though nothing has changed: Redis may
+// have lost the index alone.
+func TestLostIndexIsWrittenAgain(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		join(t, s, "r", conn("c", "gen1", "Ann"))
+		there := func() bool { return len(must(s.List(t.Context(), "", "", 10))) == 1 }
+		redistest.Eventually(t, 5*time.Second, "the room is in the index", there)
+		e.admin.Del(t.Context(), s.keys.index()...)
+		s.notes.mu.Lock()
+		for room, w := range s.notes.written {
+			w.at = w.at.Add(-10 * e.unit)
+			s.notes.written[room] = w
+		}
+		s.notes.mu.Unlock()
+		s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)
+		redistest.Eventually(t, 5*time.Second, "it is there again", there)
+	})
+}

@@ -1,0 +1,24 @@
+-- update.lua: a user changes name or metadata.
+-- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
+-- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
+--       4 connection, 5 user, 6 value of users that the change was made from,
+--       7 name, and after a line feed the metadata, if there are any
+-- Reply: {users, connections, version, birth, outcome, number of the user's connections}
+--        outcome 1: done; 0: that user is not there through that connection;
+--        -1: the value is another by now
+-- Needs room.lua.
+local user, outcome = ARGV[5], 0
+local value = call('HGET', CONNS, ARGV[4])
+keep(ms)
+if value and string.sub(value, 5) == user then
+  note(user, true)
+  look()
+  outcome = -1
+  if had[user] > 0 and since[user] .. ' ' .. was[user] == ARGV[6] then
+    outcome = 1
+    tail[user] = ARGV[7]
+  end
+end
+local reply = settle()
+reply[5], reply[6] = outcome, has[user] or 0
+return reply
