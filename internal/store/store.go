@@ -36,7 +36,7 @@ const (
 
 	// keyTTLs is how many times the longer of member TTL and leave grace the keys of a
 	// room outlive its latest lease.
-	keyTTLs = 3
+	keyTTLs = 4
 
 	// ReleasedGeneration is the generation of a connection whose socket is
 	// gone. It is none that presence.NewGeneration makes.

@@ -384,7 +384,7 @@ func TestAbandonedRoomVanishesByItself(t *testing.T) {
 		for _, id := range []string{"c1", "c2"} {
 			join(t, s, "r", conn(id, "gen1", "Ann"))
 		}
-		time.Sleep(121 * time.Second)
+		time.Sleep(151 * time.Second)
 		if keys := must(s.rdb.Keys(t.Context(), "presence:{r}:*").Result()); len(keys) != 0 {
 			t.Fatalf("left: %v", keys)
 		}

@@ -41,7 +41,7 @@ local life
 local function keep(deadline, written)
   local need = deadline - ms + SPARE
   life = call('PTTL', VERSION)
-  if life < need - SPARE / 2 then
+  if life < need - SPARE / 4 then
     life = need
     for i = 1, 7 do call('PEXPIRE', KEYS[i], int(life)) end
   elseif not written then
