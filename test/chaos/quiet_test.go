@@ -247,22 +247,22 @@ func (w *world) lookAtRedis(there map[string]truth) (wrong []string) {
 		pipe := w.admin.TxPipeline()
 		online, beats := pipe.SMembers(ctx, key+"online"), pipe.ZRange(ctx, key+"beats", 0, -1)
 		conns, refs := pipe.HGetAll(ctx, key+"conns"), pipe.HGetAll(ctx, key+"refs")
-		roster, listed := pipe.ZRange(ctx, key+"roster", 0, -1), pipe.ZScore(ctx, "presence:rooms", room)
+		users, roster := pipe.HGetAll(ctx, key+"users"), pipe.ZRange(ctx, key+"roster", 0, -1)
+		listed := pipe.ZScore(ctx, "presence:rooms", room)
 		keys := pipe.Keys(ctx, strings.ReplaceAll(strings.ReplaceAll(key, "{", `\{`), "}", `\}`)+"*")
 		_, _ = pipe.Exec(ctx) // each has its own error
-		for _, err := range []error{online.Err(), beats.Err(), conns.Err(), refs.Err(), roster.Err(), keys.Err()} {
+		for _, err := range []error{online.Err(), beats.Err(), conns.Err(), refs.Err(), users.Err(), roster.Err(), keys.Err()} {
 			if err != nil {
 				say("%v", err)
 				return wrong
 			}
 		}
-		// conns: connection -> "<generation> <user> <name>".
+		// conns: connection -> "<generation><user>"; users: user -> "<since> <name>".
 		connections, named, leases := map[string]int{}, map[string]string{}, []string{}
 		for conn, value := range conns.Val() {
-			generation, who, _ := strings.Cut(value, " ")
-			user, name, _ := strings.Cut(who, " ")
+			generation, user := value[:4], value[4:]
 			connections[user]++
-			named[user] = name
+			_, named[user], _ = strings.Cut(users.Val()[user], " ")
 			leases = append(leases, conn+generation)
 		}
 		byName := truth{}
@@ -288,10 +288,9 @@ func (w *world) lookAtRedis(there map[string]truth) (wrong []string) {
 				say("refs has %s, who has %d connections", user, connections[user])
 			}
 		}
-		for _, row := range roster.Val() {
-			user, name, _ := strings.Cut(row, " ")
-			if named[user] != name || name == "" {
-				say("the roster has %q, who is not there", row)
+		for what, listed := range map[string][]string{"roster": roster.Val(), "users": slices.Collect(maps.Keys(users.Val()))} {
+			if diff := difference(listed, slices.Collect(maps.Keys(connections))); diff != "" {
+				say("%s and conns differ: %s", what, diff)
 			}
 		}
 		if len(there[room]) > 0 && listed.Err() != nil {
