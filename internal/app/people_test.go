@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -201,7 +203,14 @@ func (b *browser) kept(a *running) *http.Cookie {
 // A page that is loaded puts back only what this browser had, by what we gave it.
 func TestLoadingAPageJoinsNobody(t *testing.T) {
 	address, m := redisURL(t)
-	a := start(t, func(c *Config) { c.RedisURL = address }).ready(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("a secret that all replicas share"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	replica := func() *running {
+		return start(t, func(c *Config) { c.RedisURL, c.SessionSecretFile = address, secret }).ready(t)
+	}
+	a := replica()
 	ann, eve := newBrowser(t), newBrowser(t)
 	demand(t, ann.post(a.url("/"), join("Ann")), "Logged in as <strong>Ann</strong>")
 	had := ann.kept(a)
@@ -210,8 +219,12 @@ func TestLoadingAPageJoinsNobody(t *testing.T) {
 	}
 	ann.get(a.url("/")) // renewed, and still a cookie that counts
 	had = ann.kept(a)
+	// Redis loses all, and with it goes the replica that would put her back.
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
 	m.FlushAll()
-	a.ready(t)
+	a = replica()
 	redistest.Eventually(t, 5*time.Second, "the replica trusts Redis", func() bool {
 		_, body := eve.do(http.MethodGet, a.url("/v1/rooms/lobby"), "")
 		return strings.Contains(body, `"users":0,`) && strings.Contains(body, `"stale":false`)
@@ -241,7 +254,11 @@ func TestLoadingAPageJoinsNobody(t *testing.T) {
 	}
 	demand(t, ann.get(a.url("/")), "Logged in as <strong>Ann</strong>", "1 user(s) online")
 	// Leaving counts also when Redis does not know any more who was there.
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
 	m.FlushAll()
+	a = replica()
 	ann.post(a.url("/"), leave)
 	if page := ann.get(a.url("/")); strings.Contains(page, "Logged in") || online(m) != "" {
 		t.Errorf("%q is there after the leave", online(m))
@@ -255,7 +272,16 @@ func TestPuttingBackIsLimitedAsFormsAre(t *testing.T) {
 	a := start(t, func(c *Config) { c.RedisURL = address }).ready(t)
 	ann := newBrowser(t)
 	ann.post(a.url("/"), join("Ann"))
-	m.FlushAll()
+	// Nothing but her cookie knows of her.
+	conns, err := m.HKeys("presence:{lobby}:conns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, conn := range conns {
+		if _, err := a.replica.End(t.Context(), "lobby", conn); err != nil {
+			t.Fatal(err)
+		}
+	}
 	a.limiter.mu.Lock()
 	a.limiter.buckets["127.0.0.1"] = &bucket{Limiter: rate.NewLimiter(0, 0), used: time.Now().Add(time.Hour)}
 	a.limiter.mu.Unlock()
