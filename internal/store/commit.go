@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -24,6 +25,10 @@ const (
 	// laneBatch is the most changes that are taken out of the queue for one
 	// round trip.
 	laneBatch = 2048
+
+	// keepInterval is how long after a join its room is on the list of those in use
+	// at the latest, whatever Redis has lost.
+	keepInterval = time.Second
 )
 
 // opKind is what a caller wants done to one connection.
@@ -97,9 +102,9 @@ type lane struct {
 	stop    sync.Once
 
 	// Owned by run: when this process last registered a room before a join, and the
-	// rooms that it registered so for the round under way.
+	// rooms joined since keep.
 	registered map[string]time.Time
-	fresh      map[string]bool
+	joined     map[string]bool
 }
 
 func newLane(s *Store) *lane {
@@ -108,7 +113,7 @@ func newLane(s *Store) *lane {
 		queue:      make(chan *op, laneQueue),
 		stopped:    make(chan struct{}),
 		registered: map[string]time.Time{},
-		fresh:      map[string]bool{},
+		joined:     map[string]bool{},
 	}
 }
 
@@ -116,12 +121,27 @@ func newLane(s *Store) *lane {
 func (l *lane) run(ctx context.Context) error {
 	defer l.stop.Do(func() { close(l.stopped) })
 	var held []*op // left over from the last round, since a round changes a connection only once
+	var due <-chan time.Time
 	for {
+		if due == nil && len(l.joined) > 0 {
+			due = time.After(keepInterval)
+		}
+		select {
+		case <-due:
+			l.keep(ctx)
+			due = nil
+			continue
+		default:
+		}
 		batch := held
 		if len(batch) == 0 {
 			select {
 			case o := <-l.queue:
 				batch = append(batch, o)
+			case <-due:
+				l.keep(ctx)
+				due = nil
+				continue
 			case <-ctx.Done():
 				return nil
 			}
@@ -186,20 +206,16 @@ func (l *lane) commit(ctx context.Context, ops []*op) {
 	}
 	groups = l.register(ctx, groups)
 
-	calls := make([]*call, 0, len(groups)+1)
-	again := l.again(groups)
-	if len(again) > 0 {
-		calls = append(calls, l.store.registerCall(0, again))
-	}
-	for _, g := range groups {
+	calls := make([]*call, len(groups))
+	for i, g := range groups {
 		g.call = l.store.callFor(g.ops)
 		l.store.metrics.gathered(g.call.script.name, len(g.ops))
-		calls = append(calls, g.call)
+		calls[i] = g.call
 	}
 	l.store.run(ctx, calls...)
-	if len(again) > 0 && calls[0].err != nil {
-		for _, room := range again {
-			delete(l.registered, room)
+	for _, g := range groups {
+		if o := g.ops[0]; o.kind == opJoin && g.call.err == nil {
+			l.joined[o.room] = true
 		}
 	}
 	for _, g := range groups {
@@ -235,7 +251,6 @@ func (s *Store) callFor(ops []*op) *call {
 // than half a member TTL ago still is: it is forgotten only after a whole one.
 func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	now := time.Now()
-	clear(l.fresh)
 	var rooms []string
 	for _, g := range groups {
 		if o := g.ops[0]; o.kind.joins() && now.Sub(l.registered[o.room]) > l.store.opts.MemberTTL/2 {
@@ -251,7 +266,7 @@ func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	refused, err := l.store.Register(ctx, rooms...)
 	if err == nil {
 		for _, room := range rooms {
-			l.registered[room], l.fresh[room] = now, true
+			l.registered[room] = now
 		}
 		for _, room := range refused {
 			delete(l.registered, room)
@@ -271,17 +286,12 @@ func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	return kept
 }
 
-// again lists the rooms of joins that were registered earlier. They are registered
-// once more by the way, in the same round trip: Redis may have lost them since, and
-// somebody who joined a room that no sweeper knows would never end.
-func (l *lane) again(groups []*group) []string {
-	var rooms []string
-	for _, g := range groups {
-		if o := g.ops[0]; o.kind == opJoin && !l.fresh[o.room] && !slices.Contains(rooms, o.room) {
-			rooms = append(rooms, o.room)
-		}
+// keep registers the rooms of joins once more. They were registered before, but Redis
+// may have lost that since, and who is in a room that no sweeper knows never ends.
+func (l *lane) keep(ctx context.Context) {
+	if l.store.Keep(ctx, slices.Collect(maps.Keys(l.joined))...) == nil {
+		clear(l.joined)
 	}
-	return rooms
 }
 
 // fail tells every caller of the group err.
