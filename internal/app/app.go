@@ -261,8 +261,8 @@ func (a *App) Run(ctx context.Context) error {
 	loopGroup.Go(func() error {
 		// Nothing is written into a Redis that is not ours to use.
 		if err := a.checkStore(loopCtx); err != nil {
-			failed <- err
-			return nil
+			failed <- err // ends Run
+			return nil    //nolint:nilerr // reported already
 		}
 		storeGroup.Go(func() error { return a.store.Run(storeCtx) })
 		loopGroup.Go(func() error { return a.replica.Run(loopCtx) })
@@ -314,6 +314,7 @@ func (a *App) checkStore(ctx context.Context) error {
 		if !errors.Is(err, presence.ErrUnavailable) {
 			return err
 		}
+		a.replica.Failed(ctx, "", err) // nobody has to wait to learn that
 		if leftOut, due := silent.Due(); due && ctx.Err() == nil {
 			a.log.WarnContext(ctx, "redis does not answer yet", "err", err, "left_out", leftOut)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,12 +74,13 @@ func TestLedgerNeverDrifts(t *testing.T) {
 				open = append(open[:i], open[i+1:]...)
 				return m
 			}
-			story := fmt.Sprintf("seed %d:", seed)
+			var story strings.Builder
+			story.WriteString(fmt.Sprintf("seed %d:", seed))
 			for range 120 {
 				var err error
 				var m *Member
 				n := rnd.IntN(9)
-				story += fmt.Sprint(" ", n)
+				story.WriteString(fmt.Sprint(" ", n))
 				switch {
 				case n == 0:
 					m, _, err = a.Join(t.Context(), room(), conn(), living{}, nil)
@@ -108,9 +110,9 @@ func TestLedgerNeverDrifts(t *testing.T) {
 					open = append(open, m)
 				}
 				if err != nil && !errors.Is(err, presence.ErrAddressMembers) && !errors.Is(err, presence.ErrAddressRooms) {
-					t.Fatalf("%s: %v", story, err)
+					t.Fatalf("%s: %v", story.String(), err)
 				}
-				a.members.check(t, story)
+				a.members.check(t, story.String())
 			}
 			for _, m := range open {
 				if err := a.Release(m); err != nil {
@@ -118,9 +120,9 @@ func TestLedgerNeverDrifts(t *testing.T) {
 				}
 			}
 			time.Sleep(store.DefaultMemberTTL + DefaultHeartbeatInterval)
-			a.members.check(t, story)
+			a.members.check(t, story.String())
 			if n := len(a.members.ledger.places) + len(a.members.ledger.accounts) + len(a.members.ledger.leased) + a.members.count(); n != 0 {
-				t.Fatalf("%s: %d are left when nobody is", story, n)
+				t.Fatalf("%s: %d are left when nobody is", story.String(), n)
 			}
 		})
 	}

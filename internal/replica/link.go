@@ -117,15 +117,15 @@ func (l *link) trusted() error {
 }
 
 // await waits, while replicas put back what Redis lost, until what it holds may
-// be shown. It returns why it may not: at once when Redis is away, and when ctx
-// ends.
+// be shown, and at the start until it is known whether Redis answers at all. It returns
+// why it may not: at once when Redis is away, and when ctx ends.
 func (l *link) await(ctx context.Context) error {
 	for {
 		l.mu.Lock()
-		changed := l.changed
+		changed, untried := l.changed, l.epoch == "" && l.failures == 0
 		l.mu.Unlock()
 		err := l.trusted()
-		if !errors.Is(err, errSettling) {
+		if !untried && !errors.Is(err, errSettling) {
 			return err
 		}
 		select {
@@ -172,6 +172,7 @@ func (l *link) failed(err error) bool {
 	if l.phase == away {
 		if l.reason = err; l.epoch == "" {
 			l.reason = fmt.Errorf("%w: %w", errNoContact, err)
+			l.enterLocked(away) // it is known now
 		}
 		return l.epoch == "" && l.failures == maxFailures
 	}

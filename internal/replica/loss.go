@@ -25,10 +25,17 @@ type Views interface {
 // blind are views of nothing.
 type blind struct{}
 
-func (blind) MarkStale()                 {}
+// MarkStale does nothing.
+func (blind) MarkStale() {}
+
+// MarkLost does nothing.
 func (blind) MarkLost(string, time.Time) {}
-func (blind) Settled()                   {}
-func (blind) Reread(string)              {}
+
+// Settled does nothing.
+func (blind) Settled() {}
+
+// Reread does nothing.
+func (blind) Reread(string) {}
 
 // losses is which rooms have lost their data, each by itself: by an eviction, a DEL, a
 // failover. A room's birth tells.

@@ -158,7 +158,7 @@ func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time
 	for i, conn := range found {
 		if conn.User.ID == "" {
 			found[i] = presence.Connection{}
-			r.puts.forget(room, ids[i])
+			r.puts.forget(room, conn.ID)
 			continue
 		}
 		r.saw(ctx, room, birth)

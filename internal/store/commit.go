@@ -226,10 +226,9 @@ func (l *lane) commit(ctx context.Context, ops []*op) {
 // callFor returns the script call for ops, which are of one kind and room.
 func (s *Store) callFor(ops []*op) *call {
 	room := ops[0].room
-	switch ops[0].kind {
-	case opJoin:
+	if kind := ops[0].kind; kind == opJoin {
 		return s.joinCall("join", ops)
-	case opPut:
+	} else if kind == opPut {
 		return s.joinCall("put", ops)
 	}
 	conns := make([]presence.Connection, len(ops))

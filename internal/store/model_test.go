@@ -52,7 +52,7 @@ func (f *follower) follow(t *testing.T, s *Store, what string) {
 				net = net.Then(c)
 			}
 			f.steps++
-			ok := true
+			var ok bool
 			if f.snap, ok = f.snap.Apply(c); !ok {
 				t.Fatalf("%s: %+v can't be applied to %+v", what, c, f.snap)
 			}

@@ -147,21 +147,21 @@ func (s *Store) Sweep(ctx context.Context, rooms []string, held, visits time.Dur
 	}
 	s.run(ctx, calls...)
 	swept := make([]Swept, len(rooms))
-	for i, c := range calls {
+	for i, room := range rooms {
+		c, of := calls[i], &swept[i]
 		if c.err != nil {
-			swept[i].Err = c.err
+			of.Err = c.err
 			continue
 		}
 		r := replyOf(c.reply)
-		of := &swept[i]
 		of.Occupancy, of.Birth = r.occupancy()
 		of.RemovedConnections, of.RemovedUsers = int(r.int()), int(r.int())
 		of.Next, of.Spared = time.Duration(r.int())*time.Millisecond, int(r.int())
 		if r.err != nil {
-			of.Err = fmt.Errorf("sweep of %s: %w", rooms[i], r.err)
+			of.Err = fmt.Errorf("sweep of %s: %w", room, r.err)
 			continue
 		}
-		s.note(rooms[i], of.Occupancy)
+		s.note(room, of.Occupancy)
 	}
 	return swept
 }
@@ -214,12 +214,12 @@ func (s *Store) Read(ctx context.Context, rooms ...Have) (readings []Reading, ep
 	s.run(ctx, calls...)
 	readings = make([]Reading, len(rooms))
 	silent := 0
-	for i, c := range calls {
-		if errors.Is(c.err, presence.ErrUnavailable) {
+	for i, have := range rooms {
+		if errors.Is(calls[i].err, presence.ErrUnavailable) {
 			silent++
 		}
-		if readings[i], err = reading(c); err != nil {
-			readings[i].Err = fmt.Errorf("read %s: %w", rooms[i].Room, err)
+		if readings[i], err = reading(calls[i]); err != nil {
+			readings[i].Err = fmt.Errorf("read %s: %w", have.Room, err)
 		}
 		s.metrics.answered(readings[i])
 	}
