@@ -3,7 +3,7 @@
 // livetemplate renders only what is a visitor's own.
 //
 //   - live.go: the pages of all rooms, and who they are open for.
-//   - room.go: the pages of one room, and what each shows.
+//   - board.go: the pages of one room, which are an audience of it, and what each shows.
 //   - layout.go: which parts of a page are shared, and which are the visitor's own;
 //     samples.go makes the states from which that is found out.
 package live

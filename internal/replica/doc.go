@@ -1,16 +1,20 @@
-// Package replica is what one server process does for the people connected to
-// it: it renews their leases, removes those whom nobody renews any more, and
-// keeps a copy of every room that somebody here looks at.
+// Package replica is what one server process does for the people who are present
+// through it: it renews their leases, removes members whose leases have run out, and
+// knows whether Redis can be trusted.
 //
 // Each loop is one file:
 //
 //	heartbeat.go  renews the leases of local members, puts back those Redis lost
 //	sweep.go      removes connections of every room whose leases ran out
-//	refresh.go    reads rooms that changed
-//	tell.go       tells those who look at them, each room by itself
 //	link.go       knows whether Redis answers, and whether it lost its data
 //
-// members.go and rooms.go hold what the loops work on.
+// What the loops work on:
+//
+//	members.go    members: connections that are in a room through a socket here
+//	put.go        connections without a socket that were put or renewed here
+//	ledger.go     how many of both each address has
+//	loss.go       rooms that lost their data, each by itself
+//	trouble.go    rooms whose data are damaged, each by itself
 //
 // # What happens when things go wrong
 //
@@ -22,12 +26,14 @@
 // could not be sent.
 //
 // Redis lost its data without going away: its epoch is gone or another; the
-// same follows.
+// same follows. It lost the data of one room: the room's birth is another; the same
+// follows for that room alone. The keys of a room do not fit together: its data are
+// deleted, and the room has lost them.
 //
 // This process was stopped for a while and continues: the same follows. Those
 // of its members that moved to other replicas meanwhile have newer generations
-// and are left alone; whoever is to be put back is asked for a sign of life first.
+// and are left alone; a browser that is to be put back is asked for a sign of life first.
 //
-// Another replica is killed: its members' leases run out, and whichever replica
+// Another replica is killed: its members' leases run out, and the replica that
 // sweeps first removes them. There is no leader; a doubled sweep finds nothing.
 package replica

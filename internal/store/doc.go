@@ -10,11 +10,16 @@
 //	key                  type    holds
 //	prefix:{R}:online    SET     ids of the users online; its size is the count
 //	prefix:{R}:beats     ZSET    connection and generation -> end of its lease, ms by Redis TIME
-//	prefix:{R}:conns     HASH    connection -> generation, user id and name
+//	prefix:{R}:conns     HASH    connection -> generation and user id, "<gen4><user>"
 //	prefix:{R}:refs      HASH    user id -> number of connections, only where there are several
-//	prefix:{R}:version   string  version of the room
-//	prefix:{R}:roster    ZSET    user id and name -> number by order of joining, some hundred at most
+//	prefix:{R}:users     HASH    user id -> since when, name, metadata: "<since> <name>[\n<meta>]"
+//	prefix:{R}:roster    ZSET    user id -> since when; all of a room of up to 256 users
+//	prefix:{R}:version   string  version and birth of the room, "<version> <birth>"
+//	prefix:{R}:log       STREAM  what changed, an entry a version; see below
 //	prefix:rooms         ZSET    rooms in use -> when last registered, ms by Redis TIME
+//	prefix:{@}:numbers   HASH    index: room -> "<version> <users> <connections>", rooms with users only
+//	prefix:{@}:names     ZSET    the same rooms by name; prefix:{@}:busy, by users
+//	prefix:schema        string  number of this layout of keys
 //	prefix:epoch         string  when it was made, ms by Redis TIME, and random text; made anew when Redis lost its data
 //	prefix:secret        string  the key of session cookies and ids, where no file gives one
 //	prefix:{R}           pub/sub changes of the room, as JSON: version, users, connections, names
@@ -29,6 +34,22 @@
 // some, and none after it. So every script begins with a write that needs none, except
 // those by which somebody new comes: a join, and a new room.
 //
+// Since when a user is there is in microseconds since the epoch by Redis TIME. It is
+// a number of the user's own, so it orders the roster.
+//
+// # The log
+//
+// An entry has the id <version>-0 and the fields
+//
+//	p   the version before
+//	u c users and connections after
+//	m   1: not all who changed are named, the whole room has to be read
+//	+   a user who came, "<user> <connections> <value of users>"
+//	~   a user of whom name, metadata or number of connections changed, likewise
+//	-   a user who went, "<user> <reason>"; see [presence.Reason]
+//
+// It holds about 256 entries and 256 KiB, and expires 2 minutes after the last.
+//
 // # Time
 //
 // TIME, read inside the scripts, is the only clock. Replicas may disagree about
@@ -42,6 +63,6 @@
 // connection. All scripts may be repeated: a join that took place already is a
 // renewal, a leave that did finds nobody.
 //
-// Messages are hints. Whoever gets one reads the room again; whoever misses one
-// is put right by reading the room from time to time.
+// Messages are hints. A replica that gets one reads what changed; one that missed a
+// message is put right by reading the room from time to time.
 package store
