@@ -106,15 +106,16 @@ func (rs *Rooms) giveLocked(rm *room, a *audience, now time.Time) {
 		rs.metrics.seen(heard)
 		rs.rouse()
 	}
-	rs.showLocked(a, view, shown)
+	rs.showLocked(rm, a, view, shown)
 }
 
-// showLocked calls a's Show by a goroutine of its own.
-func (rs *Rooms) showLocked(a *audience, view View, shown func()) {
+// showLocked calls the Show of a, which is one of rm, by a goroutine of its own.
+func (rs *Rooms) showLocked(rm *room, a *audience, view View, shown func()) {
 	rs.shows.Go(func() {
 		a.Show(view, shown)
 		rs.mu.Lock()
 		a.busy = false
+		rs.endLocked(rm, a)
 		rs.mu.Unlock()
 		rs.rouse()
 	})
@@ -134,7 +135,7 @@ func (rs *Rooms) remind() {
 			}
 			a.told, a.busy = now, true
 			rs.metrics.reminders.Inc()
-			rs.showLocked(a, view, func() {})
+			rs.showLocked(rm, a, view, func() {})
 		}
 	}
 }

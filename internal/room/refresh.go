@@ -94,6 +94,7 @@ func (rs *Rooms) MarkLost(name string, at time.Time) {
 func (rs *Rooms) markLostLocked(rm *room, at time.Time) {
 	rm.lost, rm.dirty, rm.retry = true, true, at
 	rs.markStaleLocked(rm)
+	rs.rouse()
 }
 
 func (rs *Rooms) markStaleLocked(rm *room) {
@@ -155,52 +156,36 @@ func (rs *Rooms) refreshOnce(ctx context.Context) (more bool) {
 		view := rm.view.Load()
 		haves[i] = store.Have{Room: rm.name, Version: view.Version, Birth: view.Birth}
 	}
-	readings, epoch, err := rs.store.Read(ctx, haves...)
-	if err != nil || !rs.trust.Current(ctx, epoch) {
-		if err != nil {
-			rs.trust.Failed(ctx, "", err)
+	if again := rs.readBatch(ctx, batch, haves); len(again) > 0 {
+		haves = haves[:0]
+		for _, rm := range again {
+			haves = append(haves, store.Have{Room: rm.name})
 		}
-		rs.putBack(batch)
-		return false
-	}
-	var again []*room
-	for i, rm := range batch {
-		switch {
-		case readings[i].Err != nil:
-			rs.readFailed(ctx, rm, readings[i].Err)
-		case rs.trust.Trusted(rm.name) != nil:
-			rs.putBack(batch[i : i+1])
-		case !rs.take(ctx, rm, readings[i]):
-			again = append(again, rm)
-		}
-	}
-	if len(again) > 0 {
-		rs.readWhole(ctx, again)
+		rs.readBatch(ctx, again, haves)
 	}
 	return len(batch) == refreshRooms
 }
 
-// readWhole reads rooms whose changes did not lead on.
-func (rs *Rooms) readWhole(ctx context.Context, batch []*room) {
-	haves := make([]store.Have, len(batch))
-	for i, rm := range batch {
-		haves[i] = store.Have{Room: rm.name}
-	}
+// readBatch reads rooms, and returns those that have to be read whole since their changes
+// do not lead on.
+func (rs *Rooms) readBatch(ctx context.Context, batch []*room, haves []store.Have) (again []*room) {
+	asOf := time.Now() // a later answer is no newer
 	readings, epoch, err := rs.store.Read(ctx, haves...)
 	if err != nil || !rs.trust.Current(ctx, epoch) {
 		if err != nil {
 			rs.trust.Failed(ctx, "", err)
 		}
 		rs.putBack(batch)
-		return
+		return nil
 	}
 	for i, rm := range batch {
 		if readings[i].Err != nil {
 			rs.readFailed(ctx, rm, readings[i].Err)
-		} else {
-			rs.take(ctx, rm, readings[i])
+		} else if !rs.take(ctx, rm, readings[i], asOf) {
+			again = append(again, rm)
 		}
 	}
+	return again
 }
 
 // readFailed deals with a room that could not be read: it is tried again soon if Redis
@@ -222,49 +207,68 @@ func (rm *room) tryLocked() {
 	rm.tried = make(chan struct{})
 }
 
-// take makes what was read the view of rm. It reports false if the changes do not lead
-// from the view to what the room is: then the whole room has to be read.
-func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading) bool {
+// take makes what was read of rm, when it was as of asOf, its view, unless that can't be
+// trusted any more. It reports false if the changes do not lead from the view to what the
+// room is: then the whole room has to be read.
+func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading, asOf time.Time) bool {
 	old := *rm.view.Load()
-	next := View{Snapshot: old.Snapshot, Stale: rs.trust.Doubtful(rm.name), AsOf: time.Now()}
-	var change *presence.Change
-	switch {
-	case r.Whole:
-		next.Snapshot = r.Snapshot
-	case len(r.Changes) > 0:
-		net := r.Changes[0]
-		for i, c := range r.Changes {
-			var ok bool
-			if next.Snapshot, ok = next.Apply(c); !ok {
-				return false
-			}
-			if i > 0 {
-				net = net.Then(c)
-			}
-		}
-		change = &net
+	next, change, ok := follow(old.Snapshot, r)
+	if !ok {
+		return false
 	}
-	// A room that had somebody in it and is another now, or an older one, has lost its
-	// data: by a flush, an eviction, a failover.
-	lost := old.Users > 0 && (r.Birth != old.Birth || r.Version < old.Version)
-	if lost && !rm.lost {
-		at := rs.trust.Lost(ctx, rm.name)
-		rs.mu.Lock()
-		defer rs.mu.Unlock()
-		rs.markLostLocked(rm, at)
-		return true
-	}
+	stale := rs.trust.Doubtful(rm.name)
+	lost := lostSince(old.Snapshot, r)
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	rm.lost = false
-	defer rm.tryLocked()
-	if !old.AsOf.IsZero() && next.Stale == old.Stale && next.Occupancy == old.Occupancy && next.Birth == old.Birth {
-		next.Sequence = old.Sequence // seen anew, but nothing new
-		rm.view.Store(&next)
+	// Asked within the lock: whoever takes the trust away marks the view next.
+	if rs.trust.Trusted(rm.name) != nil {
+		rs.putBackLocked(rm)
 		return true
 	}
-	rs.showNewLocked(rm, next, change)
+	if lost && !rm.lost {
+		rs.markLostLocked(rm, rs.trust.Lost(ctx, rm.name))
+		return true
+	}
+	rm.lost = false
+	defer rm.tryLocked()
+	view := View{Snapshot: next, Stale: stale, AsOf: asOf}
+	if old = *rm.view.Load(); !old.AsOf.IsZero() && view.Stale == old.Stale && view.Occupancy == old.Occupancy && view.Birth == old.Birth {
+		view.Sequence = old.Sequence // seen anew, but nothing new
+		rm.view.Store(&view)
+		return true
+	}
+	rs.showNewLocked(rm, view, change)
 	return true
+}
+
+// follow returns the room that was read, by a reader who had old, and the change that
+// leads to it; nil if there is none, or it can't be said. ok is false if what was read
+// does not lead on from old.
+func follow(old presence.Snapshot, r store.Reading) (next presence.Snapshot, change *presence.Change, ok bool) {
+	if r.Whole {
+		return r.Snapshot, nil, true
+	}
+	next = old
+	for i, c := range r.Changes {
+		if next, ok = next.Apply(c); !ok {
+			return old, nil, false
+		}
+		if i > 0 {
+			c = change.Then(c)
+		}
+		change = &c
+	}
+	return next, change, next.Occupancy == r.Occupancy
+}
+
+// lostSince reports whether a room that was old, and of which r was read now, has lost
+// its data meanwhile, by a flush, an eviction, a failover: it is another one, though
+// somebody was in the old one, or an older one.
+func lostSince(old presence.Snapshot, r store.Reading) bool {
+	if r.Birth == old.Birth {
+		return r.Version < old.Version || r.Version == old.Version && r.Occupancy != old.Occupancy
+	}
+	return old.Users > 0
 }
 
 // takeDue takes up to refreshRooms rooms that are to be read now and marks them clean: a
@@ -318,8 +322,12 @@ func (rs *Rooms) giveDue(now time.Time) (next time.Duration, ok bool) {
 			}
 			rs.giveLocked(rm, a, now)
 		}
-		if rm.dirty && rs.trust.Trusted(rm.name) == nil { // else it is read when Redis is to be trusted again
+		switch {
+		case !rm.dirty:
+		case rs.trust.Trusted(rm.name) == nil:
 			later(max(rs.readInLocked(rm, now), time.Millisecond))
+		default: // nobody says when a single room is to be trusted again
+			later(max(rm.retry.Sub(now), retryRead))
 		}
 	}
 	return next, ok
@@ -330,10 +338,17 @@ func (rs *Rooms) putBack(batch []*room) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	for _, rm := range batch {
-		if !rm.read.IsZero() {
-			rm.heard = rm.read
-		}
-		rm.dirty, rm.retry = true, time.Now().Add(retryRead)
-		rm.tryLocked()
+		rs.putBackLocked(rm)
 	}
+}
+
+func (rs *Rooms) putBackLocked(rm *room) {
+	if !rm.read.IsZero() {
+		rm.heard = rm.read
+	}
+	if at := time.Now().Add(retryRead); at.After(rm.retry) {
+		rm.retry = at
+	}
+	rm.dirty = true
+	rm.tryLocked()
 }

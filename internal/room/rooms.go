@@ -190,14 +190,21 @@ func (v *Viewer) Exit() {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	delete(v.audience.viewers, v)
-	if len(v.audience.viewers) > 0 || v.room.audiences[v.audience.Audience] != v.audience {
+	rs.endLocked(v.room, v.audience)
+}
+
+// endLocked ends an audience that has no viewers, and the room that has no audience.
+// Not while it is shown something: if it came back meanwhile, as an audience that is new,
+// it would be shown two views at once.
+func (rs *Rooms) endLocked(rm *room, a *audience) {
+	if len(a.viewers) > 0 || a.busy || rm.audiences[a.Audience] != a {
 		return
 	}
-	delete(v.room.audiences, v.audience.Audience)
-	if len(v.room.audiences) == 0 && rs.byName[v.room.name] == v.room {
-		delete(rs.byName, v.room.name)
+	delete(rm.audiences, a.Audience)
+	if len(rm.audiences) == 0 && rs.byName[rm.name] == rm {
+		delete(rs.byName, rm.name)
 		// Within the lock: a newcomer's Add must come after this.
-		rs.watch.Remove(v.room.name)
+		rs.watch.Remove(rm.name)
 	}
 }
 
