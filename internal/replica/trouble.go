@@ -101,16 +101,20 @@ func (r *Replica) roomFailed(ctx context.Context, room string, err error) (away 
 	return false
 }
 
-// repair has a damaged room begin anew: its data are deleted, and all replicas put back
-// what they hold. Until they have, the room is stale.
+// repair has a damaged room begin anew: its data are deleted, unless another replica did
+// so a moment ago, and all replicas put back what they hold. Until they have, the room is
+// stale.
 func (r *Replica) repair(ctx context.Context, room string) {
 	if r.Trusted(room) != nil {
 		return // Redis is not to be trusted anyway, or that was done a moment ago
 	}
-	if err := r.store.Clear(ctx, room); err != nil {
+	cleared, err := r.store.Clear(ctx, room, r.link.settle)
+	if err != nil {
 		r.redisFailed(ctx, err)
 		return
 	}
-	r.metrics.repaired.Inc()
+	if cleared {
+		r.metrics.repaired.Inc()
+	}
 	r.views.MarkLost(room, r.Lost(ctx, room))
 }

@@ -202,3 +202,34 @@ func TestMembersWhoFindTheRoomFullEnd(t *testing.T) {
 		}
 	})
 }
+
+// Two replicas find the same damage. The one whose answer comes late does not delete what
+// the other has put back meanwhile, and nobody is missing when the room is shown again.
+func TestDamageIsRepairedOnce(t *testing.T) {
+	for turn := range 10 { // of heartbeats
+		bubble(t, func(t *testing.T, fake *redistest.Fake) {
+			a, b := start(t, fake).watching(), start(t, fake)
+			a.in(lobby, "Ann")
+			b.in(lobby, "Ben")
+			put := store.Wanted{Connection: connection("Cid", ""), TTL: time.Minute}
+			if _, err := a.Put(t.Context(), lobby, put); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20*time.Second + time.Duration(turn)*time.Second)
+			fake.Del("presence:{lobby}:online")
+			damage := fmt.Errorf("%w: found by both at once", presence.ErrDamaged)
+			a.roomFailed(t.Context(), lobby, damage)
+			time.Sleep(a.Replica.link.settle / 4) // b's answer is late
+			b.roomFailed(t.Context(), lobby, damage)
+			for range 100 {
+				time.Sleep(100 * time.Millisecond)
+				if view := a.viewer.View(); !view.Stale && view.Users != 3 {
+					t.Fatalf("turn %d: the room shows %d users, not stale", turn, view.Users)
+				}
+			}
+			if view := a.viewer.View(); view.Stale {
+				t.Errorf("turn %d: the room is stale still", turn)
+			}
+		})
+	}
+}

@@ -349,15 +349,15 @@ func (s *Store) Keep(ctx context.Context, rooms ...string) error {
 	return err
 }
 
-// Clear deletes all that Redis has of a room whose data are damaged. Those who hold its
-// connections put them back.
-func (s *Store) Clear(ctx context.Context, room string) error {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
-	defer cancel()
-	if err := s.rdb.Del(ctx, s.keys.room(room)...).Err(); err != nil {
-		return fmt.Errorf("clear %s: %w", room, classify(err))
+// Clear deletes all that Redis has of a room whose data are damaged, and reports whether
+// it did. Those who hold its connections put them back. Data that were made anew less
+// than young ago stay: another replica has found the same damage.
+func (s *Store) Clear(ctx context.Context, room string, young time.Duration) (cleared bool, err error) {
+	c := s.roomCall(clearScript, room, append(s.args(room, 1), young.Milliseconds()))
+	if s.run(ctx, c); c.err != nil {
+		return false, fmt.Errorf("clear %s: %w", room, c.err)
 	}
-	return nil
+	return c.reply == int64(1), nil
 }
 
 // Rooms lists the rooms in use, in no particular order: all that have somebody

@@ -30,6 +30,8 @@ var (
 	readLua string
 	//go:embed script/find.lua
 	findLua string
+	//go:embed script/clear.lua
+	clearLua string
 	//go:embed script/register.lua
 	registerLua string
 	//go:embed script/note.lua
@@ -62,6 +64,7 @@ var (
 	updateScript    = script{"update", redis.NewScript(roomLua + updateLua)}
 	readScript      = script{"read", redis.NewScript(roomLua + readLua)}
 	findScript      = script{"find", redis.NewScript(roomLua + findLua)}
+	clearScript     = script{"clear", redis.NewScript(roomLua + clearLua)}
 	registerScript  = script{"register", redis.NewScript(registerLua)}
 	noteScript      = script{"note", redis.NewScript(noteLua)}
 	listScript      = script{"list", redis.NewScript(listLua)}
@@ -74,7 +77,7 @@ var (
 func scripts() []script {
 	return []script{
 		joinScript, leaveScript, sweepScript, resumeScript, releaseScript,
-		heartbeatScript, updateScript, readScript, findScript, noteScript, listScript,
+		heartbeatScript, updateScript, readScript, findScript, clearScript, noteScript, listScript,
 		registerScript, forgetScript, epochScript, secretScript,
 	}
 }
