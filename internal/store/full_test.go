@@ -75,6 +75,10 @@ func TestFullRedisRefusesNewcomersOnly(t *testing.T) {
 			if _, err := s.Leave(ctx, "r", "c2-Ann", "gen1"); err != nil {
 				t.Errorf("leave of a second tab: %v", err)
 			}
+			s.noteOnce(ctx)
+			if list, err := s.Busiest(ctx, 1); err != nil || fmt.Sprint(list) != "[{r 4 4}]" {
+				t.Errorf("the index: %v, %v", list, err)
+			}
 			check(t, s, "r", 4, "Ann", "Ben", "Dan", "Eve")
 
 			// A lease that has run out is swept; what Redis lost is put back, and its

@@ -66,3 +66,50 @@ func TestLostIndexIsWrittenAgain(t *testing.T) {
 		redistest.Eventually(t, 5*time.Second, "it is there again", there)
 	})
 }
+
+// An index that has lost one of its parts, or has one of a wrong type, begins anew.
+func TestDamagedIndexBeginsAnew(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		o := must(s.Join(t.Context(), "r", conn("c", "gen1", "Ann"))).Occupancy
+		for _, key := range s.keys.index() {
+			for _, kind := range []string{"missing", "of a wrong type"} {
+				s.notes.add("r", o, 0)
+				s.noteOnce(t.Context())
+				e.admin.Del(t.Context(), key)
+				if kind != "missing" {
+					e.admin.Set(t.Context(), key, "x", 0)
+				}
+				s.notes.add("r", o, 0)
+				s.noteOnce(t.Context())
+				busy, err := s.Busiest(t.Context(), 10)
+				if err != nil || len(busy) != 1 {
+					t.Errorf("%s %s: busiest %v, %v", key, kind, busy, err)
+				}
+				byName, err := s.List(t.Context(), "", "", 10)
+				if err != nil || len(byName) != 1 {
+					t.Errorf("%s %s: by name %v, %v", key, kind, byName, err)
+				}
+			}
+		}
+	})
+}
+
+// A list of rooms in use that is no list is made anew, as one that was deleted is.
+func TestListOfRoomsOfAWrongTypeIsMadeAnew(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		e.admin.Set(t.Context(), s.keys.rooms(), "x", 0)
+		join(t, s, "r", conn("c", "gen1", "Ann"))
+		if rooms, err := s.Rooms(t.Context()); err != nil || len(rooms) != 1 {
+			t.Errorf("rooms %v, %v", rooms, err)
+		}
+		e.admin.Set(t.Context(), s.keys.rooms(), "x", 0)
+		if err := s.Keep(t.Context(), "r"); err != nil {
+			t.Errorf("keep: %v", err)
+		}
+		if rooms, err := s.Rooms(t.Context()); err != nil || len(rooms) != 1 {
+			t.Errorf("kept rooms %v, %v", rooms, err)
+		}
+	})
+}

@@ -5,7 +5,15 @@
 -- Reply: how many were news
 --
 -- A room that nobody is in is in none of them. An older number than the one that is
--- there says nothing; version 0 is that of a room that is no longer there at all.
+-- there says nothing; version 0 is that of a room that is no longer there at all. An
+-- index whose parts do not fit together, since one was deleted or is no index, begins
+-- anew: replicas note all rooms again.
+local sizes = {redis.pcall('HLEN', KEYS[1]), redis.pcall('ZCARD', KEYS[2]), redis.pcall('ZCARD', KEYS[3])}
+if type(sizes[1]) ~= 'number' or sizes[1] ~= sizes[2] or sizes[1] ~= sizes[3] then
+  redis.call('DEL', unpack(KEYS))
+end
+-- The first write is one that a full Redis allows.
+redis.call('ZREM', KEYS[2], '')
 local news = 0
 for i = 1, #ARGV, 4 do
   local room, users = ARGV[i], tonumber(ARGV[i + 1])

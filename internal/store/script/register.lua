@@ -6,6 +6,8 @@
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 local limit, reply = tonumber(ARGV[1]), {}
+-- A list of another type is lost, and made anew like one that was deleted.
+if type(redis.pcall('ZCARD', KEYS[1])) ~= 'number' then redis.call('DEL', KEYS[1]) end
 -- A full Redis refuses the ZADD if it is the first write.
 if limit < 0 then redis.call('ZREM', KEYS[1], '') end
 for i = 2, #ARGV do
