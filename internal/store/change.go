@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"presence/internal/presence"
@@ -18,8 +20,8 @@ type Held struct {
 	// Connection has the generation that holds it, and the user as others see it.
 	Connection presence.Connection
 
-	// Came says that this call brought the connection in, or that it was another
-	// user's before.
+	// Came says that a put brought the connection in, or that it was another user's
+	// before.
 	Came bool
 }
 
@@ -154,21 +156,17 @@ func (s *Store) Restore(ctx context.Context, room string, lost []Lost) (birth st
 	var calls []*call
 	for start := 0; start < len(lost); start += BatchSize {
 		part := lost[start:min(start+BatchSize, len(lost))]
-		args := append(s.args(room, 2+joinStride*len(part)), "restore", s.opts.MaxMembers)
-		for _, l := range part {
-			ttl := l.TTL
-			if ttl == 0 {
-				ttl = s.opts.MemberTTL
-			}
-			args = joinArgs(args, l.Connection, ttl, false, false)
+		ops := make([]*op, len(part))
+		for i, l := range part {
+			ops[i] = &op{room: room, conn: l.Connection, ttl: cmp.Or(l.TTL, s.opts.MemberTTL)}
 		}
-		calls = append(calls, s.roomCall(joinScript, room, args))
+		calls = append(calls, s.joinCall("restore", ops))
 	}
 	s.run(ctx, calls...)
 	for i, c := range calls {
 		part := errs[i*BatchSize : min((i+1)*BatchSize, len(lost))]
 		outcomes := make([]result, len(part))
-		joined(c, outcomes)
+		joined(c, "restore", outcomes)
 		for j, o := range outcomes {
 			part[j] = o.err
 			if o.held.Birth != "" {
@@ -182,43 +180,44 @@ func (s *Store) Restore(ctx context.Context, room string, lost []Lost) (birth st
 	return birth, errs
 }
 
-// joinStride is how many arguments of the join script belong to one connection.
-const joinStride = 7
-
-// joinArgs appends those of c.
-func joinArgs(args []any, c presence.Connection, ttl time.Duration, name, meta bool) []any {
-	since := any("")
-	if c.User.Since > 0 {
-		since = c.User.Since
-	}
-	return append(args, c.ID, c.Generation, ttl.Milliseconds(), c.User.ID, since, sign(name)+c.User.Name, sign(meta)+c.User.Meta)
-}
-
-// sign says whether what follows is the user's from now on.
-func sign(set bool) string {
-	if set {
-		return "="
-	}
-	return "?"
-}
-
 // joinCall is one call of the join script for ops, which are of one kind and room.
 func (s *Store) joinCall(how string, ops []*op) *call {
-	args := append(s.args(ops[0].room, 2+joinStride*len(ops)), how, s.opts.MaxMembers)
+	room := ops[0].room
+	args := append(s.args(room, 3+8*len(ops)), how, s.opts.MaxMembers, s.opts.MemberTTL.Milliseconds())
 	for _, o := range ops {
-		args = joinArgs(args, o.conn, o.ttl, o.name, o.meta)
+		user := o.conn.User
+		args = append(args, o.conn.ID, o.conn.Generation, user.ID, user.Name)
+		if how == "join" {
+			continue
+		}
+		since, sets := any(""), ""
+		if user.Since > 0 {
+			since = user.Since
+		}
+		if o.name {
+			sets = "n"
+		}
+		if o.meta {
+			sets += "m"
+		}
+		args = append(args, o.ttl.Milliseconds(), since, user.Meta, sets)
 	}
-	return s.roomCall(joinScript, ops[0].room, args)
+	return s.roomCall(joinScript, room, args)
 }
 
-// joined reads the reply of the join script into one result for each connection.
-func joined(c *call, results []result) {
+// joined reads the reply of the join script into one result for each connection. What
+// the caller knows of it, the ids and what a join has set, is the caller's to add.
+func joined(c *call, how string, results []result) {
 	err := c.err
 	if err == nil {
 		r := replyOf(c.reply)
 		occupancy, birth := r.occupancy()
 		for i := range results {
-			results[i] = joinOutcome(r)
+			if how == "join" {
+				results[i] = joinOutcome(r)
+			} else {
+				results[i] = putOutcome(r)
+			}
 			results[i].held.Occupancy, results[i].held.Birth = occupancy, birth
 		}
 		err = r.err
@@ -230,25 +229,46 @@ func joined(c *call, results []result) {
 	}
 }
 
-// joinOutcome reads what became of one connection. Its user's id is the caller's to
-// add.
+// joinOutcome reads what became of one connection that joined: since when its user is
+// there, or why it is not.
 func joinOutcome(r *reply) (out result) {
-	outcome, generation, value := r.int(), r.text(), r.text()
-	switch {
-	case r.err != nil:
-		return result{err: r.err}
-	case outcome == 0:
-		out.err = presence.ErrRoomFull
-	case outcome == -1:
-		out.err = presence.ErrSuperseded
-	case outcome == -2:
-		out.err = presence.ErrFull
+	switch v := r.next().(type) {
+	case string:
+		var err error
+		if out.held.Connection.User.Since, err = strconv.ParseInt(v, 10, 64); err != nil {
+			out.err = damaged(fmt.Errorf("%w: since %q", errReply, v))
+		}
+	case int64:
+		out.err = refusal(v)
 	default:
-		out.held.Came = outcome == 1
-		out.held.Connection.Generation = generation
-		out.held.Connection.User, out.err = parseUser("?", value)
+		out.err = damaged(errReply)
 	}
 	return out
+}
+
+// putOutcome reads what became of one connection that was put or restored.
+func putOutcome(r *reply) (out result) {
+	outcome, generation, value := r.int(), r.text(), r.text()
+	if out.err = refusal(outcome); out.err != nil || r.err != nil {
+		return out
+	}
+	out.held.Came = outcome == 1
+	out.held.Connection.Generation = generation
+	out.held.Connection.User, out.err = parseUser("?", value)
+	return out
+}
+
+// refusal is the error of an outcome of the join script; nil if it is none.
+func refusal(outcome int64) error {
+	switch outcome {
+	case 0:
+		return presence.ErrRoomFull
+	case -1:
+		return presence.ErrSuperseded
+	case -2:
+		return presence.ErrFull
+	}
+	return nil
 }
 
 // pairsCall is one call of a script that takes id and generation of each connection.

@@ -308,9 +308,17 @@ func (g *group) tell(s *Store) {
 		g.fail(g.call.err)
 		return
 	case g.ops[0].kind.joins():
-		joined(g.call, results)
+		how := "join"
+		if g.ops[0].kind == opPut {
+			how = "put"
+		}
+		joined(g.call, how, results)
 		for i, o := range g.ops {
-			results[i].held.Connection.ID, results[i].held.Connection.User.ID = o.conn.ID, o.conn.User.ID
+			conn := &results[i].held.Connection
+			conn.ID, conn.User.ID = o.conn.ID, o.conn.User.ID
+			if how == "join" {
+				conn.Generation, conn.User.Name = o.conn.Generation, o.conn.User.Name
+			}
 		}
 	case g.ops[0].kind == opLeave:
 		occupancy, birth := replyOf(g.call.reply).occupancy()

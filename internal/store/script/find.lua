@@ -6,7 +6,6 @@
 -- Needs room.lua.
 local value = call('HGET', CONNS, ARGV[4])
 if not value then return {} end
-local user = string.sub(value, 5)
-note(user, true)
+local user = note(string.sub(value, 5), true)
 look()
-return {string.sub(value, 1, 4), user, was[user] and since[user] .. ' ' .. was[user] or '', has[user]}
+return {string.sub(value, 1, 4), users[user], since[user] .. ' ' .. was[user], has[user]}

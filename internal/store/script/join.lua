@@ -1,14 +1,16 @@
 -- join.lua: users come in through connections, come back through them, or stay.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
---       4 how: 'join', 'put' or 'restore', 5 most users (0: no limit),
---       6.. seven for each connection: id, generation, lease ms, user, since when
---           ('' for now), name, metadata. Name and metadata begin with '=' if they
---           are to be the user's from now on, and with '?' if only for a user who is new
--- Reply: {users, connections, version, birth, then three for each connection:
---         outcome, generation, value of users of its user}
+--       4 how: 'join', 'put' or 'restore', 5 most users (0: no limit), 6 lease ms of a join,
+--       7.. for each connection: id, generation, user, name; but for a join also: lease ms,
+--           since when the user is there ('' for now), metadata, and what of both is the
+--           user's from now on, not only if the user is new: 'n' for the name, 'm' for
+--           the metadata. The name of a join is the user's from now on
+-- Reply: {users, connections, version, birth, then for each connection its outcome;
+--         but for a join also its generation and the user's value of users}
 --        outcome 1: came in; 2: was there; 0: refused, the room is full;
---        -1: superseded; -2: refused, Redis is full
+--        -1: superseded; -2: refused, Redis is full. For a join, since when its user
+--        is there as text instead of 1 and 2
 --
 -- A join takes over a connection that is known, with its generation; one that joins
 -- as another user leaves as the one it was. A put leaves a connection of the same
@@ -19,35 +21,44 @@
 -- lease ends earlier. It shortens no lease.
 -- Needs room.lua.
 local how, limit = ARGV[4], tonumber(ARGV[5])
-local put, restore = how == 'put', how == 'restore'
-local FIRST, STRIDE = 6, 7
-local ids = {}
+local join, put, restore = how == 'join', how == 'put', how == 'restore'
+local FIRST, STRIDE = 7, join and 4 or 8
+local ids, at = {}, {} -- of each connection; the position of its user
 for i = FIRST, #ARGV, STRIDE do
-  ids[#ids + 1] = ARGV[i]
-  note(ARGV[i + 3])
+  local n = #ids + 1
+  ids[n], at[n] = ARGV[i], note(ARGV[i + 2])
 end
 local known = call('HMGET', CONNS, unpack(ids))
-local now, fresh = {}, false -- connection -> value; the same connection may come twice
+local now, fresh = nil, false -- connection -> value; the same connection may come twice
 for i = 1, #ids do
   if known[i] then
+    now = now or {}
     now[ids[i]] = known[i]
     note(string.sub(known[i], 5), true)
   else
     fresh = true
   end
 end
-look()
-
--- Whether Redis takes more is found out by a first write that changes nothing. Users
--- who come back were let in already.
+-- Whether Redis takes more is found out by a first write. Users who come back were let in
+-- already. Where only newcomers ask and there is room for all, that write enters them: if
+-- all were new, there is nothing to look up.
 local full, tries = false, fresh and not restore
 if tries then
-  local tried = redis.pcall('SETRANGE', VERSION, 0, '')
+  local tried
+  if join and not now and (limit == 0 or count() + #users <= limit) then
+    count()
+    tried = redis.pcall('SADD', ONLINE, unpack(users))
+    entered = tried
+  else
+    tried = redis.pcall('SETRANGE', VERSION, 0, '')
+  end
   if type(tried) == 'table' and tried.err then
     if not string.find(tried.err, 'OOM', 1, true) then return tried end
-    full = true
+    full, entered = true, nil
   end
 end
+now = now or {}
+if entered ~= #users then look() end
 
 -- longer reports whether a lease of a connection without a socket, which several
 -- replicas remember, ends later than the one that is there.
@@ -59,59 +70,65 @@ end
 local online = limit > 0 and count() or 0
 local outcomes, generations, latest = {}, {}, ms
 local beats, dead, values = {}, {}, {}
+local deadline, lease_ms = int(ms + ARGV[6]), tonumber(ARGV[6])
 for i = 1, #ids do
-  local at = FIRST + STRIDE * (i - 1)
-  local conn, gen, user, name, meta = ids[i], ARGV[at + 1], ARGV[at + 3], ARGV[at + 5], ARGV[at + 6]
-  local value = now[conn]
-  local wasgen = value and string.sub(value, 1, 4)
-  local wasuser = value and string.sub(value, 5)
-  if value and restore and wasgen ~= gen and wasgen ~= RELEASED and not longer(conn, wasgen, gen, ms + ARGV[at + 2]) then
+  local arg = FIRST + STRIDE * (i - 1)
+  local conn, gen, me, name = ids[i], ARGV[arg + 1], at[i], ARGV[arg + 3]
+  local given, meta, sets = '', '', 'n'
+  if not join then
+    lease_ms, given, meta, sets = tonumber(ARGV[arg + 4]), ARGV[arg + 5], ARGV[arg + 6], ARGV[arg + 7]
+    deadline = int(ms + lease_ms)
+  end
+  local value, wasgen, them = now[conn], nil, nil
+  if value then wasgen, them = string.sub(value, 1, 4), position[string.sub(value, 5)] end
+  if value and restore and wasgen ~= gen and wasgen ~= RELEASED and not longer(conn, wasgen, gen, ms + lease_ms) then
     outcomes[i] = -1
   elseif not value and full then
     outcomes[i] = -2
-  elseif wasuser ~= user and limit > 0 and has[user] == 0 and online >= limit then
+  elseif them ~= me and limit > 0 and has[me] == 0 and online >= limit then
     outcomes[i] = 0
   else
     outcomes[i] = 1
-    if wasuser == user then
+    if them == me then
       outcomes[i] = 2
       if put and wasgen ~= RELEASED and string.sub(wasgen, 1, 1) ~= HTTP then gen = wasgen end
     else
-      if has[user] == 0 then
+      if has[me] == 0 then
         online = online + 1
-        if had[user] == 0 and ARGV[at + 4] ~= '' then since[user] = ARGV[at + 4] end
+        if had[me] == 0 and given ~= '' then since[me] = given end
       end
-      has[user] = has[user] + 1
-      if wasuser then
-        has[wasuser] = has[wasuser] - 1
-        if has[wasuser] == 0 then online, reason[wasuser] = online - 1, 'left' end
+      has[me] = has[me] + 1
+      if them then
+        has[them] = has[them] - 1
+        if has[them] == 0 then online, reason[them] = online - 1, 'left' end
       end
     end
-    if not tail[user] then
-      tail[user] = string.sub(name, 2)
-      if #meta > 1 then tail[user] = tail[user] .. '\n' .. string.sub(meta, 2) end
-    elseif string.sub(name, 1, 1) == '=' or string.sub(meta, 1, 1) == '=' then
-      local line = string.find(tail[user], '\n', 1, true)
-      local text = line and string.sub(tail[user], 1, line - 1) or tail[user]
-      local data = line and string.sub(tail[user], line + 1) or ''
-      if string.sub(name, 1, 1) == '=' then text = string.sub(name, 2) end
-      if string.sub(meta, 1, 1) == '=' then data = string.sub(meta, 2) end
-      tail[user] = data == '' and text or text .. '\n' .. data
+    local old = tail[me]
+    if not old then
+      tail[me] = meta == '' and name or name .. '\n' .. meta
+    elseif sets ~= '' and old ~= name then
+      local line = string.find(old, '\n', 1, true)
+      local text, data = old, ''
+      if line then text, data = string.sub(old, 1, line - 1), string.sub(old, line + 1) end
+      if string.find(sets, 'n', 1, true) then text = name end
+      if string.find(sets, 'm', 1, true) then data = meta end
+      tail[me] = data == '' and text or text .. '\n' .. data
+    elseif string.find(sets, 'm', 1, true) and meta ~= '' then
+      tail[me] = name .. '\n' .. meta
     end
     if wasgen and wasgen ~= gen then dead[#dead + 1] = conn .. wasgen end
     if not put or wasgen ~= gen or string.sub(gen, 1, 1) == HTTP then
-      local deadline = ms + ARGV[at + 2]
-      latest = math.max(latest, deadline)
-      beats[#beats + 1] = int(deadline)
+      latest = math.max(latest, ms + lease_ms)
+      beats[#beats + 1] = deadline
       beats[#beats + 1] = conn .. gen
     end
-    if wasgen ~= gen or wasuser ~= user then
-      now[conn] = gen .. user
+    if wasgen ~= gen or them ~= me then
+      now[conn] = gen .. users[me]
       values[#values + 1] = conn
       values[#values + 1] = now[conn]
     end
   end
-  generations[i] = gen
+  if not join then generations[i] = gen end
 end
 keep(latest, tries and not full)
 if #beats > 0 then lease(beats, restore) end
@@ -119,7 +136,12 @@ if #dead > 0 then call('ZREM', BEATS, unpack(dead)) end
 if #values > 0 then call('HSET', CONNS, unpack(values)) end
 local reply = settle()
 for i = 1, #ids do
-  local user, at = ARGV[FIRST + STRIDE * (i - 1) + 3], 2 + 3 * i
-  reply[at], reply[at + 1], reply[at + 2] = outcomes[i], generations[i], since[user] and since[user] .. ' ' .. tail[user] or ''
+  local me = at[i]
+  if join then
+    reply[4 + i] = outcomes[i] > 0 and since[me] or outcomes[i]
+  else
+    local n = 2 + 3 * i
+    reply[n], reply[n + 1], reply[n + 2] = outcomes[i], generations[i], since[me] and since[me] .. ' ' .. tail[me] or ''
+  end
 end
 return reply

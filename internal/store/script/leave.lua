@@ -19,8 +19,7 @@ for i = 1, #ids do
       outcomes[i] = 1
       dead[#dead + 1] = ids[i] .. gen
       left[#left + 1] = ids[i]
-      owners[#owners + 1] = string.sub(known[i], 5)
-      note(owners[#owners], true)
+      owners[#owners + 1] = note(string.sub(known[i], 5), true)
     end
   end
 end

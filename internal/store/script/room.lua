@@ -12,7 +12,8 @@ local SHOWN = 100 -- users that a page shows: a roster of fewer is filled up aga
 local NAMED = 64 -- users whom an entry of the log names in a larger room
 local META = 4096 -- bytes of metadata beyond which an entry counts as of a larger room
 local BULK = 131072 -- bytes of entries of one size that the log holds
-local LOGGED = 120000 -- ms that the log outlives the last change
+local LOGGED = 130000 -- ms that the log lives: 2 minutes from the last change, and a spell
+local SPELL = 10000000 -- us of a room in which its log is given its life once
 
 -- A value of conns is "<generation><user>", a member of beats is
 -- "<connection><generation>"; a generation has four characters. A value of users
@@ -43,9 +44,9 @@ local function keep(deadline, written)
   life = call('PTTL', VERSION)
   if life < need - SPARE / 4 then
     life = need
-    for i = 1, 7 do call('PEXPIRE', KEYS[i], int(life)) end
+    for i = 1, 7 do call('PEXPIRE', KEYS[i], life) end
   elseif not written then
-    call('PEXPIRE', VERSION, int(life))
+    call('PEXPIRE', VERSION, life)
   end
 end
 
@@ -56,11 +57,12 @@ local function lease(beats, longer)
   else
     call('ZADD', BEATS, unpack(beats))
   end
-  call('PEXPIRE', BEATS, int(life)) -- it is new if it was lost
+  if call('ZCARD', BEATS) <= #beats / 2 then call('PEXPIRE', BEATS, life) end -- it is new
 end
 
--- how many users are online, before the script changes that.
-local counted
+-- how many users are online, before the script changes that. entered is how many have
+-- been put there since, before settle.
+local counted, entered
 local function count()
   counted = counted or call('SCARD', ONLINE)
   return counted
@@ -85,41 +87,46 @@ local function audit()
   if call('ZCARD', ROSTER) < math.min(n, n > CAP and SHOWN or CAP) then damaged('roster') end
 end
 
--- The users that a call touches, in the order in which they were first seen: how
--- many connections each had and has, since when, name and metadata as they were and
--- as they will be, and why a user leaves. No user is counted anywhere else.
-local users, had, has, since, was, tail, reason = {}, {}, {}, {}, {}, {}, {}
+-- The users that a call touches, in the order in which they were first seen. What is
+-- known of each stands at the same position of the other lists: how many connections the
+-- user had and has, since when the user is there, name and metadata as they were and as
+-- they will be, and why the user leaves. No user is counted anywhere else.
+local users, position = {}, {}
+local had, has, since, was, tail, reason = {}, {}, {}, {}, {}, {}
 
--- note prepares a user for counting; there says that a connection of the user's was
+-- note returns the position of a user; there says that a connection of the user's was
 -- found. look reads what is known of the users noted since the last look.
 local looked, expected = 0, {}
 local function note(user, there)
-  if not had[user] then
-    had[user], has[user] = 0, 0
-    users[#users + 1] = user
+  local at = position[user]
+  if not at then
+    at = #users + 1
+    users[at], position[user], had[at], has[at] = user, at, 0, 0
   end
-  if there then expected[user] = true end
+  if there then expected[at] = true end
+  return at
 end
 
 local function look()
   if looked == #users then return end
-  local values, there = call('HMGET', USERS, unpack(users, looked + 1)), {}
+  local values, there = call('HMGET', USERS, unpack(users, looked + 1)), nil
   for i = 1, #values do
+    local at = looked + i
     if values[i] then
-      local user = users[looked + i]
-      since[user], was[user] = split(values[i])
-      tail[user] = was[user]
-      there[#there + 1] = user
-    elseif expected[users[looked + i]] then
+      since[at], was[at] = split(values[i])
+      tail[at] = was[at]
+      there = there or {}
+      there[#there + 1] = users[at]
+    elseif expected[at] then
       damaged('a connection without its user')
     end
   end
   looked = #users
-  if #there == 0 then return end
+  if not there then return end
   local refs = call('HMGET', REFS, unpack(there))
   for i = 1, #there do
-    local n = tonumber(refs[i] or 1)
-    had[there[i]], has[there[i]] = n, n
+    local at, n = position[there[i]], tonumber(refs[i] or 1)
+    had[at], has[at] = n, n
   end
 end
 
@@ -139,7 +146,15 @@ local function fill()
   end
   call('ZADD', ROSTER, unpack(rows))
   call('ZREMRANGEBYRANK', ROSTER, CAP, -1)
-  call('PEXPIRE', ROSTER, int(life))
+  call('PEXPIRE', ROSTER, life)
+end
+
+-- write lists in entry who changed, with a sign, and returns what that adds to its size.
+local function write(entry, sign, at)
+  local user, value = users[at], since[at] .. ' ' .. tail[at]
+  entry[#entry + 1] = sign
+  entry[#entry + 1] = user .. ' ' .. has[at] .. ' ' .. value
+  return #user + #value
 end
 
 -- settle writes what became of the users, and tells everybody if anything changed
@@ -148,29 +163,27 @@ end
 -- keep has been called.
 local function settle()
   local came, went, changed, more, fewer = {}, {}, {}, {}, {}
-  for i = 1, #users do
-    local user = users[i]
-    local a, b = had[user], has[user]
+  for at = 1, #users do
+    local a, b = had[at], has[at]
     if a == 0 and b > 0 then
-      came[#came + 1] = user
+      came[#came + 1] = at
     elseif a > 0 and b == 0 then
-      went[#went + 1] = user
-    elseif b > 0 and (a ~= b or tail[user] ~= was[user]) then
-      changed[#changed + 1] = user
+      went[#went + 1] = at
+    elseif b > 0 and (a ~= b or tail[at] ~= was[at]) then
+      changed[#changed + 1] = at
     end
-    if a ~= b then
-      if b > 1 then
-        more[#more + 1] = user
-        more[#more + 1] = b
-      elseif a > 1 then
-        fewer[#fewer + 1] = user
-      end
+    if b > 1 and a ~= b then
+      more[#more + 1] = users[at]
+      more[#more + 1] = b
+    elseif a > 1 and b < 2 then
+      fewer[#fewer + 1] = users[at]
     end
   end
   local before = count()
   local connections = call('ZCARD', BEATS)
   local last, birth = born()
-  if #came + #went + #changed == 0 then return {before, connections, last, birth}, 0, 0 end
+  local named = #came + #went + #changed
+  if named == 0 then return {before, connections, last, birth}, 0, 0 end
 
   -- The version also says since when users are there: each who came gets a number of
   -- their own, higher than every earlier one.
@@ -179,50 +192,54 @@ local function settle()
     birth = int(us)
     call('DEL', LOG)
   end
-  call('SET', VERSION, int(version) .. ' ' .. birth, 'PX', int(life))
+  local text = int(version)
+  call('SET', VERSION, text .. ' ' .. birth, 'PX', life)
 
-  local online, named = before, #came + #went + #changed
-  local entry, meta, size = {'p', int(last), 'u', 0, 'c', connections}, 0, 0
-  local values, rows, back = {}, {}, false
+  local online = before
   if #more > 0 then
     call('HSET', REFS, unpack(more))
-    call('PEXPIRE', REFS, int(life))
+    call('PEXPIRE', REFS, life)
   end
   if #fewer > 0 then call('HDEL', REFS, unpack(fewer)) end
+  local gone = {}
+  for i = 1, #went do gone[i] = users[went[i]] end
   if #went > 0 then
-    online = online - call('SREM', ONLINE, unpack(went))
-    call('HDEL', USERS, unpack(went))
-    call('ZREM', ROSTER, unpack(went))
-    for i = 1, #went do
-      entry[#entry + 1] = '-'
-      entry[#entry + 1] = went[i] .. ' ' .. reason[went[i]]
-      size = size + #went[i]
-    end
+    online = online - call('SREM', ONLINE, unpack(gone))
+    call('HDEL', USERS, unpack(gone))
+    call('ZREM', ROSTER, unpack(gone))
   end
-  if #came > 0 then online = online + call('SADD', ONLINE, unpack(came)) end
-  for i = 1, #changed + #came do
-    local user, sign = changed[i], '~'
-    if not user then
-      user, sign = came[i - #changed], '+'
-      if since[user] then back = true else since[user] = int(version - #came + i - #changed) end
-      rows[#rows + 1] = since[user]
-      rows[#rows + 1] = user
-    end
-    local value = since[user] .. ' ' .. tail[user]
-    if tail[user] ~= was[user] then
-      values[#values + 1] = user
-      values[#values + 1] = value
-      local at = string.find(value, '\n', 1, true)
-      if at then meta = meta + #value - at end
-    end
-    entry[#entry + 1] = sign
-    entry[#entry + 1] = user .. ' ' .. has[user] .. ' ' .. value
-    size = size + #user + #value
-  end
-  if #values > 0 then call('HSET', USERS, unpack(values)) end
   -- Who comes into a large room is listed when others there have gone; who comes back
   -- has a place.
-  if #rows > 0 and (back or before < CAP) then
+  local values, new, rows, meta = {}, {}, {}, 0
+  for i = 1, #came do
+    local at = came[i]
+    local back = since[at]
+    if not back then since[at] = i == #came and text or int(version - #came + i) end
+    new[i] = users[at]
+    if back or before < CAP then
+      rows[#rows + 1] = since[at]
+      rows[#rows + 1] = new[i]
+    end
+    values[2 * i - 1], values[2 * i] = new[i], since[at] .. ' ' .. tail[at]
+  end
+  if entered then
+    online = online + entered
+  elseif #came > 0 then
+    online = online + call('SADD', ONLINE, unpack(new))
+  end
+  for i = 1, #changed do
+    local at = changed[i]
+    if tail[at] ~= was[at] then
+      values[#values + 1] = users[at]
+      values[#values + 1] = since[at] .. ' ' .. tail[at]
+    end
+  end
+  for i = 2, #values, 2 do
+    local line = string.find(values[i], '\n', 1, true)
+    if line then meta = meta + #values[i] - line end
+  end
+  if #values > 0 then call('HSET', USERS, unpack(values)) end
+  if #rows > 0 then
     call('ZADD', ROSTER, unpack(rows))
     if online > CAP then call('ZREMRANGEBYRANK', ROSTER, CAP, -1) end
   end
@@ -231,24 +248,33 @@ local function settle()
     if listed < online and (online <= CAP or listed < SHOWN) then fill() end
   end
   if before == 0 then
-    for i = 1, 6 do call('PEXPIRE', KEYS[i], int(life)) end
+    for i = 1, 6 do call('PEXPIRE', KEYS[i], life) end
   end
 
-  entry[4] = online
+  local entry, most = {'p', int(last), 'u', online, 'c', connections}, CAP
   if named > NAMED and (before > CAP or online > CAP or meta > META) then
-    entry, size = {'p', int(last), 'u', online, 'c', connections, 'm', 1}, 0
+    entry[7], entry[8] = 'm', 1
+  else
+    local size = 0
+    for i = 1, #went do
+      entry[#entry + 1] = '-'
+      entry[#entry + 1] = gone[i] .. ' ' .. reason[went[i]]
+      size = size + #gone[i]
+    end
+    for i = 1, #changed do size = size + write(entry, '~', changed[i]) end
+    for i = 1, #came do size = size + write(entry, '+', came[i]) end
+    most = math.max(1, math.min(CAP, math.floor(BULK / (size + 1))))
   end
-  local most = math.max(1, math.min(CAP, math.floor(BULK / (size + 1))))
-  local id = int(version) .. '-0'
+  local id = text .. '-0'
   local added = redis.pcall('XADD', LOG, 'MAXLEN', '~', most, id, unpack(entry))
   if type(added) == 'table' and added.err then -- it holds versions of another life of the room
     call('DEL', LOG)
     call('XADD', LOG, id, unpack(entry))
+    call('PEXPIRE', LOG, LOGGED)
   end
-  call('PEXPIRE', LOG, LOGGED)
+  if math.floor(version / SPELL) ~= math.floor(last / SPELL) then call('PEXPIRE', LOG, LOGGED) end
 
-  local names = #came + #went > 0 and 1 or 0
-  call(PUBLISH, CHANNEL, string.format(
-    '{"version":%.0f,"users":%d,"connections":%d,"names":%d}', version, online, connections, names))
+  call(PUBLISH, CHANNEL, '{"version":' .. text .. ',"users":' .. online .. ',"connections":' .. connections
+    .. ',"names":' .. (#came + #went > 0 and 1 or 0) .. '}')
   return {online, connections, version, birth}, #came, #went
 end

@@ -29,8 +29,7 @@ if #dead > 0 then
   for i = 1, #ids do
     local gen = string.sub(dead[i], -4)
     if known[i] and string.sub(known[i], 1, 4) == gen then
-      local user = string.sub(known[i], 5)
-      note(user, true)
+      local user = note(string.sub(known[i], 5), true)
       owners[#owners + 1] = user
       ended[#ended + 1] = ids[i]
       reason[user] = gen == RELEASED and 'closed' or 'timeout'

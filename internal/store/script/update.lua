@@ -7,11 +7,11 @@
 --        outcome 1: done; 0: that user is not there through that connection;
 --        -1: the value is another by now
 -- Needs room.lua.
-local user, outcome = ARGV[5], 0
+local user, outcome = nil, 0
 local value = call('HGET', CONNS, ARGV[4])
 keep(ms)
-if value and string.sub(value, 5) == user then
-  note(user, true)
+if value and string.sub(value, 5) == ARGV[5] then
+  user = note(ARGV[5], true)
   look()
   outcome = -1
   if had[user] > 0 and since[user] .. ' ' .. was[user] == ARGV[6] then
@@ -20,5 +20,5 @@ if value and string.sub(value, 5) == user then
   end
 end
 local reply = settle()
-reply[5], reply[6] = outcome, has[user] or 0
+reply[5], reply[6] = outcome, user and has[user] or 0
 return reply
