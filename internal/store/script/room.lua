@@ -247,7 +247,7 @@ local function settle()
     local listed = call('ZCARD', ROSTER)
     if listed < online and (online <= CAP or listed < SHOWN) then fill() end
   end
-  if before == 0 then
+  if before == #went then -- what was there has ended, and these keys are new
     for i = 1, 6 do call('PEXPIRE', KEYS[i], life) end
   end
 
