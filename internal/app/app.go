@@ -51,6 +51,7 @@ const (
 // App is one replica: everything a process runs.
 type App struct {
 	config   Config
+	parts    Parts
 	log      *slog.Logger
 	name     string // shown to visitors
 	backend  string // likewise; empty where Redis is configured
@@ -78,11 +79,14 @@ type App struct {
 
 // New returns a server for config that listens already, but answers only when
 // Run runs. An error wraps [ErrConfig] when a setting is at fault.
-func New(config Config, log *slog.Logger) (_ *App, err error) {
+func New(config Config, log *slog.Logger) (*App, error) { return NewOf(Parts{}, config, log) }
+
+// NewOf is [New] with parts in the place of the network and of livetemplate.
+func NewOf(parts Parts, config Config, log *slog.Logger) (_ *App, err error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	a := &App{config: config, log: log, name: config.ReplicaName, registry: prometheus.NewRegistry(), limiter: newLimiter(), refused: newRefused()}
+	a := &App{config: config, parts: parts.orReal(), log: log, name: config.ReplicaName, registry: prometheus.NewRegistry(), limiter: newLimiter(), refused: newRefused()}
 	defer func() {
 		if err != nil {
 			a.close()
@@ -93,8 +97,10 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 	}
 	BuildInfo().register(a.registry)
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if a.assets, err = web.Load(); err != nil {
-		return nil, err
+	if a.assets = parts.Assets; a.assets == nil {
+		if a.assets, err = web.Load(); err != nil {
+			return nil, err
+		}
 	}
 	secret := []byte(rand.Text()) // unless one is shared
 	if config.SessionSecretFile != "" {
@@ -143,6 +149,10 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 
 // openRedis connects to the Redis of the settings or starts the embedded one.
 func (a *App) openRedis() (sharded bool, err error) {
+	if a.parts.Redis != nil {
+		a.backend, a.rdb = "Redis", a.parts.Redis
+		return false, nil
+	}
 	if a.config.RedisURL == "" {
 		a.embedded = miniredis.NewMiniRedis()
 		a.embedded.ClockTTL(true)
@@ -175,6 +185,7 @@ func (a *App) makePages() error {
 		Replica: a.name,
 		Backend: a.backend,
 		Refresh: a.config.HeartbeatInterval,
+		Pages:   a.parts.Pages,
 		Logger:  a.log,
 
 		MemberTTL:  a.config.MemberTTL,
@@ -201,7 +212,7 @@ func (a *App) makePages() error {
 		livetemplate.WithTopicACL(controller.AllowTopic),
 		livetemplate.WithMessageRateLimit(0, 0), // the sockets limit, without wedging forms
 	)
-	page, err := livetemplate.New("presence", options...)
+	page, err := a.parts.Page("presence", options...)
 	if err != nil {
 		return fmt.Errorf("page of a room: %w", err)
 	}
@@ -213,13 +224,13 @@ func (a *App) makePages() error {
 
 // listen opens the listeners.
 func (a *App) listen() (err error) {
-	if a.listener, err = net.Listen("tcp", a.config.Listen); err != nil { //nolint:noctx // at start, nothing to cancel
+	if a.listener, err = a.parts.Listen(a.config.Listen); err != nil {
 		return bad("listen", a.config.Listen, cantListen(err, "choose another, such as -listen :8081"))
 	}
 	if a.config.AdminListen == "" {
 		return nil
 	}
-	if a.admin, err = net.Listen("tcp", a.config.AdminListen); err != nil { //nolint:noctx // likewise
+	if a.admin, err = a.parts.Listen(a.config.AdminListen); err != nil {
 		return bad("admin-listen", a.config.AdminListen, cantListen(err, "choose another, such as -admin-listen 127.0.0.1:9091, or none, -admin-listen="))
 	}
 	return nil

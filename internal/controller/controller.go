@@ -77,6 +77,10 @@ type Options struct {
 	Address func(*http.Request) string
 	Allow   func(*http.Request) bool
 
+	// Pages are others of the same template, if there are any: what was found out
+	// about it for them holds.
+	Pages *live.Pages
+
 	// Logger and Registerer: nil means no logs, no metrics.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -121,9 +125,13 @@ func New(rep *replica.Replica, rooms *room.Rooms, opts Options) *Controller {
 // Handle returns the livetemplate handler of page, which is the template of a room.
 // It must be called once, before the first visit.
 func (c *Controller) Handle(page *livetemplate.Template, opts ...livetemplate.HandleOption) (livetemplate.LiveHandler, error) {
-	var err error
-	if c.pages, err = live.New(page, LiveOptions(c.log)); err != nil {
-		return nil, fmt.Errorf("the page of a room: %w", err)
+	if c.opts.Pages != nil {
+		c.pages = c.opts.Pages.Empty(c.log)
+	} else {
+		var err error
+		if c.pages, err = live.New(page, LiveOptions(c.log)); err != nil {
+			return nil, fmt.Errorf("the page of a room: %w", err)
+		}
 	}
 	c.live = page.Handle(c, livetemplate.AsState(&PresenceState{}), opts...)
 	return c.live, nil

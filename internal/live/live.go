@@ -77,11 +77,17 @@ func New(template *livetemplate.Template, opts Options) (*Pages, error) {
 	if err != nil {
 		return nil, err
 	}
+	return (&Pages{layout: l}).Empty(opts.Logger), nil
+}
+
+// Empty returns pages that are rendered from the same template, none of which is open
+// yet. It spares the many renderings of New.
+func (p *Pages) Empty(log *slog.Logger) *Pages {
 	return &Pages{
-		layout: l, log: opts.Logger,
+		layout: p.layout, log: log,
 		turns: make(chan struct{}, showsPerProcessor*runtime.GOMAXPROCS(0)),
 		rooms: map[string]*board{},
-	}, nil
+	}
 }
 
 // Open makes the page of a viewer one of its room's [Page.Audience], until it is closed.
