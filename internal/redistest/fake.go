@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"presence/test/memnet"
 )
 
 // Fake is a miniredis that is reached through memory only and whose TTLs follow
@@ -55,12 +58,15 @@ type Link struct {
 
 	mu    sync.Mutex // guards:
 	cut   bool
-	conns map[net.Conn]bool
+	held  bool
+	lose  string // the reply to a request with this in it is lost; "": none is
+	spare int    // but not to so many of them before
+	conns map[*memnet.Conn]bool
 }
 
 // Link returns a client whose network can be cut. It ends with the test.
 func (f *Fake) Link(t testing.TB) *Link {
-	l := &Link{conns: map[net.Conn]bool{}}
+	l := &Link{conns: map[*memnet.Conn]bool{}}
 	l.Client = redis.NewClient(&redis.Options{
 		Addr:                  "127.0.0.1:6379",
 		Dialer:                func(context.Context, string, string) (net.Conn, error) { return l.dial(f) },
@@ -70,6 +76,7 @@ func (f *Fake) Link(t testing.TB) *Link {
 		PoolSize:              8,
 	})
 	t.Cleanup(func() {
+		l.Hold(false)
 		_ = l.Client.Close()
 		// After failed dials the client goes on trying once a second, and looks
 		// for having been closed only then. Takes no time in a bubble.
@@ -80,20 +87,61 @@ func (f *Fake) Link(t testing.TB) *Link {
 	return l
 }
 
+// here is the address of both ends: nobody asks.
+var here = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}
+
 func (l *Link) dial(f *Fake) (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.cut || f.down.Load() {
+	// While the link is held a dial fails, too: the client greets the server with a
+	// mutex locked, and in a bubble time does not pass while others wait for that.
+	if l.cut || l.held || f.down.Load() {
 		f.dialFailed.Store(true)
 		return nil, errDown
 	}
-	c, err := f.Dial()
+	server, err := f.Dial()
 	if err != nil {
 		return nil, err
 	}
-	c = newWriteBehind(c)
-	l.conns[c] = true
-	return c, nil
+	near, far := memnet.New(here, here)
+	l.conns[near] = true
+	// An in-memory pipe has no buffer: a client that writes a whole pipeline before
+	// it reads the first reply would wait for ever, and a client that does not read
+	// would hold up the Fake.
+	go func() {
+		defer server.Close()
+		l.request(near, far, server)
+	}()
+	go func() {
+		_, _ = io.Copy(far, server)
+		_ = far.Close()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.conns, near)
+	}()
+	return near, nil
+}
+
+// request passes on what the client of near sends.
+func (l *Link) request(near, far *memnet.Conn, server net.Conn) {
+	b := make([]byte, 32<<10)
+	for {
+		n, err := far.Read(b)
+		if err != nil {
+			return
+		}
+		l.mu.Lock()
+		if l.lose != "" && bytes.Contains(b[:n], []byte(l.lose)) {
+			if l.spare--; l.spare < 0 {
+				l.lose = ""
+				near.Deafen()
+			}
+		}
+		l.mu.Unlock()
+		if _, err := server.Write(b[:n]); err != nil {
+			return
+		}
+	}
 }
 
 // Cut ends all connections and lets no new ones through, until Mend.
@@ -102,7 +150,7 @@ func (l *Link) Cut() {
 	defer l.mu.Unlock()
 	l.cut = true
 	for c := range l.conns {
-		_ = c.Close()
+		c.Break()
 	}
 	clear(l.conns)
 }
@@ -114,46 +162,24 @@ func (l *Link) Mend() {
 	l.cut = false
 }
 
-// writeBehind is a connection whose writes do not wait for the reader, as those
-// of a socket do not. An in-memory pipe has no buffer: a client that writes a
-// whole pipeline before it reads the first reply would wait for ever.
-type writeBehind struct {
-	net.Conn
-	queue chan []byte
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newWriteBehind(c net.Conn) *writeBehind {
-	w := &writeBehind{Conn: c, queue: make(chan []byte, 64), done: make(chan struct{})}
-	go func() {
-		for {
-			select {
-			case b := <-w.queue:
-				if _, err := c.Write(b); err != nil {
-					_ = w.Close()
-					return
-				}
-			case <-w.done:
-				return
-			}
-		}
-	}()
-	return w
-}
-
-// Write queues b. It waits only when 64 writes are on their way already.
-func (w *writeBehind) Write(b []byte) (int, error) {
-	select {
-	case w.queue <- bytes.Clone(b):
-		return len(b), nil
-	case <-w.done:
-		return 0, net.ErrClosed
+// Hold has nothing arrive, in either direction, until it is called with false. New
+// connections fail meanwhile.
+// Nothing is lost meanwhile: what was sent before the client gave up is carried out
+// in the end.
+func (l *Link) Hold(held bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held = held
+	for c := range l.conns {
+		c.Hold(held)
 	}
 }
 
-// Close ends the connection and the goroutine that writes.
-func (w *writeBehind) Close() error {
-	w.once.Do(func() { close(w.done) })
-	return w.Conn.Close()
+// LoseReply loses the reply to a request that has text in it, the first after so many
+// that are spared, and whatever else would arrive on its connection: the request is
+// carried out, and the client never hears of it. "" ends it.
+func (l *Link) LoseReply(text string, spare int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lose, l.spare = text, spare
 }
