@@ -41,9 +41,9 @@ $(ASSETS): web/package.json web/package-lock.json web/.npmrc web/build.mjs
 
 .PHONY: test
 test: export GOTEST_SKIPPED := $(SKIPPED)
-test: ## all tests: vet, unit, browser, system (CI also runs `make lint`)
+test: ## all tests: vet, unit, simulator, browser, system (CI also runs `make lint`)
 	@mkdir -p bin && rm -f $(SKIPPED)
-	@failed=; for part in assets vet test-unit test-browser test-system; do \
+	@failed=; for part in assets vet test-unit test-sim test-browser test-system; do \
 		echo "=== $$part"; begin=$$(date +%s); \
 		$(MAKE) --no-print-directory $$part || failed="$$failed $$part"; \
 		echo "=== $$part: $$(( $$(date +%s) - begin )) s"; \
@@ -55,6 +55,10 @@ test: ## all tests: vet, unit, browser, system (CI also runs `make lint`)
 .PHONY: test-unit
 test-unit: assets ## packages one by one, with the race detector
 	$(GOTEST) -race -shuffle=on $(UNIT)
+
+.PHONY: test-sim
+test-sim: assets ## a thousand seeds of the simulator, without the race detector
+	$(GOTEST) -count=1 ./internal/sim
 
 .PHONY: test-browser
 test-browser: assets ## pages in a real browser (needs chromium)
@@ -114,6 +118,13 @@ fuzz: ## run each fuzz target for 20 s (FUZZTIME=5m for longer)
 .PHONY: bench
 bench: assets ## benchmarks that compare (most need redis-server)
 	go test -run='^$$' -bench=. ./internal/store ./internal/live ./test/bench
+
+SIMSEED := 1
+SIMRUNS := 100000
+
+.PHONY: sim
+sim: assets ## many seeds of the simulator (SIMSEED=1 is the first, SIMRUNS=100000 how many)
+	PRESENCE_SIM_SEED=$(SIMSEED) PRESENCE_SIM_RUNS=$(SIMRUNS) go test -count=1 -v -timeout 24h -run TestSeeds ./internal/sim
 
 .PHONY: clean
 clean: ## remove what was built or installed here

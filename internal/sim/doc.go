@@ -1,0 +1,29 @@
+// Package sim holds no program, but a simulation of everybody who uses one: whole
+// servers, as internal/app makes them, in one synctest bubble over a network and a
+// Redis in memory, with browsers that do what people, their networks and attackers
+// do, in an order and with faults that a seed chooses.
+//
+//	plan_test.go    what happens: the steps of a seed, as text, and how to shrink them
+//	world_test.go   the replicas, the network, and the faults
+//	visitor_test.go browsers with the page script, and browsers without JavaScript
+//	model_test.go   who must and who may be there, and the comparison with who is
+//	sim_test.go     the seeds that run
+//
+// # What is checked
+//
+// Four times a second and after each step: the keys of a room agree with each
+// other; nobody is there whom no browser speaks for, nor longer than promised;
+// nobody who is there for certain is missing; versions do not fall while the data
+// is the same; Join and Leave are answered in time; no replica shows fewer or more
+// people than it may. At quiet points, when all faults have ended long enough ago:
+// Redis, the API of each replica, its metrics and every open page agree exactly with
+// what people did.
+//
+// # To repeat a failure
+//
+//	PRESENCE_SIM_SEED=4711 go test -run TestSeeds ./internal/sim
+//
+// A seed chooses every action, fault and wait. It does not choose the order in which
+// goroutines run at one instant, so a failure that hangs on that order may take
+// several tries; shrinking makes three for each candidate.
+package sim

@@ -1,0 +1,615 @@
+package sim
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"presence/internal/presence"
+)
+
+// key is a tab's key of so many random bytes.
+func key(b [16]byte) string { return base64.RawURLEncoding.EncodeToString(b[:]) }
+
+// op is a join or leave that somebody asked for.
+type op struct {
+	seat   *seat
+	action string
+	target string // who is there afterwards, "" for nobody
+	at     time.Time
+	ended  time.Time // without an answer
+	sock   *sock     // nil if by HTTP
+}
+
+// seat is a connection of a room, of which the model knows who may be there by it.
+type seat struct {
+	room, conn, session string
+
+	base    map[string]bool // who may be there by what was answered, "" for nobody
+	pending []*op           // not answered yet
+	unclear []*op           // those that never were
+	sheet   *sheet          // the page that speaks for it; nil when closed
+
+	going map[string]time.Time // who may still be there, until then
+
+	// Who is there for certain, and when that was so last.
+	firm     string
+	firmAt   time.Time
+	firmFrom time.Time
+	back     time.Time // until then who is there may be missing, since a Leave was undone
+}
+
+// may reports whether name may be there now.
+func (st *seat) may(name string, now time.Time) bool {
+	if st.base[name] || now.Before(st.going[name]) {
+		return true
+	}
+	return slices.ContainsFunc(st.pending, func(o *op) bool { return o.target == name })
+}
+
+// model is the shadow of the servers: what must be so by what people did.
+type model struct {
+	w     *world
+	seats map[string]*seat // by room and connection
+	keys  presence.Keys
+
+	trouble time.Time // the last fault, or end of one
+	lostAt  time.Time // Redis' data
+	down    bool      // Redis is
+	busy    time.Time // until then somebody may still be there who has gone
+	looked  time.Time // at the API
+
+	last [2]life // of each of the rooms
+	low  map[string][]bound
+}
+
+// life is a room from its birth to its end, and the version it has reached.
+type life struct {
+	birth   string
+	version int64
+}
+
+// bound is how many users there were at least, and at most, at one look.
+type bound struct {
+	at          time.Time
+	least, most int
+}
+
+func newModel(w *world) *model {
+	return &model{w: w, seats: map[string]*seat{}, low: map[string][]bound{}}
+}
+
+// learn has the model know the secret by which all replicas name connections, and
+// reports whether there is one.
+func (m *model) learn() bool {
+	secret, err := m.w.fake.Get("presence:secret")
+	m.keys = presence.NewKeys([]byte(secret))
+	return err == nil
+}
+
+// seat returns the one of a page.
+func (m *model) seat(s *sheet) *seat {
+	tab := s.v.key
+	if s.v.bare {
+		tab = ""
+	}
+	id := m.keys.ConnectionID(s.v.session(), tab)
+	st := m.seats[s.room+" "+id]
+	if st == nil {
+		st = &seat{room: s.room, conn: id, session: s.v.session(), base: map[string]bool{"": true}, going: map[string]time.Time{}}
+		m.seats[s.room+" "+id] = st
+	}
+	m.taken(st, s)
+	return st
+}
+
+// taken notes that a page speaks for a seat from now on. Those who are on their way
+// out may stay.
+func (m *model) taken(st *seat, s *sheet) {
+	st.sheet = s
+	for name, until := range st.going {
+		if time.Now().Before(until) {
+			st.base[name] = true
+		}
+	}
+}
+
+// lost says that Redis loses its data now.
+func (m *model) lost() { m.trouble, m.lostAt = time.Now(), time.Now() }
+
+// begin notes what somebody asks for.
+func (m *model) begin(s *seat, action, name string) *op {
+	o := &op{seat: s, action: action, target: name, at: time.Now()}
+	s.pending = append(s.pending, o)
+	s.firm, s.firmAt = "", time.Time{}
+	return o
+}
+
+func (o *op) end() {
+	if i := slices.Index(o.seat.pending, o); i >= 0 {
+		o.seat.pending = slices.Delete(o.seat.pending, i, i+1)
+	}
+}
+
+// answered notes the answer to an op: it was done, or nothing has happened.
+func (m *model) answered(o *op, ok bool) {
+	o.end()
+	m.w.note("%s %q of %.6s answered %v", o.action, o.target, o.seat.conn, ok)
+	switch {
+	case ok:
+		o.seat.base = map[string]bool{o.target: true}
+		o.seat.going = map[string]time.Time{}
+		for _, other := range o.seat.unclear { // it may have come after this one
+			if other.ended.After(o.at) || other.ended.Equal(o.at) {
+				o.seat.base[other.target] = true
+			}
+		}
+	default:
+		// It may have been carried out all the same, and be undone.
+		until := time.Now().Add(heartbeat + settle + 4*time.Second)
+		o.seat.going[o.target] = until
+		if o.action == "leave" {
+			o.seat.back = until
+		}
+	}
+}
+
+// unknown notes that an op will not be answered any more.
+func (m *model) unknown(o *op) {
+	o.end()
+	o.ended = time.Now()
+	o.seat.base[o.target] = true
+	o.seat.unclear = append(o.seat.unclear, o)
+	if o.sock == nil { // a join whose cookie never came lasts as long as its lease
+		until := time.Now().Add(ttl + 2*time.Second)
+		o.seat.going[o.target] = until
+		m.busy = maxTime(m.busy, until)
+	}
+}
+
+// closed notes that a page is closed for good.
+func (m *model) closed(s *sheet, mute bool) {
+	st := s.seat
+	if st == nil {
+		return
+	}
+	bound := grace + time.Second
+	if s.v.bare || !s.shows.known { // only a request speaks for it
+		bound = ttl + time.Second
+	}
+	if mute {
+		bound += silence
+	}
+	until := time.Now().Add(bound)
+	for name := range st.base {
+		st.going[name] = until
+	}
+	for _, o := range st.pending {
+		st.going[o.target] = until
+	}
+	m.busy = maxTime(m.busy, until)
+	st.base = map[string]bool{"": true}
+	st.firm, st.sheet = "", nil
+}
+
+// visited notes what a page without script shows that was just loaded.
+func (m *model) visited(s *sheet) {
+	st := s.seat
+	if st == nil || s.shows.stale || len(st.pending) > 0 {
+		return
+	}
+	m.settle(st, s.shows.as())
+	if s.shows.joined && st.base[s.shows.name] {
+		st.sure(s.shows.name)
+	}
+}
+
+// settle takes what a page shows for what became of what nobody answered.
+func (m *model) settle(st *seat, as string) {
+	if n := len(st.unclear); n > 0 && time.Since(st.unclear[n-1].ended) < heartbeat {
+		return // it may be on its way
+	}
+	if len(st.base) > 1 && st.base[as] && !m.troubled(heartbeat+2*time.Second) {
+		st.base = map[string]bool{as: true}
+	}
+}
+
+// sure notes that name is there for certain now.
+func (st *seat) sure(name string) {
+	if st.firm != name {
+		st.firm, st.firmFrom = name, time.Now()
+	}
+	st.firmAt = time.Now()
+}
+
+// troubled reports whether there was trouble within the last d.
+func (m *model) troubled(d time.Duration) bool { return time.Since(m.trouble) < d }
+
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// --- Looking ------------------------------------------------------------------
+
+// room is what Redis holds of a room.
+type room struct {
+	conns map[string]lease // by connection
+	users map[string]int   // user -> connections
+}
+
+// lease is a connection that is there.
+type lease struct{ generation, user, name string }
+
+// look compares what there is with what may and must be.
+func (m *model) look() {
+	w := m.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	for _, p := range w.procs {
+		if p.lossy || p.cut || p.away || p.dead || m.down {
+			m.trouble = now
+		}
+	}
+	m.pages(now)
+	for _, name := range rooms {
+		r := m.read(name)
+		m.redis(name, r, now)
+		m.bounds(name, now)
+	}
+	if now.Sub(m.looked) >= 2*time.Second {
+		m.looked = now
+		m.ask(now)
+	}
+}
+
+// pages notes who is there for certain by what pages show.
+func (m *model) pages(now time.Time) {
+	for _, st := range m.seats {
+		for _, o := range st.pending {
+			if o.sock != nil && !o.sock.mute && !o.sock.closed && !o.sock.proc.away && now.Sub(o.at) > 3*time.Second && !m.troubledAway(o) {
+				m.w.fail("visitor %d got no answer to %s for %v", st.sheet.number(), o.action, now.Sub(o.at))
+			}
+		}
+		s := st.sheet
+		if s == nil || s.v.bare || s.sock == nil || s.sock.mute || s.sock.unknown || s.sock.heard.IsZero() || len(st.pending) > 0 || s.shows.stale {
+			continue
+		}
+		if now.Sub(maxTime(s.since, s.sock.heard)) < 500*time.Millisecond || !s.sock.proc.healthy() {
+			continue
+		}
+		m.settle(st, s.shows.as())
+		if s.shows.joined && st.base[s.shows.name] {
+			st.sure(s.shows.name)
+		}
+	}
+}
+
+// troubledAway reports whether the replica that an op went to was isolated meanwhile.
+func (m *model) troubledAway(o *op) bool {
+	return m.trouble.After(o.at.Add(-15*time.Second)) && o.sock.proc.wasAway
+}
+
+func (s *sheet) number() int {
+	if s == nil {
+		return -1
+	}
+	return s.v.n
+}
+
+// must reports who must be there by a seat.
+func (m *model) must(st *seat, now time.Time) (string, bool) {
+	if st.firm == "" || len(st.pending) > 0 || st.sheet == nil || now.Before(st.back) {
+		return "", false
+	}
+	patience := 2 * time.Second // a reconnect, within the grace
+	if st.sheet.v.bare {
+		patience = ttl - time.Second
+	}
+	return st.firm, now.Sub(st.firmAt) < patience
+}
+
+// read reads a room as Redis holds it, and demands that its keys agree.
+func (m *model) read(name string) room {
+	fake, prefix := m.w.fake, "presence:{"+name+"}:"
+	r := room{conns: map[string]lease{}, users: map[string]int{}}
+	named := map[string]string{}
+	users, _ := fake.HKeys(prefix + "users")
+	for _, user := range users {
+		_, named[user], _ = strings.Cut(fake.HGet(prefix+"users", user), " ")
+	}
+	ids, _ := fake.HKeys(prefix + "conns")
+	beats := map[string]bool{}
+	for _, id := range ids {
+		value := fake.HGet(prefix+"conns", id)
+		if len(value) <= presence.GenerationSize {
+			m.w.fail("%s: connection %s is %q", name, id, value)
+			return r
+		}
+		l := lease{generation: value[:presence.GenerationSize], user: value[presence.GenerationSize:]}
+		l.name = named[l.user]
+		r.conns[id] = l
+		r.users[l.user]++
+		beats[id+l.generation] = true
+	}
+	leases, _ := fake.ZMembers(prefix + "beats")
+	if len(leases) != len(beats) || slices.ContainsFunc(leases, func(l string) bool { return !beats[l] }) {
+		m.w.fail("%s: leases %v do not agree with connections %v", name, leases, r.conns)
+	}
+	online, _ := fake.SMembers(prefix + "online")
+	roster, _ := fake.ZMembers(prefix + "roster") // of a room that is no larger: everybody
+	for what, list := range map[string][]string{"online": online, "users": users, "roster": roster} {
+		if len(list) != len(r.users) || slices.ContainsFunc(list, func(user string) bool { return r.users[user] == 0 }) {
+			m.w.fail("%s: %s has %v, which does not agree with connections %v", name, what, list, r.conns)
+		}
+	}
+	refs, _ := fake.HKeys(prefix + "refs")
+	counted := map[string]string{}
+	for _, user := range refs {
+		counted[user] = fake.HGet(prefix+"refs", user)
+	}
+	for user, n := range r.users {
+		if n > 1 && counted[user] != strconv.Itoa(n) || n == 1 && counted[user] != "" {
+			m.w.fail("%s: user %s has %d connections and a count of %q", name, user, n, counted[user])
+		}
+		delete(counted, user)
+	}
+	if len(counted) > 0 {
+		m.w.fail("%s: counts of users who are not there: %v", name, counted)
+	}
+	for _, key := range []string{"conns", "beats", "online", "refs", "users", "roster", "version", "log"} {
+		if fake.Exists(prefix+key) && fake.TTL(prefix+key) <= 0 {
+			m.w.fail("%s: %s lives for ever", name, key)
+		}
+	}
+	return r
+}
+
+// redis compares a room in Redis with the model.
+func (m *model) redis(name string, r room, now time.Time) {
+	w := m.w
+	excused := m.troubled(ttl + ttl + settle + heartbeat + 2*time.Second)
+	for id, l := range r.conns {
+		st := m.seats[name+" "+id]
+		switch {
+		case st == nil && excused: // joined where nobody could be known
+		case st == nil:
+			w.fail("%s: nobody speaks for connection %s: %v", name, id, l)
+		case st.may(l.name, now) || excused:
+		default:
+			w.fail("%s: %s (%s) is there, as %s: may be %s, %v", name, l.name, id, l.generation, of(st.base), st.going)
+		}
+	}
+	for _, st := range m.seats {
+		if st.room != name {
+			continue
+		}
+		who, must := m.must(st, now)
+		if !must || m.recovering(st, now) {
+			continue
+		}
+		if l := r.conns[st.conn]; l.name != who {
+			w.fail("%s: %s (visitor %d, %s) is not there: %v", name, who, st.sheet.number(), st.conn, l)
+		}
+	}
+	text, _ := w.fake.Get("presence:{" + name + "}:version")
+	digits, birth, _ := strings.Cut(text, " ")
+	version, _ := strconv.ParseInt(digits, 10, 64)
+	last := &m.last[slices.Index(rooms, name)]
+	if text != "" && birth == last.birth && version < last.version {
+		w.fail("%s: version %d after %d", name, version, last.version)
+	}
+	*last = life{birth, version}
+}
+
+// recovering reports whether a seat may be missing since Redis lost all.
+func (m *model) recovering(st *seat, now time.Time) bool {
+	since := m.lostAt
+	if m.lostAt.IsZero() {
+		return false
+	}
+	if st.sheet != nil && st.sheet.v.bare {
+		return now.Sub(since) < 2*heartbeat+settle+4*time.Second || st.firmAt.Before(since)
+	}
+	return now.Sub(since) < heartbeat+settle+2*time.Second || m.troubled(heartbeat+settle+2*time.Second) && now.Sub(since) < 30*time.Second
+}
+
+// of lists names.
+func of(set map[string]bool) string {
+	return fmt.Sprintf("%q", slices.Sorted(maps.Keys(set)))
+}
+
+// bounds notes how many users there must and may be.
+func (m *model) bounds(name string, now time.Time) {
+	least, most := map[string]bool{}, map[string]bool{}
+	for _, st := range m.seats {
+		if st.room != name {
+			continue
+		}
+		if who, must := m.must(st, now); must && now.Sub(st.firmFrom) > time.Second && (!st.sheet.v.bare || !m.recovering(st, now)) {
+			least[st.session+who] = true
+		}
+		for who := range st.base {
+			most[st.session+who] = who != ""
+		}
+		for who, until := range st.going {
+			if now.Before(until) && who != "" {
+				most[st.session+who] = true
+			}
+		}
+		for _, o := range st.pending {
+			if o.target != "" {
+				most[st.session+o.target] = true
+			}
+		}
+	}
+	n := 0
+	for _, there := range most {
+		if there {
+			n++
+		}
+	}
+	list := append(m.low[name], bound{now, len(least), n})
+	for len(list) > 0 && now.Sub(list[0].at) > 12*time.Second {
+		list = list[1:]
+	}
+	m.low[name] = list
+}
+
+// occupancy is an answer of the API.
+type occupancy struct {
+	Users       int
+	Connections int
+	Version     int64
+	Stale       bool
+}
+
+// occupancy asks a process about a room; false if it knows nothing.
+func (p *proc) occupancy(name string) (o occupancy, ok bool) {
+	a, err := p.exchange(p.public, watcher, request(http.MethodGet, "/v1/rooms/"+name, ""), 5*time.Second)
+	if err != nil || a.status != http.StatusOK {
+		return o, false
+	}
+	return o, json.Unmarshal([]byte(a.body), &o) == nil
+}
+
+// ask asks each replica about each room, and compares with the bounds. It is called
+// with the lock held, and gives it up meanwhile.
+func (m *model) ask(now time.Time) {
+	w := m.w
+	window := time.Second
+	if m.troubled(10 * time.Second) {
+		window = 8 * time.Second
+	}
+	for _, p := range slices.Clone(w.procs) {
+		if p.dead || p.away || p.draining {
+			continue
+		}
+		w.mu.Unlock()
+		ready, err := p.exchange(p.public, watcher, request(http.MethodGet, "/readyz", ""), 5*time.Second)
+		w.mu.Lock()
+		if err == nil && ready.status == http.StatusOK {
+			p.ready = true
+		}
+		if p.cut || m.down {
+			continue
+		}
+		for _, name := range rooms {
+			w.mu.Unlock()
+			o, ok := p.occupancy(name)
+			w.mu.Lock()
+			if !ok || o.Stale {
+				continue
+			}
+			least, most := 1<<30, 0
+			for _, b := range m.low[name] {
+				if now.Sub(b.at) <= window {
+					least, most = min(least, b.least), max(most, b.most)
+				}
+			}
+			if o.Users < least || o.Users > most && !m.troubled(ttl+ttl+settle+heartbeat+2*time.Second) {
+				w.fail("%s: replica %d says %d users, where there are %d to %d", name, p.place, o.Users, least, most)
+			}
+		}
+	}
+}
+
+// compare demands that everything agrees, now that all has come to rest.
+func (m *model) compare() {
+	w := m.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, st := range m.seats {
+		s := st.sheet
+		if s == nil {
+			continue
+		}
+		if len(st.pending) > 0 {
+			w.fail("visitor %d waits for the answer to %s since %v", s.v.n, st.pending[0].action, time.Since(st.pending[0].at))
+		}
+		if s.v.sheet != s {
+			continue
+		}
+		switch {
+		case !s.shows.known:
+			w.fail("visitor %d has seen nothing", s.v.n)
+		case s.shows.stale:
+			w.fail("the page of visitor %d is stale", s.v.n)
+		case !s.v.bare && s.sock == nil:
+			w.fail("visitor %d is not connected", s.v.n)
+		case !st.base[s.shows.as()]:
+			w.fail("visitor %d is shown as %q, and may be %s", s.v.n, s.shows.as(), of(st.base))
+		}
+	}
+	for _, name := range rooms {
+		m.compareRoom(name)
+	}
+	viewers, members := map[*proc]int{}, map[*proc]int{}
+	for _, v := range w.visitors {
+		if s := v.sheet; s != nil && s.sock != nil {
+			viewers[s.sock.proc]++
+			if s.shows.joined {
+				members[s.sock.proc]++
+			}
+		}
+	}
+	for _, p := range slices.Clone(w.procs) {
+		w.mu.Unlock()
+		values, err := p.metrics()
+		w.mu.Lock()
+		switch {
+		case err != nil:
+			w.fail("no metrics of replica %d: %v", p.place, err)
+		case int(values["presence_viewers"]) != viewers[p]:
+			w.fail("replica %d has %v viewers, of whom there are %d", p.place, values["presence_viewers"], viewers[p])
+		case int(values["presence_local_members"]) != members[p]:
+			w.fail("replica %d has %v local members, of whom there are %d", p.place, values["presence_local_members"], members[p])
+		}
+	}
+}
+
+// compareRoom compares a room in Redis and at each replica with what pages show.
+func (m *model) compareRoom(name string) {
+	w := m.w
+	r := m.read(name)
+	want, users := map[string]string{}, map[string]bool{}
+	for _, st := range m.seats {
+		if st.room != name || st.sheet == nil {
+			continue
+		}
+		if as := st.sheet.shows.as(); as != "" {
+			want[st.conn] = as
+			users[st.session+as] = true
+		}
+	}
+	for id, l := range r.conns {
+		if want[id] != l.name {
+			w.fail("%s: %s is there by %s, and the page says %q", name, l.name, id, want[id])
+		}
+	}
+	for id, who := range want {
+		if r.conns[id] == (lease{}) {
+			w.fail("%s: the page says that %s is there by %s", name, who, id)
+		}
+	}
+	if registered, _ := w.fake.ZMembers("presence:rooms"); len(want) > 0 && !slices.Contains(registered, name) {
+		w.fail("%s has people and is not among the rooms %v", name, registered)
+	}
+	for _, p := range slices.Clone(w.procs) {
+		w.mu.Unlock()
+		o, ok := p.occupancy(name)
+		w.mu.Lock()
+		if !ok || o.Stale || o.Users != len(users) || o.Connections != len(want) {
+			w.fail("%s: replica %d says %+v, where there are %d users and %d connections", name, p.place, o, len(users), len(want))
+		}
+	}
+}

@@ -1,0 +1,6 @@
+//go:build race
+
+package sim
+
+// runs is how many seeds [TestSeeds] tries.
+const runs = 40

@@ -1,0 +1,191 @@
+package sim
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/livetemplate/livetemplate"
+
+	"presence/internal/controller"
+	"presence/internal/live"
+	"presence/internal/store"
+	"presence/templates"
+	"presence/web"
+)
+
+// outside runs functions in a goroutine that belongs to no bubble.
+var outside = make(chan func())
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // livetemplate's lines
+	store.LogTo(slog.Default())
+	debug.SetGCPercent(400) // much garbage, little of it lives
+	go func() {
+		for do := range outside {
+			do()
+		}
+	}()
+	pages() // outside of any bubble
+	os.Exit(m.Run())
+}
+
+// newPage is [livetemplate.New], called outside of the bubble: it starts a goroutine that
+// never ends.
+func newPage(name string, options ...livetemplate.Option) (t *livetemplate.Template, err error) {
+	var done sync.Mutex // a channel would belong to the bubble
+	done.Lock()
+	outside <- func() {
+		defer done.Unlock()
+		t, err = livetemplate.New(name, options...)
+	}
+	done.Lock()
+	return t, err
+}
+
+// assets are made once: that takes a while.
+var assets = sync.OnceValue(func() *web.Assets {
+	a, err := web.Load()
+	if err != nil {
+		panic(err)
+	}
+	return a
+})
+
+// pages are made once, likewise.
+var pages = sync.OnceValue(func() *live.Pages {
+	t, err := newPage("presence", templates.Options(assets())...)
+	if err != nil {
+		panic(err)
+	}
+	p, err := live.New(t, controller.LiveOptions(slog.Default()))
+	if err != nil {
+		panic(err)
+	}
+	return p
+})
+
+// number is a variable of the environment, or the default.
+func number(t *testing.T, name string, otherwise int) int {
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// TestKnown runs the plans that failed once.
+func TestKnown(t *testing.T) {
+	text, err := os.ReadFile("testdata/seeds")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		line, why, _ := strings.Cut(line, "#")
+		if strings.TrimSpace(line) == "" {
+			continue
+		}
+		p, err := parsePlan(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(strings.TrimSpace(why), func(t *testing.T) {
+			t.Parallel()
+			if o := simulate(t, p); o.failure != "" {
+				t.Errorf("%s\n%s\n%s", o.failure, p, strings.Join(o.story, "\n"))
+			}
+		})
+	}
+}
+
+// TestPlanIsItsText says that a plan survives being written down.
+func TestPlanIsItsText(t *testing.T) {
+	p := newPlan(7)
+	again, err := parsePlan(p.String())
+	if err != nil || again.String() != p.String() || len(p.steps) < 8 {
+		t.Errorf("%v became %v, %v", p, again, err)
+	}
+	whole, err := parsePlan("7")
+	if err != nil || whole.String() != p.String() {
+		t.Errorf("a seed by itself became %v, %v", whole, err)
+	}
+	for _, bad := range []string{"", "x: 1s flush", "7: flush", "7: 1s dance", "7: 1 flush", "7: 1s flush x"} {
+		if p, err := parsePlan(bad); err == nil {
+			t.Errorf("%q is the plan %v", bad, p)
+		}
+	}
+}
+
+// TestShrinkKeepsWhatFails has a plan fail by two of its steps.
+func TestShrinkKeepsWhatFails(t *testing.T) {
+	p := newPlan(7)
+	p.steps[1].what, p.steps[6].what = "first", "second"
+	least := shrink(p, 1000, func(p plan) bool {
+		return strings.Contains(p.String(), "first") && strings.Contains(p.String(), "second")
+	})
+	if len(least.steps) != 2 || least.steps[0].what != "first" || least.steps[1].what != "second" {
+		t.Errorf("shrunk to %v", least)
+	}
+}
+
+// TestSeeds runs the plans of seeds: a thousand, or, with the race detector, which
+// makes each ten times as slow, some of them.
+func TestSeeds(t *testing.T) {
+	t.Parallel()
+	if text := os.Getenv("PRESENCE_SIM_PLAN"); text != "" {
+		p, err := parsePlan(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := simulate(t, p)
+		t.Logf("%s\n%s", p, strings.Join(o.story, "\n"))
+		if o.failure != "" {
+			t.Error(o.failure)
+		}
+		return
+	}
+	first := number(t, "PRESENCE_SIM_SEED", 1)
+	count := runs
+	if os.Getenv("PRESENCE_SIM_SEED") != "" {
+		count = 1
+	}
+	count = number(t, "PRESENCE_SIM_RUNS", count)
+	var next atomic.Int64
+	for worker := range runtime.GOMAXPROCS(0) {
+		t.Run(fmt.Sprint("worker ", worker), func(t *testing.T) {
+			t.Parallel()
+			for {
+				n := int(next.Add(1)) - 1
+				if n >= count {
+					return
+				}
+				try(t, newPlan(uint64(first+n)))
+			}
+		})
+	}
+}
+
+// try runs a plan, and shrinks it if it fails.
+func try(t *testing.T, p plan) {
+	t.Helper()
+	o := simulate(t, p)
+	if o.failure == "" {
+		return
+	}
+	least := shrink(p, number(t, "PRESENCE_SIM_SHRINK", 100), func(p plan) bool { return simulate(t, p).kind == o.kind })
+	if again := simulate(t, least); again.kind == o.kind {
+		o = again
+	}
+	t.Errorf("seed %d: %s\nsteps: %s\n%s", p.seed, o.failure, least, strings.Join(o.story, "\n"))
+}
