@@ -632,7 +632,7 @@ func TestStopClosesSocketsWithServiceRestartWhileStillServing(t *testing.T) {
 	if resp, _ := b.do("GET", a.url("/readyz"), ""); resp.StatusCode != 503 {
 		t.Fatalf("readyz while draining: %s", resp.Status)
 	}
-	b.get(a.url("/")) // whoever still comes is served
+	b.get(a.url("/")) // a late visitor is served
 	_ = s.SetReadDeadline(time.Now().Add(5 * time.Second))
 	for {
 		if _, _, err := s.ReadMessage(); err != nil {

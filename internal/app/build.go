@@ -52,7 +52,7 @@ func (b Build) String() string {
 	return "presence " + b.Version + ", revision " + b.Revision + ", " + b.Go
 }
 
-// register makes a metric of it: 1, with what there is to know as labels.
+// register makes a metric of it: 1, with the version and the like as labels.
 func (b Build) register(reg prometheus.Registerer) {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "presence_build_info",

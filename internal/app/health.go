@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// healthRoutes adds what orchestrators ask. reason is how an error is told to whoever
+// healthRoutes adds what orchestrators ask. reason is how an error is told to those who
 // can reach the listener of mux.
 func (a *App) healthRoutes(mux interface {
 	HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request))

@@ -137,7 +137,7 @@ func (c *Controller) Handle(page *livetemplate.Template, opts ...livetemplate.Ha
 	return c.live, nil
 }
 
-// Mount prepares the state of a visit: what there is to see of the room, and
+// Mount prepares the state of a visit: the room's view, and
 // whether the visitor is in it. It runs on every page load, post and socket.
 func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	v := visitOf(ctx)
@@ -414,7 +414,7 @@ func (c *Controller) remember(ctx *livetemplate.Context, v *visit, name string) 
 
 // PresenceChanged looks again at what is the visitor's own: who the visitor is,
 // where Redis could not tell before, and the notice of an outage that has ended. It
-// takes nothing from whoever called it. What all see of the room is not its matter:
+// takes nothing from its caller. What all see of the room is not its matter:
 // that is the same for all, and Show sends it.
 func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	found, ok := c.visits.Load(s.Visit)

@@ -74,7 +74,7 @@ func Ignored(trusted []netip.Prefix, r *http.Request) (ip, header string) {
 	return "", ""
 }
 
-// ClientIP is the address of whoever sent r, without a port.
+// ClientIP is the address of the sender of r, without a port.
 func ClientIP(r *http.Request) string {
 	if c, ok := r.Context().Value(contextKey{}).(client); ok {
 		return c.ip

@@ -190,8 +190,8 @@ func (v *visitor) is(user presence.User) {
 	v.state.Joined, v.state.Username, v.state.UserID = user.ID != "", user.Name, user.ID
 }
 
-// wants checks that the page is the one that livetemplate makes of what there is to
-// see.
+// wants checks that the page is the one that livetemplate makes of the
+// room.
 func (v *visitor) wants(t *testing.T, all *livetemplate.Template, view room.View, what string) {
 	t.Helper()
 	clone, err := all.Clone()

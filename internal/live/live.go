@@ -17,7 +17,7 @@ type Viewer interface {
 	// be. An error means that the page is gone.
 	Send(frame []byte, sent func()) error
 
-	// View returns what there is to see of the room now.
+	// View returns the room as it is seen now.
 	View() room.View
 
 	// Saw says that the page has been sent what is to be seen of view.

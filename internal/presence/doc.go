@@ -18,7 +18,7 @@
 //   - after the leave grace, when its socket is gone and nobody came back for it;
 //   - when its lease runs out, because the replica that renewed it is gone.
 //
-// Whoever comes back for a connection (a refreshed page, a tab that moved to
+// A tab that comes back for its connection (a refreshed page, a move to
 // another replica) takes it over with a new generation. What an older
 // generation still has to say about the connection, above all that its socket
 // closed, changes nothing.

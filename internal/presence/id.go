@@ -84,7 +84,7 @@ type Keys struct{ secret []byte }
 // NewKeys returns the derivation for secret.
 func NewKeys(secret []byte) Keys { return Keys{secret: secret} }
 
-// UserID is the id of whoever joins under name in the browser that holds
+// UserID is the id of the user who joins under name in the browser that holds
 // session. name must have passed [CleanName].
 func (k Keys) UserID(session, name string) string { return k.derive("user", session, name) }
 

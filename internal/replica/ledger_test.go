@@ -168,7 +168,7 @@ func TestRefusedJoinsTakeNoPlace(t *testing.T) {
 	})
 }
 
-// Whoever moves here, as when another replica is gone, is not refused.
+// A tab that moves here, as when another replica is gone, is not refused.
 func TestNobodyIsRefusedToComeBack(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)

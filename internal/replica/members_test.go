@@ -314,7 +314,7 @@ func TestNobodyStaysInARoomThatWasLost(t *testing.T) {
 	})
 }
 
-// The list of rooms is lost alone, as when one node of a cluster is: whoever renews a
+// The list of rooms is lost alone, as when one node of a cluster is: a replica that renews a
 // connection puts its room back.
 func TestRenewalPutsTheRoomBackOnTheList(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {

@@ -220,7 +220,7 @@ func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading, asOf time.
 	lost := lostSince(old.Snapshot, r)
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	// Asked within the lock: whoever takes the trust away marks the view next.
+	// Asked within the lock: the one that takes the trust away marks the view next.
 	if rs.trust.Trusted(rm.name) != nil {
 		rs.putBackLocked(rm)
 		return true

@@ -249,7 +249,7 @@ type room struct {
 // lease is a connection that is there.
 type lease struct{ generation, user, name string }
 
-// look compares what there is with what may and must be.
+// look compares what is seen with what may and must be.
 func (m *model) look() {
 	w := m.w
 	w.mu.Lock()

@@ -145,7 +145,7 @@ func (v *visitor) request(method, path, body string) *http.Request {
 	return r
 }
 
-// errNoServer is what there is when the balancer has no server.
+// errNoServer is the answer when the balancer has no server.
 var errNoServer = errors.New("no server")
 
 // errLeft is what becomes of a page that is loaded when another is.

@@ -67,7 +67,7 @@ type world struct {
 	model    *model
 	log      []string
 	failure  string
-	kind     string // of failure, whoever it is about
+	kind     string // of failure, whomever it concerns
 }
 
 // event is something that takes place later.

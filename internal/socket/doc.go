@@ -9,7 +9,7 @@
 //     never asks again after an upgrade that was refused by an HTTP error.
 //   - Passes on only well-formed frames whose action is allowed, written anew
 //     from their three known fields. livetemplate would run Mount, OnConnect and
-//     every other exported method for whoever names them.
+//     every other exported method for any peer that names them.
 //   - Answers the client's own __ping__, and limits messages so that a form
 //     whose action was refused still gets its answer.
 //   - Cures what livetemplate v0.25.0 sends: see [Conn.WriteMessage].

@@ -11,7 +11,7 @@ import (
 )
 
 // classify marks an error of a call by whose trouble it is: that of Redis, or of
-// the way to it ([presence.ErrUnavailable]), of whoever wants more memory
+// the way to it ([presence.ErrUnavailable]), of those who want more memory
 // ([presence.ErrFull]), or of the one room ([presence.ErrDamaged]).
 func classify(err error) error {
 	for _, known := range []error{presence.ErrUnavailable, presence.ErrFull, presence.ErrDamaged} {

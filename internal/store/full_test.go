@@ -25,7 +25,7 @@ func used(t *testing.T, rdb redis.UniversalClient) (bytes int64) {
 }
 
 // A full Redis refuses a script's first write if that may need memory, and none after
-// it. So whoever is there stays, may come back and may leave, and only newcomers are
+// it. So users who are there stay, may come back and may leave, and only newcomers are
 // refused, before anything was done.
 func TestFullRedisRefusesNewcomersOnly(t *testing.T) {
 	for name, fill := range map[string]func(t *testing.T, rdb redis.UniversalClient){

@@ -129,8 +129,8 @@ const NotHeld = time.Duration(-1)
 // Sweep removes from each room at most BatchSize connections whose leases have
 // run out, and tells everybody. The result is in the order of rooms.
 //
-// held says that whoever renews leases may have been away until that long ago:
-// what ran out for want of renewal is left alone, and only connections that
+// held says that those who renew leases may have been away until that long ago:
+// what nobody renewed is left alone, and only connections that
 // were released since are removed. Give NotHeld otherwise.
 //
 // visits is the time that connections without a socket get which are due; 0 for none.

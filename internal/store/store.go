@@ -22,7 +22,7 @@ const (
 	DefaultLeaveGrace = 10 * time.Second
 
 	// DefaultCallTimeout bounds one round trip, repetitions included. It leaves
-	// room in the 2 s within which whoever presses Join has an answer.
+	// room in the 2 s within which a visitor who presses Join has an answer.
 	DefaultCallTimeout = 1500 * time.Millisecond
 
 	// DefaultPrefix is the first part of every key.

@@ -24,7 +24,7 @@ func (b *browser) load(url string) *tab {
 }
 
 // Where the client is blocked, the page says so and reloads itself, which is its
-// heartbeat: whoever joined stays, what is typed stays, and when the client is there
+// heartbeat: a joined user stays, what is typed stays, and when the client is there
 // the page is live.
 func TestPageWithoutTheClientReloadsItself(t *testing.T) {
 	t.Parallel()

@@ -26,7 +26,7 @@ func (s *site) crowd(t *testing.T, n int) *harness.Visitor {
 	return first
 }
 
-// Whoever is not among those who are listed is shown all the same, first, and
+// A user who is not among those listed is shown all the same, first, and
 // counted once.
 func TestOneFindsOneselfInACrowd(t *testing.T) {
 	t.Parallel()

@@ -57,7 +57,7 @@ func TestFormSentBeforeTheScriptCame(t *testing.T) {
 	net.through()
 	joined := func(s sight) bool { return s.As == "Alice" && s.shows("Alice") }
 	tab.sees(soon, "live, and Alice's", func(s sight) bool { return s.live() && joined(s) })
-	harness.Observe(t, ttl+2*time.Second, "whoever is not renewed would be gone")
+	harness.Observe(t, ttl+2*time.Second, "a user who is not renewed would be gone")
 	tab.alwaysSaw(start, "being Alice's", func(s sight) bool { return s.As == "Alice" })
 	bob.alwaysSaw(start, "showing Alice, once", func(s sight) bool { return s.shows("Alice") && s.Aside == "" || s.Aside == "on 2 connections" })
 	if address := eval[string](tab, "location.href"); address != net.URL+"/?x=+y#z" {
@@ -93,7 +93,7 @@ func TestTwoFormsSentBeforeTheirScriptsCame(t *testing.T) {
 	for tab, name := range map[*tab]string{alice: "Alice", bea: "Bea"} {
 		tab.sees(soon, "live, and "+name+"'s", func(s sight) bool { return s.live() && s.As == name && s.Users == 2 })
 	}
-	harness.Observe(t, 5*time.Second, "whoever is not renewed would be gone")
+	harness.Observe(t, 5*time.Second, "a user who is not renewed would be gone")
 	for tab, name := range map[*tab]string{alice: "Alice", bea: "Bea"} {
 		tab.sees(soon, "still "+name+"'s", func(s sight) bool { return s.live() && s.As == name && s.Users == 2 })
 	}

@@ -2,7 +2,7 @@
 // livetemplate client, on two replicas that share one Redis.
 //
 //   - main_test.go: the one Chromium process that all tests share
-//   - tab_test.go: a browser, its tabs, and what there is to be seen in them
+//   - tab_test.go: a browser, its tabs, and what they show
 //   - site_test.go: the replicas, and a balancer in front of them
 //   - the others: what holds, one test each
 package browser

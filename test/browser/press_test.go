@@ -115,7 +115,7 @@ func TestPressWhileTheBrowserIsOffline(t *testing.T) {
 	ann.sees(soon, "joined", func(s sight) bool { return s.As == "Ann" && s.live() })
 }
 
-// Whoever presses twice means once, though Leave stands where Join was.
+// A visitor who presses twice means once, though Leave stands where Join was.
 func TestSecondPressDoesNothing(t *testing.T) {
 	t.Parallel()
 	for way, twice := range map[string]func(tab *tab, button string){

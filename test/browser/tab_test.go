@@ -61,7 +61,7 @@ func newBrowser(t *testing.T) *browser {
 	return &browser{t: t, ctx: ctx, id: id}
 }
 
-// sight is what there is to be seen on the page at one instant: see observer.js.
+// sight is what the page shows at one instant: see observer.js.
 type sight struct {
 	At     float64  `json:"at"` // ms since 1970
 	Users  int      `json:"users"`

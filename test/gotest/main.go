@@ -3,7 +3,7 @@
 // tells only among everything else.
 //
 // With GOTEST_SKIPPED naming a file it also appends the reasons there, for
-// whoever runs it several times.
+// a person who runs it several times.
 package main
 
 import (

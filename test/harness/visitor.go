@@ -727,7 +727,7 @@ func (v *Visitor) take(data []byte) error {
 
 func (v *Visitor) htmlLocked() string { return page.HTML(v.known) }
 
-// sawLocked notes what there is to see now.
+// sawLocked notes what is seen now.
 func (v *Visitor) sawLocked(s Sight, socket bool) {
 	s.At, s.Socket = time.Now(), socket
 	if s.Joined && socket {
@@ -928,7 +928,7 @@ func (v *Visitor) hangUp() {
 	_ = conn.Close()
 }
 
-// Now is what there is to see. Socket is false while there is no connection.
+// Now is what the page shows. Socket is false while there is no connection.
 func (v *Visitor) Now() Sight {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -49,7 +49,7 @@
     return key;
   }
 
-  // Whoever has the key says so when asked, and holds a lock. A lock without an
+  // The tab that has the key says so when asked, and holds a lock. A lock without an
   // answer is that of our own former document, which ends any moment: after a
   // reload, that can take the browser a while. On plain http there are no locks.
   function claim(key) {
@@ -64,7 +64,7 @@
         if (data.ask) return mine && channel.postMessage({ key, ask: false });
         if (!mine) return lose();
         if (navigator.locks) return; // the last word of our former document
-        // Whoever has it was slow to say so. A new document takes a new key.
+        // The tab that has it was slow to say so. A new document takes a new key.
         remember("presence.tab", "");
         forgetName();
         location.reload();
@@ -295,7 +295,7 @@
   }
 
   // A page that was joined joins again where nothing is known of it, once per
-  // connection: a refusal stands. Whoever types a name has other plans.
+  // connection: a refusal stands. A visitor who types a name has other plans.
   function rejoin() {
     const { joined, stale } = page().dataset;
     if (joined === "true") {
