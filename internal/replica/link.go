@@ -310,8 +310,8 @@ func (r *Replica) probeOnce(ctx context.Context) {
 		if what != contact {
 			r.views.MarkStale()
 		}
-		if what == upset && !r.link.forgot() {
-			r.losses.unknown() // we were stopped
+		if what == upset || r.link.forgot() {
+			r.losses.unknown() // we were stopped, or all rooms are lost
 		}
 		r.link.renew()
 		if what == contact {

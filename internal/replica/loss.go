@@ -58,8 +58,26 @@ func (l *losses) see(room, birth string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	known := l.births[room]
-	l.births[room] = birth
+	if birth != "" { // else members are in no life of the room yet
+		l.births[room] = birth
+	}
 	return known != "" && known != birth
+}
+
+// has reports whether members of room are known here, and in another life of it.
+func (l *losses) has(room, birth string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := l.births[room]
+	return known != "" && known != birth
+}
+
+// over ends the time in which room, as it was lost, is not to be trusted: what is found
+// to be lost next is so for another reason.
+func (l *losses) over(room string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.until, room)
 }
 
 // put notes the birth of a room into which members were put back.
@@ -206,9 +224,20 @@ func (r *Replica) Lost(ctx context.Context, room string) time.Time {
 	return until
 }
 
+// Saw takes the birth of a room as it was read: if members are known here, and none of
+// them in this life of the room, its data were lost.
+func (r *Replica) Saw(ctx context.Context, room, birth string) {
+	if r.losses.has(room, birth) {
+		r.saw(ctx, room, birth)
+	}
+}
+
 // saw notes the birth of a room that has members here.
 func (r *Replica) saw(ctx context.Context, room, birth string) {
 	if r.losses.see(room, birth) {
+		if birth != "" {
+			r.losses.over(room) // it began anew, and members here may not be in it
+		}
 		r.views.MarkLost(room, r.Lost(ctx, room))
 	}
 }

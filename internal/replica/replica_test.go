@@ -61,6 +61,7 @@ func startWith(t *testing.T, fake *redistest.Fake, o Options) *process {
 func startOn(t *testing.T, fake *redistest.Fake, o Options, so store.Options) *process {
 	t.Helper()
 	p := &process{t: t, link: fake.Link(t), registry: prometheus.NewRegistry()}
+	so.Registerer, o.Registerer = p.registry, p.registry
 	st := store.New(p.link.Client, so)
 	o.Logger = slog.New(warnings{slog.DiscardHandler, &p.logged})
 	p.Replica = New(st, o)

@@ -2,9 +2,11 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
+	"presence/internal/presence"
 	"presence/internal/store"
 )
 
@@ -130,13 +132,16 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, since time.Dur
 		for i, swept := range r.store.Sweep(ctx, rooms, since, r.link.visits()) {
 			room := rooms[i]
 			if swept.Err != nil {
+				if !errors.Is(swept.Err, presence.ErrUnavailable) {
+					r.sweptRoom(room, false)
+				}
 				if r.roomFailed(ctx, room, swept.Err) {
 					return false
 				}
 				s.due[room] = time.Now().Add(r.opts.LeaveGrace)
-				r.sweptRoom(room, false)
 				continue
 			}
+			r.Saw(ctx, room, swept.Birth)
 			r.sweptRoom(room, true)
 			r.metrics.swept.Add(float64(swept.RemovedConnections))
 			wait := min(swept.Next, r.opts.LeaveGrace)

@@ -105,8 +105,8 @@ func (r *Replica) roomFailed(ctx context.Context, room string, err error) (away 
 // so a moment ago, and all replicas put back what they hold. Until they have, the room is
 // stale.
 func (r *Replica) repair(ctx context.Context, room string) {
-	if r.Trusted(room) != nil {
-		return // Redis is not to be trusted anyway, or that was done a moment ago
+	if r.link.trusted() != nil {
+		return // nothing is shown as it is anyway, and what is there may be half put back
 	}
 	cleared, err := r.store.Clear(ctx, room, r.link.settle)
 	if err != nil {
@@ -115,6 +115,8 @@ func (r *Replica) repair(ctx context.Context, room string) {
 	}
 	if cleared {
 		r.metrics.repaired.Inc()
+		r.losses.over(room) // what was put back until now is gone again
 	}
 	r.views.MarkLost(room, r.Lost(ctx, room))
+	r.sweptRoom(room, true) // nobody who is gone is left in it
 }

@@ -86,6 +86,8 @@ func (tr *trust) Failed(_ context.Context, room string, err error) bool {
 	return errors.Is(err, presence.ErrUnavailable)
 }
 
+func (tr *trust) Saw(context.Context, string, string) {}
+
 func (tr *trust) Lost(_ context.Context, room string) time.Time {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -165,10 +167,10 @@ func (w *world) join(room string, names ...string) {
 // id is a legal id of the user of that name.
 func id(kind, name string) string { return kind + "-" + strings.ReplaceAll(name, " ", "-") }
 
-// leave has a user go.
-func (w *world) leave(room, name string) {
+// leave has a user go out of the lobby.
+func (w *world) leave(name string) {
 	w.t.Helper()
-	if _, err := w.st.Leave(w.t.Context(), room, id("c", name), ""); err != nil {
+	if _, err := w.st.Leave(w.t.Context(), lobby, id("c", name), ""); err != nil {
 		w.t.Fatalf("leave %s: %v", name, err)
 	}
 }

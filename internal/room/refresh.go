@@ -157,11 +157,11 @@ func (rs *Rooms) refreshOnce(ctx context.Context) (more bool) {
 		haves[i] = store.Have{Room: rm.name, Version: view.Version, Birth: view.Birth}
 	}
 	if again := rs.readBatch(ctx, batch, haves); len(again) > 0 {
-		haves = haves[:0]
-		for _, rm := range again {
-			haves = append(haves, store.Have{Room: rm.name})
+		whole := make([]store.Have, len(again))
+		for i, rm := range again {
+			whole[i] = store.Have{Room: rm.name}
 		}
-		rs.readBatch(ctx, again, haves)
+		rs.readBatch(ctx, again, whole)
 	}
 	return len(batch) == refreshRooms
 }
@@ -215,6 +215,9 @@ func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading, asOf time.
 	next, change, ok := follow(old.Snapshot, r)
 	if !ok {
 		return false
+	}
+	if rs.trust.Trusted(rm.name) == nil {
+		rs.trust.Saw(ctx, rm.name, r.Birth)
 	}
 	stale := rs.trust.Doubtful(rm.name)
 	lost := lostSince(old.Snapshot, r)

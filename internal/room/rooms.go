@@ -38,6 +38,10 @@ type Trust interface {
 	// Redis is away.
 	Failed(ctx context.Context, room string, err error) (away bool)
 
+	// Saw takes the birth of what was read of room. It may call for room to be marked:
+	// those known here may not be in it yet.
+	Saw(ctx context.Context, room, birth string)
+
 	// Lost takes the news that Redis has lost the data of room, and returns when
 	// replicas will have put back what they hold.
 	Lost(ctx context.Context, room string) time.Time

@@ -51,7 +51,7 @@ func TestEachAudienceHasItsOwnPace(t *testing.T) {
 		for i := range n {
 			w.join(lobby, fmt.Sprint("user ", i))
 			if i > 0 && i%3 == 0 {
-				w.leave(lobby, fmt.Sprint("user ", i-1))
+				w.leave(fmt.Sprint("user ", i-1))
 			}
 			pass(DefaultCoalesce)
 			if users := fast.last().Users; users != 1+i+1-i/3 {
@@ -114,7 +114,7 @@ func TestChangeThatCannotBeSaid(t *testing.T) {
 }
 
 func TestRoomsAreShownSideBySide(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
+	bubble(t, func(_ *testing.T, w *world) {
 		hanging := &crowd{takes: time.Minute}
 		defer w.look("big", hanging).Exit()
 		var others []*crowd
@@ -236,7 +236,7 @@ func TestEmptyRoomDoesNotGoBack(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.join(lobby, "Ann")
 		old := w.keep(lobby)
-		w.leave(lobby, "Ann")
+		w.leave("Ann")
 		c := &crowd{}
 		defer w.look(lobby, c).Exit()
 		pass(time.Second)
@@ -246,7 +246,7 @@ func TestEmptyRoomDoesNotGoBack(t *testing.T) {
 			t.Errorf("lost: %v", w.trust.losses())
 		}
 		c.saw("0", "0 stale")
-		w.leave(lobby, "Ann")
+		w.leave("Ann")
 		pass(settle + retryRead)
 		c.saw("0", "0 stale", "0")
 	})
@@ -259,7 +259,7 @@ func TestEmptyRoomMayBeBornAgainUnnoticed(t *testing.T) {
 		for range 3 {
 			w.join(lobby, "Ann")
 			pass(time.Second)
-			w.leave(lobby, "Ann")
+			w.leave("Ann")
 			pass(time.Second)
 			w.fake.FlushAll()
 			pass(2 * resyncInterval)
@@ -332,7 +332,7 @@ func TestStaleWinsOverAnAnswerUnderWay(t *testing.T) {
 		"the room was lost": func(w *world) { w.MarkLost(lobby, w.trust.Lost(t.Context(), lobby)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
+			bubble(t, func(_ *testing.T, w *world) {
 				w.join(lobby, "Ann")
 				c := &crowd{}
 				defer w.look(lobby, c).Exit()

@@ -82,7 +82,7 @@ local function damaged(what) error({err = 'ERR script: damaged room: ' .. what})
 local function audit()
   local n, m = call('HLEN', USERS), call('HLEN', CONNS)
   if call('SCARD', ONLINE) ~= n or call('ZCARD', BEATS) ~= m then damaged('counts differ') end
-  if (m > n) ~= (call('EXISTS', REFS) == 1) then damaged('references') end
+  if (m > n) ~= (call('HLEN', REFS) > 0) then damaged('references') end
   if n > 0 and call('EXISTS', VERSION) == 0 then damaged('no version') end
   if call('ZCARD', ROSTER) < math.min(n, n > CAP and SHOWN or CAP) then damaged('roster') end
 end

@@ -1,0 +1,204 @@
+package replica
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
+	"presence/internal/room"
+	"presence/internal/store"
+)
+
+// roomKeys are the keys of a room, by their last part.
+func roomKeys() []string {
+	return []string{"online", "beats", "conns", "refs", "users", "roster", "version", "log"}
+}
+
+// Whatever key of a room is deleted, or is of a wrong type: the next sweep or read finds
+// it, all replicas put back what they hold, and the room is right again within a heartbeat
+// interval and the time that they need for that. Nobody is shown a wrong number unmarked.
+func TestDamageIsRepaired(t *testing.T) {
+	for _, key := range roomKeys() {
+		for how, damage := range map[string]func(fake *redistest.Fake, key string){
+			"deleted":       func(fake *redistest.Fake, key string) { fake.Del(key) },
+			"of wrong type": wrongType,
+		} {
+			for _, watched := range []bool{true, false} {
+				for _, busy := range []bool{false, true} {
+					if busy && !watched {
+						continue
+					}
+					t.Run(fmt.Sprintf("%s %s, watched %v, busy %v", key, how, watched, busy), func(t *testing.T) {
+						bubble(t, func(t *testing.T, fake *redistest.Fake) {
+							// A join makes a new version, and one that fits.
+							spared := key == "log" || key == "version" && how == "deleted" && busy
+							repaired(t, fake, watched, busy, spared, func() { damage(fake, "presence:{lobby}:"+key) })
+						})
+					})
+				}
+			}
+		}
+	}
+}
+
+// wrongType makes a key one of another type.
+func wrongType(fake *redistest.Fake, key string) {
+	fake.Del(key)
+	_, _ = fake.Push(key, "x")
+}
+
+// counter is a counter of the replica's, of the series that has the label value; "" for
+// one without labels.
+func (p *process) counter(name, value string) (n float64) {
+	p.t.Helper()
+	families, err := p.registry.Gather()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name && (value == "" || m.GetLabel()[0].GetValue() == value) {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	p.t.Fatalf("no metric %s of %q", name, value)
+	return 0
+}
+
+// repaired fails unless the lobby is right again in time after the damage, and was
+// marked until then. spared says that the damage harms nobody.
+func repaired(t *testing.T, fake *redistest.Fake, watched, busy, spared bool, damage func()) {
+	t.Helper()
+	a, b := start(t, fake), start(t, fake)
+	judge := store.New(fake.Client(t), store.Options{})
+	a.enter("Ann")
+	b.enter("Ben")
+	second := connection("Ann", presence.NewGeneration())
+	second.ID = "c-second"
+	if _, _, err := b.Join(t.Context(), lobby, second, living{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.put(lobby, connection("Cid", "")); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(7 * time.Second)
+	if watched {
+		a.watching()
+		b.watching()
+	}
+	time.Sleep(1234 * time.Millisecond)
+	want := "[u-Ann u-Ben u-Cid]"
+	limit := DefaultHeartbeatInterval + a.Replica.link.settle + time.Second
+	damage()
+	began := time.Now()
+	if busy {
+		time.Sleep(100 * time.Millisecond)
+		if _, _, err := b.Join(t.Context(), lobby, connection("Dan", presence.NewGeneration()), living{}, nil); err == nil {
+			want = "[u-Ann u-Ben u-Cid u-Dan]"
+		}
+	}
+	right := func() bool {
+		r, _, err := judge.Read(t.Context(), store.Have{Room: lobby})
+		if err != nil || r[0].Err != nil {
+			return false
+		}
+		var ids []string
+		for _, m := range r[0].Members {
+			ids = append(ids, m.ID)
+		}
+		return fmt.Sprint(ids) == want && r[0].Users == len(ids) && r[0].Connections == len(ids)+1
+	}
+	var since time.Time // when it has been right without a break
+	for renewed := began; time.Since(began) < limit+5*time.Second; {
+		if time.Since(renewed) > time.Second {
+			renewed = time.Now()
+			if found, err := a.Renew(t.Context(), lobby, []string{"c-Cid"}, store.DefaultMemberTTL, ""); err == nil && found[0].ID == "" {
+				_ = a.put(lobby, connection("Cid", "")) // again in a second, if it is refused
+			}
+		}
+		if !right() {
+			since = time.Time{}
+		} else if since.IsZero() {
+			since = time.Now()
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	synctest.Wait()
+	if since.IsZero() || since.Sub(began) > limit {
+		t.Errorf("it was not right within %v: right since %v after the damage", limit, since.Sub(began))
+	}
+	if watched {
+		users := strings.Count(want, "u-")
+		for _, p := range []*process{a, b} {
+			history := p.history()
+			for _, now := range history {
+				if now != "3" && now != fmt.Sprint(users) && !strings.HasSuffix(now, " stale") {
+					t.Errorf("shown unmarked: %q", history)
+				}
+			}
+			if p.last() != fmt.Sprint(users) {
+				t.Errorf("in the end it is shown as %q", history)
+			}
+		}
+	}
+	if n := a.counter("presence_drift_repaired_total", "") + b.counter("presence_drift_repaired_total", ""); spared != (n == 0) {
+		t.Errorf("repaired %v times", n)
+	}
+	time.Sleep(40 * time.Second) // nothing comes of it later
+	if !watched {
+		a.watching()
+	}
+	if n := strings.Count(want, "u-") - 1; a.last() != fmt.Sprint(n) { // Cid is no longer put
+		t.Errorf("later it is shown as %q, want %d", a.last(), n)
+	}
+	time.Sleep(room.DefaultCoalesce)
+}
+
+// One replica learns of the damage by a heartbeat, which only tells that the version is
+// gone, and begins to wait; another finds it some time later, and deletes the room.
+func TestRoomIsDeletedWhileOthersWait(t *testing.T) {
+	for _, after := range []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond, 2900 * time.Millisecond} {
+		t.Run(fmt.Sprint(after), func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a, b := start(t, fake), start(t, fake).watching()
+				for range 3 {
+					time.Sleep(time.Second)
+					a.enter(fmt.Sprint("a", len(b.history())))
+					b.enter(fmt.Sprint("b", len(b.history())))
+				}
+				time.Sleep(11 * time.Second)
+				fake.Del("presence:{lobby}:version")
+				b.beat(t.Context(), b.members.inRoom(lobby))
+				time.Sleep(after)
+				a.repair(t.Context(), lobby)
+				time.Sleep(15 * time.Second)
+				b.saw("0", "1", "2", "3", "4", "5", "6", "6 stale", "6")
+			})
+		})
+	}
+}
+
+// Two replicas find the same damage, one after the other: the second leaves alone what
+// has been put back already.
+func TestRoomIsDeletedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake).watching(), start(t, fake)
+		a.enter("Ann")
+		b.enter("Ben")
+		time.Sleep(11 * time.Second)
+		fake.Del("presence:{lobby}:online")
+		a.repair(t.Context(), lobby)
+		time.Sleep(time.Second)
+		b.repair(t.Context(), lobby)
+		time.Sleep(15 * time.Second)
+		a.saw("0", "1", "2", "2 stale", "2")
+		if n := a.counter("presence_drift_repaired_total", "") + b.counter("presence_drift_repaired_total", ""); n != 1 {
+			t.Errorf("deleted %v times", n)
+		}
+	})
+}
