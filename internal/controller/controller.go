@@ -28,6 +28,9 @@ const (
 	// an answer within 2 s, even if it is that nothing happened.
 	actionTimeout = 1800 * time.Millisecond
 
+	// formTimeout is the part of it for what is shown around the answer to a form.
+	formTimeout = actionTimeout / 3
+
 	// loadTimeout bounds how long a page waits to show what is known: longer
 	// than replicas take to put back what Redis lost.
 	loadTimeout = 4 * time.Second
@@ -153,7 +156,7 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 	if v.socket {
 		return s, nil // OnConnect does the rest
 	}
-	wait, cancel := context.WithTimeout(ctx, loadTimeout)
+	wait, cancel := context.WithTimeout(ctx, v.patience())
 	defer cancel()
 	user, found, err := c.lookUp(wait, v)
 	if err != nil {
@@ -305,7 +308,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 		Address:    v.address,
 	}
 	began := time.Now()
-	wait, cancel := context.WithTimeout(ctx, actionTimeout)
+	wait, cancel := context.WithDeadline(ctx, v.answerBy())
 	defer cancel()
 	var occupancy presence.Occupancy
 	if v.socket {
@@ -339,11 +342,11 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	if v == nil {
 		return s, errNoVisit
 	}
-	if v.socket && !s.Joined {
-		return s, nil // without one it may be in the room, and only not be known to be
+	if v.socket && !s.Joined && !v.resuming {
+		return s, nil // a tab of which that is not known may be in the room
 	}
 	began := time.Now()
-	wait, cancel := context.WithTimeout(ctx, actionTimeout)
+	wait, cancel := context.WithDeadline(ctx, v.answerBy())
 	defer cancel()
 	var occupancy presence.Occupancy
 	var err error
@@ -360,7 +363,7 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 		}
 		return s, v.refuse(ctx, "", err)
 	}
-	v.member = nil
+	v.member, v.resuming = nil, false
 	c.remember(ctx, v, "")
 	clearFlashes(ctx)
 	if !v.socket && occupancy.Users < s.Users {
@@ -430,7 +433,7 @@ func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context)
 		s.Joined, s.Username, s.UserID = false, "", ""
 		v.page.Acted("", v.viewer.View().Occupancy, time.Time{})
 		clearFlashes(ctx)
-		ctx.SetFlash(flashNotice, "You are no longer in this room: Redis lost its data, and the room was full before you could be put back.")
+		ctx.SetFlash(flashNotice, "You are no longer in this room: the server lost its data, and the room was full before you could be put back.")
 		return s, nil
 	}
 	if v.member == nil && v.page.Unresolved() {

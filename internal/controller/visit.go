@@ -38,6 +38,7 @@ type visit struct {
 	connection string
 	generation string // that resumes; each join has its own
 	address    string // as limits know it
+	began      time.Time
 	bare       bool   // without a tab key: a browser without JavaScript, or before it runs
 	kept       *kept  // what a bare browser keeps of the room; nil: nothing that we gave it
 	adopt      string // the user as whom the browser joined before its tab had a key, or ""
@@ -64,6 +65,23 @@ type visitKey struct{}
 func visitOf(ctx context.Context) *visit {
 	v, _ := ctx.Value(visitKey{}).(*visit)
 	return v
+}
+
+// patience is how long the page may wait to show what is known of the room.
+func (v *visit) patience() time.Duration {
+	if !v.socket && v.request.Method == http.MethodPost {
+		return formTimeout
+	}
+	return loadTimeout
+}
+
+// answerBy is when an action that begins now is to be answered, whatever has become of
+// it. Of a form all that went before counts, too.
+func (v *visit) answerBy() time.Time {
+	if v.socket {
+		return time.Now().Add(actionTimeout)
+	}
+	return v.began.Add(actionTimeout)
 }
 
 // Heard is when the visit's socket was last heard of; zero if it has none.
@@ -177,6 +195,7 @@ func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) stri
 			c.head(w, r, pages, tab != "", roomOf(r))
 			return
 		}
+		began := time.Now() // the session may have to be waited for
 		v := &visit{
 			controller: c,
 
@@ -186,6 +205,7 @@ func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) stri
 			session:    session(w, r),
 			generation: presence.NewGeneration(),
 			address:    c.opts.Address(r),
+			began:      began,
 			bare:       tab == "",
 		}
 		v.connection = c.opts.Keys().ConnectionID(v.session, tab)
