@@ -76,27 +76,46 @@ func (s *Store) checkSchema(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
 	found, err := s.rdb.Get(ctx, s.keys.schema()).Result()
-	switch {
-	case err == nil && found == schema:
-		return nil
-	case err == nil:
-		return fmt.Errorf("%w: it is %s, and this server needs %s. %s", ErrSchema, found, schema, s.advice())
-	case !errors.Is(err, redis.Nil):
+	if err != nil && !errors.Is(err, redis.Nil) && !wrongType(err) {
 		return unavailable(err)
 	}
-	rooms, err := s.rdb.ZCard(ctx, s.keys.rooms()).Result()
-	if err != nil {
-		return unavailable(err)
+	if found == "" { // one that can't be read is a lost one
+		rooms, err := s.rdb.ZCard(ctx, s.keys.rooms()).Result()
+		if rooms > 0 || wrongType(err) {
+			return errNoSchema
+		}
+		if err != nil {
+			return unavailable(err)
+		}
+		if found, err = s.putSchema(ctx); err != nil {
+			return err
+		}
 	}
-	if rooms > 0 {
-		return errNoSchema
+	if found != schema {
+		return fmt.Errorf("%w: it is %.20q, and this server needs %s. %s", ErrSchema, found, schema, s.advice())
 	}
-	return s.PutSchema(ctx)
+	return nil
 }
 
-// PutSchema marks Redis as one of this version, unless it is marked already.
-func (s *Store) PutSchema(ctx context.Context) error {
-	return unavailable(s.rdb.SetNX(ctx, s.keys.schema(), schema, 0).Err())
+// putSchema marks Redis as one of this version, unless it is marked already, and returns
+// the mark that is there.
+func (s *Store) putSchema(ctx context.Context) (found string, err error) {
+	c := s.schemaCall()
+	if s.run(ctx, c); c.err != nil {
+		return "", unavailable(c.err)
+	}
+	found, _ = c.reply.(string)
+	return found, nil
+}
+
+// schemaCall is the call that puts the schema where there is none.
+func (s *Store) schemaCall() *call {
+	return &call{script: secretScript, keys: []string{s.keys.schema()}, args: []any{schema}}
+}
+
+// wrongType reports whether err says that a key is of another type than it should be.
+func wrongType(err error) bool {
+	return err != nil && strings.HasPrefix(err.Error(), "WRONGTYPE ")
 }
 
 // advice is what to do about data of another version.

@@ -24,6 +24,20 @@ func TestCheckMarksAnEmptyRedisAndRefusesOtherVersions(t *testing.T) {
 		if err := s.Check(ctx); err != nil {
 			t.Fatalf("a Redis with rooms of ours: %v", err)
 		}
+		e.admin.Del(ctx, s.keys.room("r")...)
+		e.admin.Del(ctx, s.keys.rooms())
+		for name, damage := range map[string]func(){
+			"empty":           func() { e.admin.Set(ctx, s.keys.schema(), "", 0) },
+			"of a wrong type": func() { e.admin.Del(ctx, s.keys.schema()); e.admin.LPush(ctx, s.keys.schema(), "x") },
+		} {
+			damage()
+			if err := s.Check(ctx); err != nil {
+				t.Errorf("a schema that is %s: %v", name, err)
+			}
+			if found := e.admin.Get(ctx, s.keys.schema()).Val(); found != schema {
+				t.Errorf("a schema that is %s is %q afterwards", name, found)
+			}
+		}
 		e.admin.Set(ctx, s.keys.schema(), "3", 0)
 		if err := s.Check(ctx); !errors.Is(err, ErrSchema) || !strings.Contains(err.Error(), "-redis-prefix") {
 			t.Fatalf("schema 3: %v", err)
@@ -42,7 +56,7 @@ func TestRoomsWithoutASchemaAreRefusedUnlessAReplicaPutsItBack(t *testing.T) {
 		}
 		go func() {
 			time.Sleep(2 * time.Second)
-			if err := s.PutSchema(t.Context()); err != nil {
+			if _, err := s.putSchema(t.Context()); err != nil {
 				t.Error(err)
 			}
 		}()

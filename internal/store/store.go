@@ -136,8 +136,7 @@ type Shared struct {
 func (s *Store) Probe(ctx context.Context, fresh, secret string) (Shared, error) {
 	epoch := &call{script: epochScript, keys: []string{s.keys.epoch()}, args: []any{fresh}}
 	known := &call{script: secretScript, keys: []string{s.keys.secret()}, args: []any{secret}}
-	mark := &call{script: secretScript, keys: []string{s.keys.schema()}, args: []any{schema}}
-	s.run(ctx, epoch, known, mark) // the last puts the schema back where Redis lost it
+	s.run(ctx, epoch, known, s.schemaCall()) // the last puts the schema back where Redis lost it
 	if epoch.err != nil {
 		return Shared{}, unavailable(epoch.err)
 	}
