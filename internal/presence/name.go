@@ -62,7 +62,8 @@ const (
 // Names that begin with "{{" or contain "<root>" are refused, too: the browser
 // client would show them as nothing.
 func CleanName(raw string) (string, error) {
-	if !utf8.ValidString(raw) {
+	// Where others decode the text, what was none of it is U+FFFD.
+	if !utf8.ValidString(raw) || strings.ContainsRune(raw, utf8.RuneError) {
 		return "", &NameError{notText}
 	}
 	name := strings.Join(strings.FieldsFunc(norm.NFC.String(strings.TrimSpace(raw)), isBlank), " ")

@@ -56,7 +56,7 @@ func TestNamesOfTheWorldAreAccepted(t *testing.T) {
 func TestNamesThatCannotBeReadAreRefused(t *testing.T) {
 	for reason, names := range map[string][]string{
 		noName:  {"", " \u3000 ", "\t\n", "\u00a0", "\u2003\u2003"},
-		notText: {"a\xffb", "\xed\xa0\x80"},
+		notText: {"a\xffb", "\xed\xa0\x80", "\ufffd", "a\ufffdb"},
 		invisible: {
 			"a\x00b", "a\nb", "a\tb", "a\x7fb", "a\u0085b", "a\u2028b", "a\u2029b",
 			"a\u202eb", "a\u2066b", "\u200eAnn", "Ann\u200f", "a\u061cb",
