@@ -67,6 +67,13 @@ func (p *puts) forgetLocked(room, id string) {
 	}
 }
 
+// has reports whether a connection is known, and its lease is not over.
+func (p *puts) has(room, id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Now().Before(p.rooms[room][id].until)
+}
+
 // end forgets connections whose lease is over, and returns the rooms of the others.
 func (p *puts) end() []string {
 	p.mu.Lock()
@@ -140,6 +147,9 @@ func (r *Replica) remember(room string, conn presence.Connection, ttl time.Durat
 		return
 	}
 	r.puts.remember(room, conn, ttl)
+	if ttl < r.opts.LeaveGrace {
+		r.sweeper.soon(room, ttl)
+	}
 	r.members.leased(tabKey{room, conn.ID}, conn.Address, time.Now().Add(ttl))
 }
 
@@ -152,6 +162,12 @@ func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time
 		conns[i] = presence.Connection{ID: id, Generation: presence.NewHTTPGeneration()}
 	}
 	birth, found, err := r.store.Renew(ctx, room, conns, ttl)
+	if err == nil && r.lacks(room, birth, found) {
+		// Nobody is lost since Redis lost them.
+		r.saw(ctx, room, birth)
+		r.restorePuts(ctx, room)
+		birth, found, err = r.store.Renew(ctx, room, conns, ttl)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +182,15 @@ func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time
 		r.remember(room, conn, ttl)
 	}
 	return found, nil
+}
+
+// lacks reports whether some connections were not found in room though they are known
+// here, since Redis has lost its data.
+func (r *Replica) lacks(room, birth string, found []presence.Connection) bool {
+	if birth != "" && !r.forgot(room) && !r.losses.has(room, birth) {
+		return false
+	}
+	return slices.ContainsFunc(found, func(c presence.Connection) bool { return c.User.ID == "" && r.puts.has(room, c.ID) })
 }
 
 // End ends the connection id of room at once, through whatever it is there.
@@ -199,10 +224,13 @@ func (r *Replica) restorePuts(ctx context.Context, room string) {
 		switch {
 		case err == nil:
 			restored++
-		case errors.Is(err, presence.ErrUnavailable):
+			if ttl := lost[i].TTL; ttl < r.opts.LeaveGrace {
+				r.sweeper.soon(room, ttl)
+			}
+		case errors.Is(err, presence.ErrSuperseded), errors.Is(err, presence.ErrRoomFull):
+			r.puts.forget(room, lost[i].Connection.ID) // another has it, or its place
+		default:
 			r.roomFailed(ctx, room, err)
-		default: // another has it, or there is no place for it
-			r.puts.forget(room, lost[i].Connection.ID)
 		}
 	}
 	r.restored(ctx, room, restored)

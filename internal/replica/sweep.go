@@ -23,7 +23,7 @@ const (
 // A lease can't run out before the earliest deadline that the last look at the
 // room found, except those of connections released since, which have the whole
 // grace before them: so a look at that deadline, and one a grace, is enough, and
-// misses nothing.
+// misses nothing. Whoever comes for less than a grace has the replica look sooner.
 type sweeper struct {
 	tick time.Duration // precision
 	look time.Duration // between two looks at the list of rooms
@@ -34,11 +34,34 @@ type sweeper struct {
 
 	mu      sync.Mutex // guards:
 	busiest []store.RoomCount
+	sooner  map[string]time.Time // rooms to look at before they are due
 }
 
 func newSweeper(o Options) *sweeper {
 	tick := min(250*time.Millisecond, o.MemberTTL/40)
-	return &sweeper{tick: tick, look: min(8*tick, 2*time.Second), due: map[string]time.Time{}}
+	return &sweeper{tick: tick, look: min(8*tick, 2*time.Second), due: map[string]time.Time{}, sooner: map[string]time.Time{}}
+}
+
+// soon has room looked at when a lease ends there that lasts that long from now.
+func (s *sweeper) soon(room string, lease time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := time.Now().Add(lease)
+	if known, ok := s.sooner[room]; !ok || at.Before(known) {
+		s.sooner[room] = at
+	}
+}
+
+// hurry takes over what soon has noted.
+func (s *sweeper) hurry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for room, at := range s.sooner {
+		if due, ok := s.due[room]; !ok || at.Before(due) {
+			s.due[room] = at
+		}
+	}
+	clear(s.sooner)
 }
 
 // Busiest lists the rooms with the most users, as they were a few seconds ago, the largest
@@ -84,6 +107,7 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 		r.troubles.keep(s.due)
 		r.rankOnce(ctx)
 	}
+	s.hurry()
 	var rooms []string
 	for room, at := range s.due {
 		if !at.After(now) {

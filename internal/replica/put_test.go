@@ -1,0 +1,283 @@
+package replica
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
+	"presence/internal/store"
+)
+
+// lose makes Redis lose a room in some way, and nothing else in the second.
+func lose(fake *redistest.Fake, all bool) {
+	if all {
+		fake.FlushAll()
+		return
+	}
+	for _, key := range roomKeys() {
+		fake.Del("presence:{lobby}:" + key)
+	}
+}
+
+// renews renews a connection without a socket, and reports whether it was there.
+func (p *process) renews(name string, ttl time.Duration) bool {
+	p.t.Helper()
+	found, err := p.Renew(p.t.Context(), lobby, []string{"c-" + name}, ttl, "")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return found[0].ID != ""
+}
+
+// kept is how many connections without a socket are remembered, by room and in all.
+func (p *process) kept() (listed, n int) {
+	p.puts.mu.Lock()
+	defer p.puts.mu.Unlock()
+	for _, known := range p.puts.rooms {
+		listed += len(known)
+	}
+	return listed, p.puts.n
+}
+
+// What two replicas remember of connections without a socket comes back when Redis loses
+// it, whatever was done through which of them, and nothing of it stays for ever.
+func TestPutsComeBack(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		seed := rand.Uint64()
+		t.Logf("seed %d", seed)
+		rnd := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's choice, to be repeated by its seed
+		both := []*process{start(t, fake), start(t, fake)}
+		time.Sleep(5 * time.Second)
+		const ttl = time.Minute
+		until := map[string]time.Time{} // of those who are there
+		ended := map[string]time.Time{} // those who ended through one replica, and may come back by what the other remembers
+		var spared time.Time            // until then a page without a socket may be late
+		for step := range 250 {
+			p, other := both[step%2], both[1-step%2]
+			name := fmt.Sprint("user", rnd.IntN(8))
+			switch rnd.IntN(10) {
+			case 0, 1, 2:
+				if err := p.put(lobby, connection(name, "")); err != nil {
+					t.Fatal(step, err)
+				}
+				if _, err := p.Put(t.Context(), lobby, store.Wanted{Connection: connection(name, ""), TTL: ttl}); err != nil {
+					t.Fatal(step, err)
+				}
+				until[name] = time.Now().Add(ttl)
+			case 3, 4, 5:
+				if there := p.renews(name, ttl); there {
+					if until[name].IsZero() && ended[name].IsZero() {
+						t.Fatalf("step %d: %s, who is not there, was renewed", step, name)
+					}
+					until[name] = time.Now().Add(ttl)
+				} else if time.Until(until[name]) > time.Second && p.puts.has(lobby, "c-"+name) {
+					t.Fatalf("step %d: %s was lost with a lease of %v", step, name, time.Until(until[name]))
+				}
+			case 6:
+				if _, err := p.End(t.Context(), lobby, "c-"+name); err != nil {
+					t.Fatal(step, err)
+				}
+				if other.puts.has(lobby, "c-"+name) {
+					ended[name] = time.Now().Add(ttl)
+				}
+				delete(until, name)
+			case 7:
+				if rnd.IntN(3) == 0 {
+					all := rnd.IntN(2) == 0
+					lose(fake, all)
+					if all {
+						spared = time.Now().Add(p.Replica.link.visit + DefaultHeartbeatInterval)
+					}
+					// By the next heartbeat, and when all had the time, they are back.
+					time.Sleep(DefaultHeartbeatInterval + p.Replica.link.settle + time.Second)
+				}
+			default:
+				time.Sleep(time.Duration(rnd.IntN(9000)) * time.Millisecond)
+			}
+			snap, err := p.rooms.Look(t.Context(), lobby)
+			if err != nil {
+				t.Fatal(step, err)
+			}
+			for i := range 8 {
+				name := fmt.Sprint("user", i)
+				there := slices.ContainsFunc(snap.Members, func(m presence.Member) bool { return m.ID == "u-"+name })
+				left := time.Until(until[name])
+				if !there && left > time.Second {
+					t.Fatalf("step %d: %s is not there, with a lease of %v", step, name, left)
+				}
+				if there && left < -time.Second && time.Until(ended[name]) < -time.Second && time.Until(spared) < 0 {
+					t.Fatalf("step %d: %s is there, %v after the end of the lease", step, name, -left)
+				}
+			}
+		}
+		time.Sleep(2*ttl + 2*DefaultHeartbeatInterval)
+		for _, p := range both {
+			if listed, n := p.kept(); listed != 0 || n != 0 {
+				t.Errorf("%d connections are remembered for ever, %d in all", listed, n)
+			}
+			if p.members.ledger.accounts["here"] != nil {
+				t.Errorf("the address still has %+v", p.members.ledger.accounts["here"])
+			}
+		}
+	})
+}
+
+// Of two replicas that remember a connection, the one with the later lease is right.
+func TestLaterLeaseWins(t *testing.T) {
+	for _, all := range []bool{true, false} {
+		for first := range 2 {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				both := []*process{start(t, fake), start(t, fake)}
+				time.Sleep(5 * time.Second)
+				put := func(p *process, ttl time.Duration) {
+					t.Helper()
+					if _, err := p.Put(t.Context(), lobby, store.Wanted{Connection: connection("Ann", ""), TTL: ttl}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				put(both[0], 40*time.Second)
+				put(both[1], 2*time.Minute)
+				lose(fake, all)
+				both[first].restorePuts(t.Context(), lobby)
+				both[1-first].restorePuts(t.Context(), lobby)
+				time.Sleep(time.Minute)
+				if names := both[0].names(); names != "[Ann]" {
+					t.Errorf("all %v, first %d: after a minute there are %s", all, first, names)
+				}
+				if first == 1 && both[0].puts.has(lobby, "c-Ann") {
+					t.Error("the earlier lease is remembered")
+				}
+				time.Sleep(time.Minute + 5*time.Second)
+				if names := both[0].names(); names != "[]" {
+					t.Errorf("all %v, first %d: after both leases there are %s", all, first, names)
+				}
+			})
+		}
+	}
+}
+
+// A program that renews before the replica has noticed that Redis lost the room does not
+// hear that it is lost.
+func TestRenewalRightAfterALoss(t *testing.T) {
+	for _, all := range []bool{true, false} {
+		bubble(t, func(t *testing.T, fake *redistest.Fake) {
+			a := start(t, fake)
+			time.Sleep(5 * time.Second)
+			for _, name := range []string{"Ann", "Ben"} {
+				if err := a.put(lobby, connection(name, "")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(DefaultHeartbeatInterval)
+			lose(fake, all)
+			if !a.renews("Ann", time.Minute) {
+				t.Errorf("all %v: lost", all)
+			}
+			if a.renews("nobody", time.Minute) {
+				t.Error("renewed what nobody put")
+			}
+			time.Sleep(10 * time.Second)
+			if names := a.names(); names != "[Ann Ben]" {
+				t.Errorf("all %v: there are %s", all, names)
+			}
+		})
+	}
+}
+
+// A connection that a socket took over is that socket's.
+func TestPutThatASocketTookOverIsForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		time.Sleep(5 * time.Second)
+		if _, err := a.Put(t.Context(), lobby, store.Wanted{Connection: connection("Ann", ""), TTL: 5 * time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+		m := b.resume("Ann")
+		a.restorePuts(t.Context(), lobby) // as after a loss in which b was first
+		if a.puts.has(lobby, "c-Ann") {
+			t.Error("it is remembered still")
+		}
+		if err := b.Release(m); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(store.DefaultLeaveGrace + time.Second)
+		if names := a.names(); names != "[]" {
+			t.Errorf("after the socket there are %s", names)
+		}
+
+		if err := a.put(lobby, connection("Ben", "")); err != nil {
+			t.Fatal(err)
+		}
+		a.resume("Ben")
+		if listed, n := a.kept(); listed != 0 || n != 0 {
+			t.Errorf("after the resume here %d are remembered", listed)
+		}
+	})
+}
+
+// Room that is damaged when connections are to be put back does not cost them.
+func TestPutsOutliveDamage(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake)
+		time.Sleep(5 * time.Second)
+		if _, err := a.Put(t.Context(), lobby, store.Wanted{Connection: connection("Ann", ""), TTL: 5 * time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+		wrongType(fake, "presence:{lobby}:conns")
+		a.restorePuts(t.Context(), lobby)
+		time.Sleep(DefaultHeartbeatInterval + 5*time.Second)
+		if names := a.names(); names != "[Ann]" {
+			t.Errorf("there are %s", names)
+		}
+	})
+}
+
+func TestPutsAreBounded(t *testing.T) {
+	p := newPuts()
+	p.n = maxPuts - 1
+	p.remember("r", connection("Ann", "~abc"), time.Minute)
+	p.remember("r", connection("Ben", "~abc"), time.Minute)
+	if !p.has("r", "c-Ann") || p.has("r", "c-Ben") || p.n != maxPuts {
+		t.Errorf("%d remembered", p.n)
+	}
+	p.remember("r", connection("Ann", "~def"), time.Hour)
+	if p.rooms["r"]["c-Ann"].conn.Generation != "~def" {
+		t.Error("who is remembered can't be renewed")
+	}
+	p.forget("r", "c-Ann")
+	p.forget("r", "c-Ann")
+	if p.n != maxPuts-1 || len(p.rooms) != 0 {
+		t.Errorf("%d remembered, rooms %v", p.n, p.rooms)
+	}
+}
+
+// A lease that is shorter than the time between two looks at the room ends in time, too.
+func TestShortLeaseEndsInTime(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake)
+		a.enter("Ann")
+		time.Sleep(time.Minute)
+		for range 10 {
+			if _, err := a.Put(t.Context(), lobby, store.Wanted{Connection: connection("Ben", ""), TTL: 5 * time.Second}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(3 * time.Second)
+			if !a.renews("Ben", 4*time.Second) {
+				t.Fatal("it is not there")
+			}
+			time.Sleep(3900 * time.Millisecond)
+			if names := a.names(); names != "[Ann Ben]" {
+				t.Fatalf("before the end of the lease there are %s", names)
+			}
+			time.Sleep(1100 * time.Millisecond)
+			if names := a.names(); names != "[Ann]" {
+				t.Fatalf("a second after the lease there are %s", names)
+			}
+			time.Sleep(1300 * time.Millisecond)
+		}
+	})
+}
