@@ -37,7 +37,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 				r.beatOnce(ctx, slot)
 			}
 			if r.link.forgot() {
-				for _, room := range r.puts.end() {
+				for _, room := range r.puts.inRooms() {
 					r.restorePuts(ctx, room)
 				}
 			}
@@ -60,8 +60,11 @@ func (r *Replica) registerOnce(ctx context.Context) {
 	for _, room := range rooms {
 		known[room] = true
 	}
+	if r.link.trusted() == nil { // time in which Redis is away does not count
+		r.puts.end()
+	}
 	var bare []string // without a socket here
-	for _, room := range r.puts.end() {
+	for _, room := range r.puts.inRooms() {
 		if !known[room] {
 			known[room] = true
 			bare = append(bare, room)

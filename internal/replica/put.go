@@ -74,8 +74,8 @@ func (p *puts) has(room, id string) bool {
 	return time.Now().Before(p.rooms[room][id].until)
 }
 
-// end forgets connections whose lease is over, and returns the rooms of the others.
-func (p *puts) end() []string {
+// end forgets connections whose lease is over.
+func (p *puts) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -86,6 +86,12 @@ func (p *puts) end() []string {
 			}
 		}
 	}
+}
+
+// inRooms lists the rooms that have such connections.
+func (p *puts) inRooms() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	return slices.Collect(maps.Keys(p.rooms))
 }
 

@@ -849,6 +849,28 @@ func TestVisitorsWithoutSocketsSurviveAnOutage(t *testing.T) {
 	}
 }
 
+// Redis is away for longer than their leases, and comes back empty: the replica that
+// remembers them puts them back, and the count goes through no lower one.
+func TestVisitorsWithoutSocketsSurviveAnOutageThatLosesAll(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		a.enter("Ann")
+		if err := a.put(lobby, connection("Ben", "")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		fake.Down()
+		fake.FlushAll()
+		time.Sleep(2 * store.DefaultMemberTTL)
+		fake.Up()
+		time.Sleep(10 * time.Second)
+		b.saw("0", "1", "2", "2 stale", "2")
+		// Who is never heard of again leaves all the same.
+		time.Sleep(2 * store.DefaultMemberTTL)
+		b.saw("0", "1", "2", "2 stale", "2", "1")
+	})
+}
+
 func TestBusiestRooms(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
