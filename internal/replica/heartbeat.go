@@ -145,7 +145,7 @@ func (r *Replica) beat(ctx context.Context, lists [][]*Member) {
 func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 	lost := make([]store.Lost, len(back))
 	for i, m := range back {
-		lost[i].Connection = m.conn
+		lost[i].Connection, lost[i].Answered = m.conn, r.members.heard(m)
 	}
 	restored := 0
 	birth, errs := r.store.Restore(ctx, room, lost)

@@ -225,12 +225,21 @@ func (ms *members) proven(patience time.Duration) map[string][]*Member {
 		if m.left {
 			continue
 		}
-		if m.socket.Heard().After(m.asked) || m.spared && time.Since(m.asked) > patience {
+		if m.heardLocked() || m.spared && time.Since(m.asked) > patience {
 			byRoom[m.room] = append(byRoom[m.room], m)
 		}
 	}
 	return byRoom
 }
+
+// heard reports whether m has given a sign of life since it was asked for it.
+func (ms *members) heard(m *Member) bool {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	return m.heardLocked()
+}
+
+func (m *Member) heardLocked() bool { return m.socket.Heard().After(m.asked) }
 
 // has reports whether m is still in, and whether its user has left, or is about to.
 func (ms *members) has(m *Member) (in, left bool) {

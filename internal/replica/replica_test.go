@@ -808,6 +808,30 @@ func TestVisitorWithoutSocketStaysByVisits(t *testing.T) {
 
 // A page without a socket reloads each heartbeat interval, and the last one in an
 // outage loads in vain: when Redis is back, it is late.
+// A page that was joined by a form on one replica has its socket on another, and another
+// name, when Redis loses all. The first one remembers the form.
+func TestSocketGoesBeforeTheFormItsPageCameFrom(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		time.Sleep(time.Second)
+		if err := a.put(lobby, connection("Ann", "")); err != nil {
+			t.Fatal(err)
+		}
+		m := b.resume("Ann")
+		ben := connection("Ann", presence.NewGeneration())
+		ben.User = presence.User{ID: "u-Ben", Name: "Ben"}
+		if _, _, err := b.Join(t.Context(), lobby, ben, living{}, m); err != nil {
+			t.Fatal(err)
+		}
+		fake.FlushAll()
+		time.Sleep(DefaultHeartbeatInterval)
+		synctest.Wait()
+		if online, _ := fake.SMembers("presence:{lobby}:online"); !slices.Equal(online, []string{"u-Ben"}) {
+			t.Errorf("%v are there, want Ben", online)
+		}
+	})
+}
+
 func TestVisitorsWithoutSocketsSurviveAnOutage(t *testing.T) {
 	for _, outage := range []time.Duration{store.DefaultMemberTTL + time.Second, 3 * store.DefaultMemberTTL} {
 		t.Run(outage.String(), func(t *testing.T) {

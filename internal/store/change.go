@@ -140,6 +140,11 @@ type Lost struct {
 
 	// TTL is how long the lease lasts from now; 0 stands for the member TTL.
 	TTL time.Duration
+
+	// Answered says that its browser has just answered through its socket. It is taken
+	// from a generation without a socket then, which others may remember longer than
+	// that is so.
+	Answered bool
 }
 
 // Restore puts back connections of one room that Redis lost, or whose last socket
@@ -158,7 +163,7 @@ func (s *Store) Restore(ctx context.Context, room string, lost []Lost) (birth st
 		part := lost[start:min(start+BatchSize, len(lost))]
 		ops := make([]*op, len(part))
 		for i, l := range part {
-			ops[i] = &op{room: room, conn: l.Connection, ttl: cmp.Or(l.TTL, s.opts.MemberTTL)}
+			ops[i] = &op{room: room, conn: l.Connection, ttl: cmp.Or(l.TTL, s.opts.MemberTTL), answered: l.Answered}
 		}
 		calls = append(calls, s.joinCall("restore", ops))
 	}
@@ -199,6 +204,9 @@ func (s *Store) joinCall(how string, ops []*op) *call {
 		}
 		if o.meta {
 			sets += "m"
+		}
+		if o.answered {
+			sets += "s"
 		}
 		args = append(args, o.ttl.Milliseconds(), since, user.Meta, sets)
 	}

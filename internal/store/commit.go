@@ -50,9 +50,12 @@ type op struct {
 	kind opKind
 	room string
 	conn presence.Connection
-	ttl  time.Duration   // opJoin, opPut
-	name bool            // likewise: conn's name is the user's from now on
-	meta bool            // likewise
+	ttl  time.Duration // opJoin, opPut
+	name bool          // likewise: conn's name is the user's from now on
+	meta bool          // likewise
+
+	answered bool // Lost.Answered
+
 	ctx  context.Context //nolint:containedctx // the caller's: an op whose caller has gone is not sent
 	done chan result     // buffered: the lane never waits for a caller
 }

@@ -5,7 +5,8 @@
 --       7.. for each connection: id, generation, user, name; but for a join also: lease ms,
 --           since when the user is there ('' for now), metadata, and what of both is the
 --           user's from now on, not only if the user is new: 'n' for the name, 'm' for
---           the metadata. The name of a join is the user's from now on
+--           the metadata; and in a restore 's' if its browser has just answered through
+--           a socket. The name of a join is the user's from now on
 -- Reply: {users, connections, version, birth, then for each connection its outcome;
 --         but for a join also its generation and the user's value of users}
 --        outcome 1: came in; 2: was there; 0: refused, the room is full;
@@ -18,7 +19,9 @@
 -- A restore takes nothing away from another generation: the replica speaks for a
 -- socket that may be older than the one that has the connection now. It takes a
 -- connection that nobody has, since its socket is gone, and one without a socket whose
--- lease ends earlier. It shortens no lease.
+-- lease ends earlier, or whose browser has just answered through a socket: the replica
+-- that remembers it without one does not know that it has one elsewhere by now. It
+-- shortens no lease.
 -- Needs room.lua.
 local how, limit = ARGV[4], tonumber(ARGV[5])
 local join, put, restore = how == 'join', how == 'put', how == 'restore'
@@ -67,6 +70,12 @@ local function longer(conn, wasgen, gen, deadline)
     and deadline > tonumber(call('ZSCORE', BEATS, conn .. wasgen) or 0)
 end
 
+-- answered reports whether a connection without a socket has one, by what is known of the
+-- socket.
+local function answered(wasgen, sets)
+  return string.sub(wasgen, 1, 1) == HTTP and string.find(sets, 's', 1, true)
+end
+
 local online = limit > 0 and count() or 0
 local outcomes, generations, latest = {}, {}, ms
 local beats, dead, values = {}, {}, {}
@@ -81,7 +90,8 @@ for i = 1, #ids do
   end
   local value, wasgen, them = now[conn], nil, nil
   if value then wasgen, them = string.sub(value, 1, 4), position[string.sub(value, 5)] end
-  if value and restore and wasgen ~= gen and wasgen ~= RELEASED and not longer(conn, wasgen, gen, ms + lease_ms) then
+  if value and restore and wasgen ~= gen and wasgen ~= RELEASED and not answered(wasgen, sets)
+    and not longer(conn, wasgen, gen, ms + lease_ms) then
     outcomes[i] = -1
   elseif not value and full then
     outcomes[i] = -2
