@@ -62,6 +62,10 @@ type model struct {
 	trouble time.Time // the last fault, or end of one
 	lostAt  time.Time // Redis' data
 	down    bool      // Redis is
+
+	// forgotten says that Redis lost the secret when no replica could put it back:
+	// the next makes another, and all browsers are strangers. A run ends with that.
+	forgotten bool
 	busy    time.Time // until then somebody may still be there who has gone
 	looked  time.Time // at the API
 
@@ -259,6 +263,9 @@ func (m *model) look() {
 		if p.lossy || p.cut || p.away || p.dead || m.down {
 			m.trouble = now
 		}
+	}
+	if secret, _ := w.fake.Get("presence:secret"); secret == "" && !slices.ContainsFunc(w.procs, (*proc).healthy) {
+		m.forgotten = true
 	}
 	m.pages(now)
 	for _, name := range rooms {

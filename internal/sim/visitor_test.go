@@ -190,6 +190,10 @@ func (v *visitor) exchange(what func() *http.Request, patience time.Duration, wa
 			delete(v.browser.cookies, c.Name)
 		default:
 			if c.Name == "presence" && !stranger && old.value != c.Value {
+				if w.model.forgotten {
+					w.over = true
+					return nil, p, errLeft
+				}
 				w.fail("visitor %d got another session from replica %d", v.n, p.place)
 			}
 			v.browser.cookies[c.Name] = cookie{c.Value, time.Now().Add(time.Duration(c.MaxAge) * time.Second)}

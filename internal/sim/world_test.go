@@ -67,7 +67,8 @@ type world struct {
 	model    *model
 	log      []string
 	failure  string
-	kind     string // of failure, whomever it concerns
+	kind     string // the same for failures that are alike
+	over     bool   // nothing more can be said
 }
 
 // event is something that takes place later.
@@ -464,11 +465,11 @@ func (w *world) draining() bool {
 	return slices.ContainsFunc(w.procs, func(p *proc) bool { return p.draining && !p.dead })
 }
 
-// failed reports whether something is wrong.
+// failed reports whether something is wrong, or nothing more can be said.
 func (w *world) failed() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.failure != ""
+	return w.failure != "" || w.over
 }
 
 // end stops everything.
