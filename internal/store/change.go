@@ -171,7 +171,7 @@ func (s *Store) Restore(ctx context.Context, room string, lost []Lost) (birth st
 	for i, c := range calls {
 		part := errs[i*BatchSize : min((i+1)*BatchSize, len(lost))]
 		outcomes := make([]result, len(part))
-		joined(c, "restore", outcomes)
+		s.joined(c, "restore", outcomes)
 		for j, o := range outcomes {
 			part[j] = o.err
 			if o.held.Birth != "" {
@@ -215,7 +215,7 @@ func (s *Store) joinCall(how string, ops []*op) *call {
 
 // joined reads the reply of the join script into one result for each connection. What
 // the caller knows of it, the ids and what a join has set, is the caller's to add.
-func joined(c *call, how string, results []result) {
+func (s *Store) joined(c *call, how string, results []result) {
 	err := c.err
 	if err == nil {
 		r := replyOf(c.reply)
@@ -227,6 +227,9 @@ func joined(c *call, how string, results []result) {
 				results[i] = putOutcome(r)
 			}
 			results[i].held.Occupancy, results[i].held.Birth = occupancy, birth
+		}
+		if gone := int(r.int()); r.err == nil {
+			s.metrics.left(presence.ReasonLeft, gone)
 		}
 		err = r.err
 	}

@@ -315,7 +315,7 @@ func (g *group) tell(s *Store) {
 		if g.ops[0].kind == opPut {
 			how = "put"
 		}
-		joined(g.call, how, results)
+		s.joined(g.call, how, results)
 		for i, o := range g.ops {
 			conn := &results[i].held.Connection
 			conn.ID, conn.User.ID = o.conn.ID, o.conn.User.ID
@@ -324,7 +324,14 @@ func (g *group) tell(s *Store) {
 			}
 		}
 	case g.ops[0].kind == opLeave:
-		occupancy, birth := replyOf(g.call.reply).occupancy()
+		r := replyOf(g.call.reply)
+		occupancy, birth := r.occupancy()
+		for range results {
+			r.int() // whether it was there, which is all the same
+		}
+		if gone := int(r.int()); r.err == nil {
+			s.metrics.left(presence.ReasonLeft, gone)
+		}
 		for i := range results {
 			results[i].held = Held{Occupancy: occupancy, Birth: birth}
 		}

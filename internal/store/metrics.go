@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"presence/internal/presence"
 )
 
 // metrics count the calls of scripts.
@@ -12,6 +14,7 @@ type metrics struct {
 	failed  *prometheus.CounterVec
 	batch   *prometheus.HistogramVec
 	reads   *prometheus.CounterVec
+	leaves  *prometheus.CounterVec
 }
 
 // notAScript is what a message counts as that no script published.
@@ -51,8 +54,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, answer := range []string{"nothing", "changes", "whole"} {
 		m.reads.WithLabelValues(answer)
 	}
+	m.leaves = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "presence_leaves_total",
+		Help: "Users who went offline by a change that this replica made, by reason: left, closed, timeout, removed.",
+	}, []string{"reason"})
+	for _, reason := range []presence.Reason{presence.ReasonLeft, presence.ReasonClosed, presence.ReasonTimeout, presence.ReasonRemoved} {
+		m.leaves.WithLabelValues(string(reason))
+	}
 	if reg != nil {
-		reg.MustRegister(m.seconds, m.failed, m.batch, m.reads)
+		reg.MustRegister(m.seconds, m.failed, m.batch, m.reads, m.leaves)
 	}
 	return m
 }
@@ -66,6 +76,11 @@ func (m *metrics) called(script string, err error, started time.Time) {
 
 func (m *metrics) gathered(script string, n int) {
 	m.batch.WithLabelValues(script).Observe(float64(n))
+}
+
+// left counts users who went offline.
+func (m *metrics) left(reason presence.Reason, users int) {
+	m.leaves.WithLabelValues(string(reason)).Add(float64(users))
 }
 
 // answered counts a room that was read.

@@ -157,10 +157,13 @@ func (s *Store) Sweep(ctx context.Context, rooms []string, held, visits time.Dur
 		of.Occupancy, of.Birth = r.occupancy()
 		of.RemovedConnections, of.RemovedUsers = int(r.int()), int(r.int())
 		of.Next, of.Spared = time.Duration(r.int())*time.Millisecond, int(r.int())
+		closed := int(r.int())
 		if r.err != nil {
 			of.Err = fmt.Errorf("sweep of %s: %w", room, r.err)
 			continue
 		}
+		s.metrics.left(presence.ReasonClosed, closed)
+		s.metrics.left(presence.ReasonTimeout, of.RemovedUsers-closed)
 		s.note(room, of.Occupancy)
 	}
 	return swept

@@ -8,7 +8,8 @@
 --           the metadata; and in a restore 's' if its browser has just answered through
 --           a socket. The name of a join is the user's from now on
 -- Reply: {users, connections, version, birth, then for each connection its outcome;
---         but for a join also its generation and the user's value of users}
+--         but for a join also its generation and the user's value of users;
+--         users gone, since they came back as others}
 --        outcome 1: came in; 2: was there; 0: refused, the room is full;
 --        -1: superseded; -2: refused, Redis is full. For a join, since when its user
 --        is there as text instead of 1 and 2
@@ -144,7 +145,7 @@ keep(latest, tries and not full)
 if #beats > 0 then lease(beats, restore) end
 if #dead > 0 then call('ZREM', BEATS, unpack(dead)) end
 if #values > 0 then call('HSET', CONNS, unpack(values)) end
-local reply = settle()
+local reply, _, went = settle()
 for i = 1, #ids do
   local me = at[i]
   if join then
@@ -154,4 +155,5 @@ for i = 1, #ids do
     reply[n], reply[n + 1], reply[n + 2] = outcomes[i], generations[i], since[me] and since[me] .. ' ' .. tail[me] or ''
   end
 end
+reply[#reply + 1] = went
 return reply

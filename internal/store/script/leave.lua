@@ -3,7 +3,8 @@
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4 why: 'left' or 'removed',
 --       5.. two for each connection: id, generation ('' for the one that has it now)
--- Reply: {users, connections, version, birth, 1 or 0 for each connection: it ended or was not there}
+-- Reply: {users, connections, version, birth, 1 or 0 for each connection: it ended or was not there,
+--         users gone}
 -- Needs room.lua.
 local why = ARGV[4]
 local ids = {}
@@ -33,6 +34,7 @@ if #left > 0 then
   call('ZREM', BEATS, unpack(dead))
   call('HDEL', CONNS, unpack(left))
 end
-local reply = settle()
+local reply, _, went = settle()
 for i = 1, #outcomes do reply[4 + i] = outcomes[i] end
+reply[#reply + 1] = went
 return reply

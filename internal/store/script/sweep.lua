@@ -7,7 +7,8 @@
 --         many ms ago (the rest may still be renewed by a replica that was away),
 --       6 ms for which connections without a socket that are due are spared
 -- Reply: {users, connections, version, birth, connections removed, users gone,
---         ms until the next deadline (-1: nobody is left), connections spared}
+--         ms until the next deadline (-1: nobody is left), connections spared,
+--         users gone since their sockets were}
 -- Needs room.lua.
 audit()
 local low, held = '-inf', ARGV[5] ~= ''
@@ -52,4 +53,8 @@ reply[7] = -1
 local first = call('ZRANGE', BEATS, 0, 0, 'WITHSCORES')
 if first[2] then reply[7] = math.max(0, tonumber(first[2]) - ms) end
 reply[8] = #spared / 2
+reply[9] = 0
+for at = 1, #users do
+  if had[at] > 0 and has[at] == 0 and reason[at] == 'closed' then reply[9] = reply[9] + 1 end
+end
 return reply
