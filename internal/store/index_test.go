@@ -113,3 +113,55 @@ func TestListOfRoomsOfAWrongTypeIsMadeAnew(t *testing.T) {
 		}
 	})
 }
+
+// Rooms come, grow, empty and are lost, through two stores: after a sweep of each the
+// index is what the rooms are.
+func TestIndexFollowsTheRooms(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		stores := []*Store{e.store(t, Options{}), e.store(t, Options{})}
+		rooms := []string{"a", "b", "c", "d"}
+		agree := func(step string) {
+			t.Helper()
+			for _, s := range stores {
+				for _, swept := range s.Sweep(t.Context(), rooms, NotHeld, 0) {
+					if swept.Err != nil {
+						t.Fatal(step, swept.Err)
+					}
+				}
+				s.noteOnce(t.Context())
+			}
+			var want []RoomCount
+			for _, room := range rooms {
+				if snap := read(t, stores[0], room); snap.Users > 0 {
+					want = append(want, RoomCount{room, snap.Users, snap.Connections})
+				}
+			}
+			if got := must(stores[1].List(t.Context(), "", "", 10)); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("%s: the index is %v, the rooms are %v", step, got, want)
+			}
+			if got := must(stores[0].Busiest(t.Context(), 10)); len(got) != len(want) {
+				t.Errorf("%s: the busiest are %v of %v", step, got, want)
+			}
+		}
+		for i, room := range rooms {
+			for j := range 2 + i {
+				join(t, stores[j%2], room, conn(fmt.Sprint("c", j), "gen1", fmt.Sprint("user ", j/2)))
+			}
+		}
+		agree("joins")
+		must(stores[0].Leave(t.Context(), "d", "c0", ""))
+		for j := range 2 {
+			must(stores[1].Leave(t.Context(), "a", fmt.Sprint("c", j), ""))
+		}
+		agree("leaves, and one is empty")
+		e.admin.Del(t.Context(), stores[0].keys.room("b")...)
+		agree("one is lost")
+		join(t, stores[0], "b", conn("c7", "gen1", "back"))
+		agree("and is back with another")
+		e.admin.FlushAll(t.Context())
+		join(t, stores[1], "c", conn("c7", "gen1", "back"))
+		agree("all is lost, and one is back")
+		e.advance(31)
+		agree("all leases are over")
+	})
+}
