@@ -22,8 +22,15 @@
 // # To repeat a failure
 //
 //	PRESENCE_SIM_SEED=4711 go test -run TestSeeds ./internal/sim
+//	PRESENCE_SIM_PLAN='4711: 1s open 2 0 1; 0s flush' go test -v -run TestSeeds ./internal/sim
+//
+// The first runs a seed, and shrinks it if it fails; the second runs steps as a failure
+// names them, and tells the story. PRESENCE_SIM_RUNS is how many seeds from there on,
+// PRESENCE_SIM_SHRINK how many tries shrinking has, and PRESENCE_SIM_KNOWN failures to go
+// on after, each by some words of it, with commas between. Plans that failed once stand
+// in testdata/seeds and run with the tests.
 //
 // A seed chooses every action, fault and wait. It does not choose the order in which
-// goroutines run at one instant, so a failure that hangs on that order may take
-// several tries; shrinking makes three for each candidate.
+// goroutines run at one instant, nor the random numbers of the servers, so a failure that
+// hangs on those may take several tries.
 package sim

@@ -23,8 +23,9 @@ type op struct {
 	action string
 	target string // who is there afterwards, "" for nobody
 	at     time.Time
-	ended  time.Time // without an answer
-	sock   *sock     // nil if by HTTP
+	ended  time.Time     // without an answer
+	behind time.Duration // how long others may take that come before it
+	sock   *sock         // nil if by HTTP
 }
 
 // seat is a connection of a room, of which the model knows who may be there by it.
@@ -66,8 +67,8 @@ type model struct {
 	// forgotten says that Redis lost the secret when no replica could put it back:
 	// the next makes another, and all browsers are strangers. A run ends with that.
 	forgotten bool
-	busy    time.Time // until then somebody may still be there who has gone
-	looked  time.Time // at the API
+	busy      time.Time // until then somebody may still be there who has gone
+	looked    time.Time // at the API
 
 	last [2]life // of each of the rooms
 	low  map[string][]bound
@@ -103,13 +104,19 @@ func (m *model) seat(s *sheet) *seat {
 	if s.v.bare {
 		tab = ""
 	}
-	id := m.keys.ConnectionID(s.v.session(), tab)
-	st := m.seats[s.room+" "+id]
-	if st == nil {
-		st = &seat{room: s.room, conn: id, session: s.v.session(), base: map[string]bool{"": true}, going: map[string]time.Time{}}
-		m.seats[s.room+" "+id] = st
-	}
+	st := m.seatOf(s.room, s.v.session(), tab)
 	m.taken(st, s)
+	return st
+}
+
+// seatOf returns the one of a tab of a browser, or of the browser itself.
+func (m *model) seatOf(room, session, tab string) *seat {
+	id := m.keys.ConnectionID(session, tab)
+	st := m.seats[room+" "+id]
+	if st == nil {
+		st = &seat{room: room, conn: id, session: session, base: map[string]bool{"": true}, going: map[string]time.Time{}}
+		m.seats[room+" "+id] = st
+	}
 	return st
 }
 
@@ -190,6 +197,11 @@ func (m *model) closed(s *sheet, mute bool) {
 	if mute {
 		bound += silence
 	}
+	m.end(st, bound)
+}
+
+// end notes that nobody speaks for a seat any more: who is there by it has so long to go.
+func (m *model) end(st *seat, bound time.Duration) {
 	until := time.Now().Add(bound)
 	for name := range st.base {
 		st.going[name] = until
@@ -283,7 +295,7 @@ func (m *model) look() {
 func (m *model) pages(now time.Time) {
 	for _, st := range m.seats {
 		for _, o := range st.pending {
-			if o.sock != nil && !o.sock.mute && !o.sock.closed && !o.sock.proc.away && now.Sub(o.at) > 3*time.Second && !m.troubledAway(o) {
+			if o.sock != nil && !o.sock.mute && !o.sock.closed && !o.sock.proc.away && now.Sub(o.at) > 3*time.Second+o.behind && !m.troubledAway(o) {
 				m.w.fail("visitor %d got no answer to %s for %v", st.sheet.number(), o.action, now.Sub(o.at))
 			}
 		}

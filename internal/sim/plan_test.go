@@ -94,7 +94,7 @@ var waits = []time.Duration{
 // that what one kind of trouble covers up another seed shows.
 var (
 	always  = []string{"open", "open", "open", "join", "join", "join", "leave", "close"}
-	actions = []string{"twice", "twonames", "reload", "form", "json", "hostile", "head", "drop", "vanish", "lossy", "rest", "forge"}
+	actions = []string{"twice", "twonames", "reload", "form", "json", "hostile", "head", "drop", "vanish", "lossy", "rest", "forge", "hasty"}
 	faults  = []string{"stall", "cut", "flush", "down", "empty", "kill", "drain", "isolate"}
 )
 

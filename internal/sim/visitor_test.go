@@ -40,10 +40,12 @@ type visitor struct {
 	bare    bool
 	rng     *rand.Rand
 
-	want       int // the replica that the next request goes to, -1: any
+	opens      string // the name to join by before the script comes, or ""
+	want       int    // the replica that the next request goes to, -1: any
 	sheet      *sheet
 	key        string            // of the tab, as its sessionStorage has it
 	remembered map[string]string // room -> name, likewise; it has one room at most
+	early      map[string]string // room -> mark of the page that followed an early form, likewise
 }
 
 // sheet is a page that is open, or was.
@@ -183,23 +185,27 @@ func (v *visitor) exchange(what func() *http.Request, patience time.Duration, wa
 	if err != nil {
 		return nil, p, err
 	}
-	for _, c := range (&http.Response{Header: a.header}).Cookies() {
+	v.keep(a.header, stranger, p)
+	return a, p, nil
+}
+
+// keep keeps the cookies of an answer to a request, of a stranger or not.
+func (v *visitor) keep(header http.Header, stranger bool, p *proc) {
+	w := v.w
+	for _, c := range (&http.Response{Header: header}).Cookies() {
 		old := v.browser.cookies[c.Name]
 		switch {
 		case c.MaxAge < 0:
 			delete(v.browser.cookies, c.Name)
+			continue
+		case c.Name != "presence" || stranger || old.value == c.Value:
+		case w.model.forgotten:
+			w.over = true
 		default:
-			if c.Name == "presence" && !stranger && old.value != c.Value {
-				if w.model.forgotten {
-					w.over = true
-					return nil, p, errLeft
-				}
-				w.fail("visitor %d got another session from replica %d", v.n, p.place)
-			}
-			v.browser.cookies[c.Name] = cookie{c.Value, time.Now().Add(time.Duration(c.MaxAge) * time.Second)}
+			w.fail("visitor %d got another session from replica %d", v.n, p.place)
 		}
+		v.browser.cookies[c.Name] = cookie{c.Value, time.Now().Add(time.Duration(c.MaxAge) * time.Second)}
 	}
-	return a, p, nil
 }
 
 // send has the browser send a request whose answer does not matter.
@@ -218,7 +224,11 @@ func (s *sheet) address() string {
 	if s.v.bare {
 		return pathOf(s.room)
 	}
-	return pathOf(s.room) + "?tab=" + s.v.key
+	address := pathOf(s.room) + "?tab=" + s.v.key
+	if mark := s.v.early[s.room]; mark != "" {
+		address += "&adopt=" + mark
+	}
+	return address
 }
 
 var (
@@ -264,7 +274,7 @@ func (v *visitor) open(room string, place int) {
 			b[i] = byte(v.rng.IntN(256))
 		}
 		v.key = key(b)
-		v.remembered = map[string]string{}
+		v.remembered, v.early = map[string]string{}, nil
 	}
 	v.want = place
 	v.begin(room)
@@ -341,7 +351,12 @@ func (s *sheet) live() {
 				s.now(read(a.body))
 				w.model.visited(s)
 			} else {
+				early := v.opens
+				v.opens = ""
 				w.mu.Unlock()
+				if early != "" {
+					s.sendEarly(early)
+				}
 				s.stayConnected()
 				return
 			}
@@ -407,12 +422,8 @@ func (s *sheet) connect() *sock {
 	w.mu.Lock()
 	p := w.pick(v.rng, v.want)
 	v.want = -1
-	header := http.Header{"Origin": {"http://" + host}, "User-Agent": {"browser"}}
-	for name, c := range v.browser.cookies {
-		header.Add("Cookie", name+"="+c.value)
-	}
+	header := http.Header{"Origin": {"http://" + host}, "Cookie": v.request(http.MethodGet, "/", "").Header["Cookie"]}
 	head, address, gone := v.request(http.MethodHead, s.address(), ""), s.address(), s.gone
-	first := !s.shows.known
 	if !gone && (s.seat == nil || s.seat.session != v.session()) { // another tab may have come first
 		s.seat = w.model.seat(s)
 	}
@@ -420,11 +431,13 @@ func (s *sheet) connect() *sock {
 	if p == nil || gone {
 		return nil
 	}
-	if !first {
-		if a, err := p.exchange(p.public, v.browser.addr, head, 4*time.Second); err != nil || a.status >= 500 {
-			return nil
-		}
+	a, err := p.exchange(p.public, v.browser.addr, head, 4*time.Second) // the client asks, too, at first
+	if err != nil || a.status >= 500 {
+		return nil
 	}
+	w.mu.Lock()
+	v.keep(a.header, false, p)
+	w.mu.Unlock()
 	conn, err := p.dial(p.public, v.browser.addr)
 	if err != nil {
 		return nil
@@ -442,6 +455,7 @@ func (s *sheet) connect() *sock {
 	response.Body.Close()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	v.keep(response.Header, false, p)
 	k := &sock{proc: p, conn: conn, ws: ws, tree: page.Tree{}, unknown: !p.ready}
 	if s.gone {
 		k.close(true)
@@ -526,6 +540,7 @@ func (s *sheet) received(k *sock, text []byte) {
 // rejoin is what the page script does when the page shows something new.
 func (s *sheet) rejoin() {
 	if s.shows.joined {
+		s.v.early = nil
 		if !s.leaving {
 			s.v.remembered = map[string]string{s.room: s.shows.name}
 		}
@@ -567,7 +582,7 @@ func (s *sheet) send(action, name string) {
 		panic(err)
 	}
 	o := s.v.w.model.begin(s.seat, action, name)
-	o.sock = k
+	o.sock, o.behind = k, time.Duration(len(k.pending))*2*time.Second
 	k.pending = append(k.pending, o)
 	_ = k.ws.WriteMessage(websocket.TextMessage, text) // an error shows when reading
 }
@@ -658,6 +673,48 @@ func (v *visitor) vanish() {
 			v.close(false)
 		}
 	})
+}
+
+// hasty opens a page and sends its form before the script has come, and with it the
+// key of the tab.
+func (v *visitor) hasty(st step) {
+	if v.bare || v.sheet != nil || v.n < 2 { // those who share a browser would be one by that
+		return
+	}
+	v.opens = names[st.arg(3)%len(names)]
+	v.open(rooms[st.arg(1)%len(rooms)], st.arg(2)%len(v.w.procs))
+}
+
+// sendEarly is what becomes of the form: whoever joins by it is the browser, until the
+// page that follows makes that the tab.
+func (s *sheet) sendEarly(name string) {
+	v, w := s.v, s.v.w
+	w.mu.Lock()
+	browser := w.model.seatOf(s.room, v.session(), "")
+	s.seat = w.model.seat(s)
+	first, second := w.model.begin(browser, "join", name), w.model.begin(s.seat, "join", name)
+	body := url.Values{"lvt-action": {"join"}, "join": {""}, "username": {name}}
+	w.mu.Unlock()
+	a, _, err := s.load(func() *http.Request { return v.request(http.MethodPost, pathOf(s.room), body.Encode()) })
+	if err == nil && a.status == http.StatusSeeOther {
+		_, _, _ = s.load(func() *http.Request { return v.request(http.MethodGet, pathOf(s.room), "") }) // where it leads
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		w.model.unknown(first)
+		w.model.unknown(second)
+		return
+	}
+	joined := a.status == http.StatusSeeOther
+	w.note("%d: early join answered %d %s", v.n, a.status, a.header.Get("Location"))
+	w.model.answered(first, joined)
+	w.model.answered(second, joined)
+	w.model.end(browser, ttl+2*time.Second)
+	if to, err := url.Parse(a.header.Get("Location")); err == nil && joined {
+		v.early = map[string]string{s.room: to.Query().Get("adopt")}
+		v.remembered = map[string]string{s.room: name} // as the page that follows says
+	}
 }
 
 // form sends a form as the browser does without the script's help: the page goes, and

@@ -502,6 +502,7 @@ func init() { //nolint:gochecknoinits // the steps name each other
 		"open": func(w *world, s step) {
 			w.visitors[s.arg(0)%len(w.visitors)].open(rooms[s.arg(1)%len(rooms)], s.arg(2)%len(w.procs))
 		},
+		"hasty":    func(w *world, s step) { w.visitors[s.arg(0)%len(w.visitors)].hasty(s) },
 		"join":     func(w *world, s step) { w.visitor(s).press("join", names[s.arg(1)%len(names)], 1) },
 		"leave":    func(w *world, s step) { w.visitor(s).press("leave", "", 1) },
 		"twice":    func(w *world, s step) { w.visitor(s).twice(s) },
