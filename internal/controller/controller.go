@@ -257,7 +257,9 @@ func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) Pres
 		s = s.as(member.User())
 	}
 	v.resuming = err != nil
-	v.page.Resolved(err == nil, s.UserID)
+	// While others are putting back what Redis lost, not to be there says nothing yet.
+	known := err == nil && (member != nil || !v.viewer.View().Stale)
+	v.page.Resolved(known, s.UserID)
 	return s
 }
 
