@@ -62,7 +62,7 @@ test-sim: assets ## a thousand seeds of the simulator, without the race detector
 
 .PHONY: test-browser
 test-browser: assets ## pages in a real browser (needs chromium)
-	$(GOTEST) -count=1 ./test/browser/...
+	$(GOTEST) -timeout 10m -count=1 ./test/browser/...
 
 .PHONY: test-system
 test-system: assets ## several replicas on a real Redis behind a real balancer (needs redis-server, haproxy, promtool)

@@ -303,7 +303,7 @@ func (a *App) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	a.drain(public, admin)
+	a.drain(err == nil, public, admin)
 	_ = serverGroup.Wait() // reports through failed
 	stopLoops()
 	err = errors.Join(err, loopGroup.Wait())
@@ -352,7 +352,10 @@ func (a *App) announce(ctx context.Context) {
 // drain stops serving without anybody noticing: balancers are told first, then
 // sockets are closed, a few at a time and while new ones could still be
 // accepted, so that pages come back on other replicas; then the listeners close.
-func (a *App) drain(servers ...*http.Server) {
+//
+// gently says that pages may come back elsewhere; after a failure there is nothing to
+// wait for.
+func (a *App) drain(gently bool, servers ...*http.Server) {
 	timeout := a.config.ShutdownTimeout
 	share := func(part float64) time.Duration { return time.Duration(part * float64(timeout)) }
 	a.log.Info("draining", "sockets", a.sockets.Len(), "timeout", timeout.String())
@@ -360,7 +363,7 @@ func (a *App) drain(servers ...*http.Server) {
 
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	if a.embedded == nil { // an embedded store has no second replica to go to
+	if gently && a.embedded == nil { // an embedded store has no second replica to go to
 		select {
 		case <-time.After(share(lameduckShare)):
 		case <-ctx.Done():

@@ -75,12 +75,12 @@ func TestLedgerNeverDrifts(t *testing.T) {
 				return m
 			}
 			var story strings.Builder
-			story.WriteString(fmt.Sprintf("seed %d:", seed))
+			fmt.Fprintf(&story, "seed %d:", seed)
 			for range 120 {
 				var err error
 				var m *Member
 				n := rnd.IntN(9)
-				story.WriteString(fmt.Sprint(" ", n))
+				fmt.Fprint(&story, " ", n)
 				switch {
 				case n == 0:
 					m, _, err = a.Join(t.Context(), room(), conn(), living{}, nil)
