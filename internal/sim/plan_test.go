@@ -112,7 +112,7 @@ func newPlan(seed uint64) plan {
 	some(actions, 0.4)
 	some(faults, 0.25)
 	p := plan{seed: seed}
-	for range 8 + rng.IntN(16) {
+	for range 6 + rng.IntN(14) {
 		s := step{wait: waits[rng.IntN(len(waits))], what: kinds[rng.IntN(len(kinds))]}
 		for range 4 {
 			s.args = append(s.args, rng.IntN(24))

@@ -23,13 +23,13 @@ import (
 	"presence/test/memnet"
 )
 
-// The settings of the replicas: everything takes place in a third of the time that
-// it takes by default, but what is not a setting.
+// The settings of the replicas, about a third of the defaults: what takes long takes
+// many probes of Redis, which is what a run spends its time on.
 const (
-	heartbeat = 3 * time.Second
+	heartbeat = 4 * time.Second
 	ttl       = 9 * time.Second
 	grace     = 3 * time.Second
-	settle    = 900 * time.Millisecond
+	settle    = 1200 * time.Millisecond
 	silence   = 25 * time.Second // until a network that vanished is noticed
 
 	// glance is the time between two looks of the model at everything.
@@ -447,8 +447,8 @@ func (w *world) rest() {
 	w.mu.Lock()
 	w.note("rest")
 	wait := max(
-		2*heartbeat+settle+2*time.Second,
-		time.Until(w.model.trouble)+2*ttl+2*heartbeat+settle+2*time.Second,
+		heartbeat+settle+2*time.Second,
+		time.Until(w.model.trouble)+ttl+ttl*2/3+heartbeat+settle+2*time.Second,
 		time.Until(w.model.busy),
 	)
 	w.mu.Unlock()
