@@ -14,7 +14,7 @@ UNIT    := ./cmd/... ./deploy/... ./internal/... ./templates/... ./web/... ./tes
 SYSTEM  := ./test/system/... ./test/deploy/... ./test/drill/... ./test/chaos/...
 
 # A bound for each package: what hangs says where.
-GOTEST  := go run ./test/gotest -timeout 6m
+GOTEST  := go run ./test/gotest -timeout 12m
 SKIPPED := bin/skipped
 export GOTEST_SKIPPED
 
@@ -62,7 +62,7 @@ test-sim: assets ## a thousand seeds of the simulator, without the race detector
 
 .PHONY: test-browser
 test-browser: assets ## pages in a real browser (needs chromium)
-	$(GOTEST) -timeout 10m -count=1 ./test/browser/...
+	$(GOTEST) -count=1 ./test/browser/...
 
 .PHONY: test-system
 test-system: assets ## several replicas on a real Redis behind a real balancer (needs redis-server, haproxy, promtool)
