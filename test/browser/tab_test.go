@@ -338,12 +338,19 @@ const (
 func (tab *tab) fill(text string) {
 	tab.t.Helper()
 	tab.click(nameField)
-	eval[chromedp.Void](tab, `document.querySelector("`+nameField+`").select()`)
-	if text == "" {
-		tab.do(chromedp.KeyEvent("\b"))
-		return
-	}
-	call(tab, input.InsertText, input.InsertTextParams{Text: text})
+	// Again, should the page reload itself just then.
+	redistest.Eventually(tab.t, soon, "the field holds what was typed", func() bool {
+		const selected = `(field => { field?.focus(); field?.select(); return Boolean(field); })(document.querySelector("` + nameField + `"))`
+		if !eval[bool](tab, selected) {
+			return false
+		}
+		if text == "" {
+			tab.do(chromedp.KeyEvent("\b"))
+		} else {
+			call(tab, input.InsertText, input.InsertTextParams{Text: text})
+		}
+		return eval[string](tab, `document.querySelector("`+nameField+`")?.value ?? "reloaded"`) == text
+	})
 }
 
 // press presses a button, not so soon after the last that the page would take it
