@@ -63,7 +63,9 @@ type sheet struct {
 	sock     *sock
 	held     *held // a form sent while there was no connection
 	leaving  bool
-	rejoined bool
+	rejoined bool // the page asked to join by itself, and is to wait
+	refusals int  // of that, since it was joined
+	askAgain *time.Timer
 	attempts int
 }
 
@@ -150,7 +152,7 @@ func (v *visitor) request(method, path, body string) *http.Request {
 // errNoServer is the answer when the balancer has no server.
 var errNoServer = errors.New("no server")
 
-// errLeft is what becomes of a page that is loaded when another is.
+// errLeft is the outcome of a load that another load replaced.
 var errLeft = errors.New("the browser loads something else")
 
 // load has the browser load something in place of s, and what it was loading.
@@ -461,7 +463,8 @@ func (s *sheet) connect() *sock {
 		k.close(true)
 	} else {
 		s.sock = k
-		s.rejoined, s.leaving = false, false
+		s.leaving = false
+		s.askAgainAtOnce()
 	}
 	return k
 }
@@ -540,22 +543,40 @@ func (s *sheet) received(k *sock, text []byte) {
 // rejoin is what the page script does when the page shows something new.
 func (s *sheet) rejoin() {
 	if s.shows.joined {
-		s.v.early = nil
+		s.v.early, s.refusals = nil, 0
 		if !s.leaving {
 			s.v.remembered = map[string]string{s.room: s.shows.name}
 		}
 		return
 	}
 	if s.shows.stale {
-		s.rejoined = false
+		s.askAgainAtOnce()
 	}
 	name := s.v.remembered[s.room]
 	if s.rejoined || s.shows.stale || name == "" {
 		return
 	}
 	s.rejoined = true
+	k, wait := s.sock, min(time.Minute, 3*time.Second<<min(s.refusals, 10))
+	s.refusals++
+	s.askAgain = time.AfterFunc(wait, func() {
+		s.v.w.mu.Lock()
+		defer s.v.w.mu.Unlock()
+		if s.sock == k && !k.closed && !s.gone {
+			s.askAgainAtOnce()
+			s.rejoin()
+		}
+	})
 	s.v.w.note("%d: joins again as %s", s.v.n, name)
 	s.send("join", name)
+}
+
+// askAgainAtOnce has the next rejoin wait for nothing.
+func (s *sheet) askAgainAtOnce() {
+	if s.askAgain != nil {
+		s.askAgain.Stop()
+	}
+	s.rejoined = false
 }
 
 // answered takes the answer to the oldest action of that kind.
@@ -685,8 +706,8 @@ func (v *visitor) hasty(st step) {
 	v.open(rooms[st.arg(1)%len(rooms)], st.arg(2)%len(v.w.procs))
 }
 
-// sendEarly is what becomes of the form: whoever joins by it is the browser, until the
-// page that follows makes that the tab.
+// sendEarly tells the model of the form: the browser joins by it, and the page that
+// follows makes the member the tab's.
 func (s *sheet) sendEarly(name string) {
 	v, w := s.v, s.v.w
 	w.mu.Lock()

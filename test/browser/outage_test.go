@@ -3,6 +3,8 @@ package browser
 import (
 	"testing"
 	"time"
+
+	"presence/test/harness"
 )
 
 func TestReplicaIsKilledAndNobodyLeaves(t *testing.T) {
@@ -100,4 +102,30 @@ func TestRedisIsKilledAndThePageSaysSo(t *testing.T) {
 	}
 	bob.press(joinButton)
 	alice.sees(soon, "showing both", func(s sight) bool { return s.shows("Alice", "Bob") })
+}
+
+// Ann lost her network for longer than the grace, and Ben took the only place. She never
+// pressed Leave, so her page asks again until there is a place.
+func TestRefusedPageIsBackWhenThereIsAPlace(t *testing.T) {
+	t.Parallel()
+	site := newSite(t, "-max-members-per-room=1", "-leave-grace=1s")
+	cable := harness.NewProxy(t, site.a.Addr)
+	ann, ben := newBrowser(t).open(cable.URL).join("Ann"), newBrowser(t).open(site.b.URL)
+	ann.outage = true
+	cable.Refuse()
+	ben.sees(soon, "showing that Ann is gone", func(s sight) bool { return s.live() && s.Users == 0 })
+	ben.join("Ben")
+	cable.Restore()
+	ann.sees(2*soon, "saying that there is no place", func(s sight) bool { return s.live() && s.As == "" && s.Notice != "" })
+	left := time.Now()
+	ben.leave()
+	back := ann.sees(2*soon, "joined again", func(s sight) bool { return s.As == "Ann" && s.Notice == "" })
+	t.Logf("back %v after the place was free", back.after(left))
+
+	nobody := func(s sight) bool { return s.Users == 0 }
+	ann.leave()
+	ben.sees(soon, "showing nobody", nobody)
+	since := time.Now()
+	harness.Observe(t, 8*time.Second, "a page that still asked would be joined by now")
+	ben.alwaysSaw(since, "nobody", nobody)
 }

@@ -172,7 +172,9 @@ type Visitor struct {
 	mark     string      // of the address of the page that followed a form: whom it joined as
 	early    string      // the mark, until the tab is that user
 	remember string      // the name to join under again
-	rejoined bool        // whether this connection has asked to join by itself
+	rejoined bool        // whether it has asked to join by itself, and is to wait
+	refusals int         // of that, since it was joined
+	askAgain *time.Timer // for that
 	was      bool        // in the room, through this connection
 	leaving  bool        // Leave was pressed and not answered: what is shown is to be over
 	asked    []string    // the actions of act that were not answered yet
@@ -630,6 +632,7 @@ func (v *Visitor) listen(conn *websocket.Conn, started func()) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.conn, v.live = nil, false
+	v.askAgainAtOnceLocked()
 	v.endings = append(v.endings, ending)
 	if v.answers != nil {
 		close(v.answers)
@@ -731,7 +734,7 @@ func (v *Visitor) htmlLocked() string { return page.HTML(v.known) }
 func (v *Visitor) sawLocked(s Sight, socket bool) {
 	s.At, s.Socket = time.Now(), socket
 	if s.Joined && socket {
-		v.early = ""
+		v.early, v.refusals = "", 0
 		if !v.leaving {
 			v.remember = s.Name
 		}
@@ -758,13 +761,13 @@ func (v *Visitor) tellLocked() {
 	})
 }
 
-// rejoin joins again where the page was joined and nothing is known of it, once
-// for each connection, as web/src/page.js does.
+// rejoin joins again where the page was joined and nothing is known of it, and asks
+// again after a refusal, less and less often, as web/src/page.js does.
 func (v *Visitor) rejoin() {
 	v.mu.Lock()
 	now := v.nowLocked()
 	if now.Stale {
-		v.rejoined = false
+		v.askAgainAtOnceLocked()
 	}
 	conn, name := v.conn, v.remember
 	if now.Joined || now.Stale || v.rejoined || name == "" || !v.live {
@@ -772,8 +775,26 @@ func (v *Visitor) rejoin() {
 		return
 	}
 	v.rejoined = true
+	wait := min(time.Minute, 3*time.Second<<min(v.refusals, 10))
+	v.refusals++
+	v.askAgain = time.AfterFunc(wait+mathrand.N(wait/2), func() {
+		v.mu.Lock()
+		if v.conn == conn {
+			v.rejoined = false
+		}
+		v.mu.Unlock()
+		v.rejoin()
+	})
 	v.mu.Unlock()
 	_ = v.send(conn, press("join", name)) // an error ends the socket
+}
+
+// askAgainAtOnceLocked has the next rejoin wait for nothing.
+func (v *Visitor) askAgainAtOnceLocked() {
+	if v.askAgain != nil {
+		v.askAgain.Stop()
+	}
+	v.rejoined = false
 }
 
 // press is the frame of a button.

@@ -219,7 +219,7 @@
 
   function onConnected() {
     if (trying === "client") begin("");
-    rejoined = false;
+    askAgainAtOnce();
     leaving = false;
     shown = false;
     was = false;
@@ -273,7 +273,12 @@
 
   // --- Who we are -----------------------------------------------------------
 
-  let rejoined = false; // whether this connection has asked to join by itself
+  const firstRefusal = 3000; // longer than the server takes to answer
+  const longestRefusal = 60000;
+
+  let rejoined = false; // whether this page has asked to join by itself, and is to wait
+  let refusals = 0; // since it was joined
+  let askAgain = 0; // timer
   let was = false; // whether we were in the room through this connection
   let leaving = false; // Leave was pressed, and what is shown may be older than that
 
@@ -294,25 +299,38 @@
     sendPress();
   }
 
-  // A page that was joined joins again where nothing is known of it, once per
-  // connection: a refusal stands. A visitor who types a name has other plans.
+  // A page that was joined joins again where nothing is known of it. One that is
+  // refused, by a full room or a full Redis, asks again, but less and less often:
+  // its visitor never left. A visitor who types a name has other plans.
   function rejoin() {
     const { joined, stale } = page().dataset;
     if (joined === "true") {
       was = true;
+      refusals = 0;
       if (live()) forgetEarly();
       if (!leaving) rememberHere("presence.name", { name: page().dataset.name });
       return false;
     }
     if (was) forgetName(); // we left, or had no place any more when Redis lost its data
     was = false;
-    if (stale === "true") rejoined = false;
+    if (stale === "true") askAgainAtOnce();
     const name = rememberedName();
     const field = nameField();
     if (rejoined || stale === "true" || !name || !live() || field?.value !== field?.defaultValue) return false;
     rejoined = true;
+    const wait = Math.min(longestRefusal, firstRefusal * 2 ** refusals) * (1 + Math.random() / 2);
+    refusals += 1;
+    askAgain = setTimeout(() => {
+      askAgainAtOnce();
+      rejoin();
+    }, wait);
     client().send({ action: "join", data: { username: name } });
     return true;
+  }
+
+  function askAgainAtOnce() {
+    clearTimeout(askAgain);
+    rejoined = false;
   }
 
   // The form of a joined visitor takes the place of the other until it is known
