@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Views are told what becomes of the views of rooms; [presence/internal/room.Rooms] is.
+// Views is told when the views of rooms can't be trusted, and when they can again.
+// [presence/internal/room.Rooms] implements it.
 type Views interface {
 	// MarkStale marks the views of all rooms until they are read again.
 	MarkStale()
@@ -152,7 +153,7 @@ func (l *losses) left(room string) time.Duration {
 	return time.Until(until)
 }
 
-// Tell has views told what becomes of rooms. It must be called before Run, once.
+// Tell sets the views that the replica informs. It must be called before Run, once.
 func (r *Replica) Tell(views Views) { r.views = views }
 
 // Trusted returns nil when what Redis holds of room may be shown.

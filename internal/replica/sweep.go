@@ -23,7 +23,7 @@ const (
 // A lease can't run out before the earliest deadline that the last look at the
 // room found, except those of connections released since, which have the whole
 // grace before them: so a look at that deadline, and one a grace, is enough, and
-// misses nothing. Whoever comes for less than a grace has the replica look sooner.
+// misses nothing. A lease that is shorter than the grace calls soon.
 type sweeper struct {
 	tick time.Duration // precision
 	look time.Duration // between two looks at the list of rooms

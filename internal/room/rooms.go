@@ -216,28 +216,30 @@ func (rs *Rooms) endLocked(rm *room, a *audience) {
 // listed only if somebody here does. With an error, and a stale view, Redis is away and
 // nothing is known.
 func (rs *Rooms) Peek(ctx context.Context, name string) (View, error) {
-	rs.mu.Lock()
-	rm := rs.byName[name]
-	rs.mu.Unlock()
-	if rm != nil {
-		if view := rm.view.Load(); !view.AsOf.IsZero() {
-			return *view, nil
-		}
+	if view, ok := rs.kept(name); ok {
+		return view, nil
 	}
 	return rs.read(ctx, name, store.Have{Room: name, Numbers: true})
 }
 
 // Look returns the whole room, as Peek does its numbers.
 func (rs *Rooms) Look(ctx context.Context, name string) (View, error) {
+	if view, ok := rs.kept(name); ok {
+		return view, nil
+	}
+	return rs.read(ctx, name, store.Have{Room: name})
+}
+
+// kept returns the view of a room that has viewers here, once there is one.
+func (rs *Rooms) kept(name string) (View, bool) {
 	rs.mu.Lock()
 	rm := rs.byName[name]
 	rs.mu.Unlock()
-	if rm != nil {
-		if view := rm.view.Load(); !view.AsOf.IsZero() {
-			return *view, nil
-		}
+	if rm == nil {
+		return View{}, false
 	}
-	return rs.read(ctx, name, store.Have{Room: name})
+	view := rm.view.Load()
+	return *view, !view.AsOf.IsZero()
 }
 
 // read reads one room for somebody who waits for it.

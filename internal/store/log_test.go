@@ -148,7 +148,7 @@ func TestRenameLeavesNothingBehind(t *testing.T) {
 			},
 			"join": func(to presence.User) error {
 				c := presence.Connection{ID: "c0", Generation: presence.NewGeneration(), User: to}
-				c.User.Meta = "" // a page has none, and leaves what there is
+				c.User.Meta = "" // a page has no metadata, and keeps the metadata of the user
 				_, err := a.Join(ctx, "r", c)
 				return err
 			},
