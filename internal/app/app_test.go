@@ -792,6 +792,21 @@ func TestServerIsNotReadyWithoutTheSecret(t *testing.T) {
 	}
 }
 
+// Until the secret is known nobody can be told who they are, so nobody joins: a member
+// that nobody knows could not leave.
+func TestNobodyJoinsBeforeTheSecretIsKnown(t *testing.T) {
+	a := start(t, func(*Config) {}).ready(t)
+	a.secret.known = make(chan struct{}) // by now only requests look at it
+	b := newBrowser(t)
+	page := b.post(a.url("/"), join("Ann"))
+	demand(t, page, "This did not happen", ">0 user(s) online")
+	tab := b.open(a, "/?tab=aaaaaaaaaaaaaaaa")
+	tab.until(`"tree"`)
+	tab.send(`{"action":"join","data":{"username":"Ann"}}`)
+	tab.until("This did not happen")
+	demand(t, newBrowser(t).get(a.url("/")), ">0 user(s) online")
+}
+
 func TestBadSettingsAreNamed(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"-listen":              func(c *Config) { c.Listen = "127.0.0.1:99999" },

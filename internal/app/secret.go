@@ -76,16 +76,17 @@ func (s *secret) learn(shared string) {
 
 // session returns the session of the browser that sent r. While the secret is not
 // known it waits a moment, and then takes the browser for a stranger, without a
-// cookie: the one it has may be good.
-func (s *secret) session(w http.ResponseWriter, r *http.Request) string {
+// cookie: the one it has may be good. Nobody can join so: no later request of the
+// browser could leave.
+func (s *secret) session(w http.ResponseWriter, r *http.Request) (id string, known bool) {
 	patience := pagePatience
 	if livetemplate.WSIsUpgrade(r) {
 		patience = socketPatience
 	}
 	if !s.await(r.Context(), patience) {
-		return session.Stranger()
+		return session.Stranger(), false
 	}
-	return s.cookies.Ensure(w, r)
+	return s.cookies.Ensure(w, r), true
 }
 
 // isKnown reports whether the secret is known.

@@ -57,6 +57,9 @@ func flashes() []string { return []string{flashName, flashNotice, flashTyped} }
 // in the wiring of the server.
 var errNoVisit = errors.New("the request does not belong to a visit")
 
+// errStranger is a join while the server does not know the shared secret.
+var errStranger = fmt.Errorf("%w: browsers can't be told apart yet", presence.ErrUnavailable)
+
 // Options are the settings of a [Controller].
 type Options struct {
 	// Keys derives the ids of users and connections.
@@ -300,6 +303,10 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 	if err != nil {
 		c.metrics.count(actionJoin, err)
 		return s, v.refuse(ctx, typed, err)
+	}
+	if v.stranger {
+		c.metrics.count(actionJoin, errStranger)
+		return s, v.refuse(ctx, typed, errStranger)
 	}
 	conn := presence.Connection{
 		ID: v.connection,

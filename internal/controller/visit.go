@@ -35,6 +35,7 @@ type visit struct {
 
 	// Who asks: the browser's session, and the connection that this tab is.
 	session    string
+	stranger   bool // the session is nobody's: it can't be known again
 	connection string
 	generation string // that resumes; each join has its own
 	address    string // as limits know it
@@ -181,8 +182,9 @@ func (v *visit) rendered() {
 
 // Handler returns the page of every room. roomOf names the room of a request,
 // which must be legal; session ensures the browser's session, with a cookie if
-// it has none; pages is the livetemplate handler of this controller.
-func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) string, session func(http.ResponseWriter, *http.Request) string) http.Handler {
+// it has none, and reports whether it can be known again; pages is the livetemplate
+// handler of this controller.
+func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) string, session func(http.ResponseWriter, *http.Request) (id string, known bool)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// One address answers with a page or with JSON: caches must not mix them up.
 		w.Header().Set("Cache-Control", "no-store")
@@ -196,13 +198,15 @@ func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) stri
 			return
 		}
 		began := time.Now() // the session may have to be waited for
+		id, known := session(w, r)
 		v := &visit{
 			controller: c,
 
 			id:         rand.Text(),
 			room:       roomOf(r),
 			socket:     livetemplate.WSIsUpgrade(r),
-			session:    session(w, r),
+			session:    id,
+			stranger:   !known,
 			generation: presence.NewGeneration(),
 			address:    c.opts.Address(r),
 			began:      began,
