@@ -8,6 +8,9 @@ var (
 	// ErrInvalidRoom is returned for a room id that [CheckRoom] refuses.
 	ErrInvalidRoom = errors.New("invalid room")
 
+	// ErrInvalidID is returned for an id that [CheckID] refuses.
+	ErrInvalidID = errors.New("invalid id")
+
 	// ErrRoomFull is returned by a join into a room that has as many users as
 	// the server allows. Nothing was changed; it can be tried again later.
 	ErrRoomFull = errors.New("room is full")
