@@ -23,6 +23,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"presence/internal/access"
 	"presence/internal/controller"
 	"presence/internal/forwarded"
 	"presence/internal/presence"
@@ -69,7 +70,9 @@ type App struct {
 	assets   *web.Assets
 
 	draining atomic.Bool
-	limiter  *limiter
+	access   *access.Access
+	limiter  *limiter // of forms
+	calls    *limiter // of the API
 	refused  *refused
 
 	listener net.Listener // pages and API
@@ -82,7 +85,7 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	a := &App{config: config, log: log, name: config.ReplicaName, registry: prometheus.NewRegistry(), limiter: newLimiter(), refused: newRefused()}
+	a := &App{config: config, log: log, name: config.ReplicaName, registry: prometheus.NewRegistry(), limiter: newLimiter(), calls: newLimiter(), refused: newRefused()}
 	defer func() {
 		if err != nil {
 			a.close()
@@ -106,6 +109,10 @@ func New(config Config, log *slog.Logger) (_ *App, err error) {
 	}
 	a.cookies = session.New(secret)
 	a.secret = newSecret(a.cookies, config.SessionSecretFile == "" && config.RedisURL != "")
+
+	if err := a.openAccess(); err != nil {
+		return nil, err
+	}
 
 	sharded, err := a.openRedis()
 	if err != nil {
@@ -271,6 +278,7 @@ func (a *App) Run(ctx context.Context) error {
 	})
 	loopGroup.Go(func() error { return a.sockets.Run(loopCtx) })
 	loopGroup.Go(func() error { return a.limiter.run(loopCtx) })
+	loopGroup.Go(func() error { return a.calls.run(loopCtx) })
 
 	public, admin := a.server(a.routes()), a.server(a.adminRoutes())
 	serve := func(s *http.Server, l net.Listener) {
