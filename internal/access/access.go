@@ -2,7 +2,6 @@ package access
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -105,9 +104,9 @@ func (a *Access) RunKey() string { return a.runKey }
 // no good, in public rooms, too. query says that a token may stand in the address, as
 // access_token: for GET of events and of pages, which browsers ask for without headers.
 func (a *Access) Grant(r *http.Request, query bool) (*Grant, error) {
-	credential, err := bearer(r.Header)
-	if err != nil {
-		return nil, a.refuse(err)
+	credential, refusal := bearer(r.Header)
+	if refusal != nil {
+		return nil, a.refuse(refusal)
 	}
 	if query {
 		values, _ := url.ParseQuery(r.URL.RawQuery) // what can't be read is not there
@@ -138,9 +137,9 @@ func (a *Access) Token(token string) (*Grant, error) {
 	if a.tokens == nil {
 		return nil, a.refuse(&Refusal{Unauthorized, ReasonBadToken, "This server takes no member tokens: -token-secret-file is not set."})
 	}
-	g, err := a.tokens.parse(token)
-	if err != nil {
-		return nil, a.refuse(err)
+	g, refusal := a.tokens.parse(token)
+	if refusal != nil {
+		return nil, a.refuse(refusal)
 	}
 	g.access, g.public = a, a.anonymous.public
 	return g, nil
@@ -149,8 +148,8 @@ func (a *Access) Token(token string) (*Grant, error) {
 // HasKey reports whether r has an API key that is good. It costs little enough to be
 // asked before a limit, and counts nothing.
 func (a *Access) HasKey(r *http.Request) bool {
-	credential, err := bearer(r.Header)
-	return err == nil && strings.HasPrefix(credential, keyPrefix) && a.find(credential) != nil
+	credential, refusal := bearer(r.Header)
+	return refusal == nil && strings.HasPrefix(credential, keyPrefix) && a.find(credential) != nil
 }
 
 // granted returns the grant of a key.
@@ -160,7 +159,7 @@ func (a *Access) granted(k *Key) *Grant {
 
 // bearer returns the credential of the Authorization header (RFC 6750, section 2.1),
 // or "" where there is no such header.
-func bearer(h http.Header) (string, error) {
+func bearer(h http.Header) (string, *Refusal) {
 	values := h.Values("Authorization")
 	if len(values) == 0 {
 		return "", nil
@@ -270,10 +269,7 @@ func (a *Access) howToOpen() string {
 }
 
 // refuse counts a refusal, and returns it.
-func (a *Access) refuse(err error) error {
-	var refusal *Refusal
-	if errors.As(err, &refusal) {
-		a.refusals.WithLabelValues(string(refusal.Reason)).Inc()
-	}
-	return err
+func (a *Access) refuse(r *Refusal) error {
+	a.refusals.WithLabelValues(string(r.Reason)).Inc()
+	return r
 }

@@ -20,10 +20,10 @@ var errPattern = errors.New("a pattern is the name of a room, or a prefix of nam
 // parsePattern reads a pattern. A prefix may be empty: then it stands for all rooms.
 func parsePattern(s string) (pattern, error) {
 	prefix, isPrefix := strings.CutSuffix(s, "*")
-	if presence.CheckRoom(prefix) != nil && !(isPrefix && prefix == "") {
-		return pattern{}, errPattern
+	if isPrefix && prefix == "" || presence.CheckRoom(prefix) == nil {
+		return pattern{prefix, isPrefix}, nil
 	}
-	return pattern{prefix, isPrefix}, nil
+	return pattern{}, errPattern
 }
 
 // match reports whether room is one of those that p stands for.

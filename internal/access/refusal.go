@@ -30,7 +30,7 @@ const (
 )
 
 // A Refusal is the error for a request that may not do what it asks for.
-type Refusal struct {
+type Refusal struct { //nolint:errname // a refusal is no error of the program
 	Kind   Kind
 	Reason Reason
 

@@ -57,8 +57,8 @@ func (t *tokens) key(token *jwt.Token) (any, error) {
 	return t.secret, nil
 }
 
-// parse returns the grant of a token. The error is a [*Refusal].
-func (t *tokens) parse(text string) (*Grant, error) {
+// parse returns the grant of a token, or why it is refused.
+func (t *tokens) parse(text string) (*Grant, *Refusal) {
 	if len(text) > maxToken {
 		return nil, badToken("It has more than 16 KiB.")
 	}

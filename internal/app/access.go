@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 
 	"presence/internal/access"
@@ -126,10 +125,13 @@ func (a *App) crossOrigin(mux *http.ServeMux, next http.Handler) http.Handler {
 
 // methodsOf returns the methods that the address of r takes, none if it leads nowhere.
 func methodsOf(mux *http.ServeMux, r *http.Request) []string {
-	return slices.DeleteFunc([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}, func(method string) bool {
+	var methods []string
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
 		probe := r.WithContext(r.Context())
 		probe.Method = method
-		_, pattern := mux.Handler(probe)
-		return pattern == "/"
-	})
+		if _, pattern := mux.Handler(probe); pattern != "/" {
+			methods = append(methods, method)
+		}
+	}
+	return methods
 }

@@ -48,7 +48,7 @@ func CheckID(id string) error {
 	if ok {
 		return nil
 	}
-	return fmt.Errorf("%w: an id is 1 to %d characters of A-Z, a-z, 0-9 and _.:@|+=~-, but not . or ..", ErrInvalidID, maxID)
+	return fmt.Errorf("%w: an id is 1 to %d characters of A-Z, a-z, 0-9 and _.:@|+=~-, and neither \".\" nor \"..\"", ErrInvalidID, maxID)
 }
 
 // IsTabKey reports whether key is what a page may call its tab: 16 to 64
