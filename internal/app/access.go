@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"os"
@@ -28,26 +29,29 @@ func (a *App) openAccess() (err error) {
 		}
 	}
 	if file := a.config.TokenSecretFile; file != "" {
-		text, err := os.ReadFile(file) //nolint:gosec // likewise
-		if err != nil {
-			return bad("token-secret-file", file, err.Error())
-		}
-		o.TokenSecret = oneLineLess(text)
-		if len(o.TokenSecret) < minSecret {
-			return bad("token-secret-file", file, fmt.Sprintf("the file must hold at least %d bytes", minSecret))
+		if o.TokenSecret, err = readTokenSecret(file); err != nil {
+			return err
 		}
 	}
 	a.access, err = access.New(o)
 	return err
 }
 
-// oneLineLess returns a secret without the newline at its end, if there is one. All
-// else counts: those who sign read the same bytes.
-func oneLineLess(secret []byte) []byte {
-	if text, ok := strings.CutSuffix(string(secret), "\n"); ok {
-		return []byte(strings.TrimSuffix(text, "\r"))
+// readTokenSecret returns what a file holds without the newline at its end, if there is
+// one. All else counts: those who sign read the same bytes.
+func readTokenSecret(file string) ([]byte, error) {
+	const name = "token-secret-file"
+	text, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, bad(name, file, err.Error())
 	}
-	return secret
+	if line, ok := bytes.CutSuffix(text, []byte("\n")); ok {
+		text = bytes.TrimSuffix(line, []byte("\r"))
+	}
+	if len(text) < minSecret {
+		return nil, bad(name, file, fmt.Sprintf("the file must hold at least %d bytes", minSecret))
+	}
+	return text, nil
 }
 
 // RunKey is the API key that was made for this run, or "" if others are configured. It
