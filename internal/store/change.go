@@ -55,7 +55,13 @@ func (s *Store) Put(ctx context.Context, room string, w Wanted) (Held, error) {
 	return s.enter(ctx, &op{kind: opPut, room: room, conn: w.Connection, ttl: w.TTL, name: w.SetName, meta: w.SetMeta})
 }
 
-// enter is Join and Put.
+// Attend is Join for a program's connection that has a socket, of which Put leaves the
+// generation. It lasts for the member TTL; w.TTL is not used.
+func (s *Store) Attend(ctx context.Context, room string, w Wanted) (Held, error) {
+	return s.enter(ctx, &op{kind: opJoin, room: room, conn: w.Connection, ttl: s.opts.MemberTTL, name: w.SetName, meta: w.SetMeta})
+}
+
+// enter is Join, Put and Attend.
 func (s *Store) enter(ctx context.Context, o *op) (Held, error) {
 	r, err := s.do(ctx, o)
 	if err != nil {
