@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"presence/internal/redistest"
+	"presence/internal/replica"
+	"presence/internal/store"
 )
 
 func TestAStreamTellsARoom(t *testing.T) {
@@ -86,39 +88,53 @@ func TestAnOutageIsTold(t *testing.T) {
 func TestStreamsGoOnFromAVersion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := redistest.NewFake(t)
-		p, other := start(t, fake), start(t, fake)
+		p, other := start(t, fake), startOn(t, fake, store.Options{}, time.Second)
+		time.Sleep(replica.DefaultHeartbeatInterval)
 		p.join("ann")
 		first := p.watch("rooms=lobby")
-		synctest.Wait()
 		version := func(c *client) string {
 			synctest.Wait()
 			events := c.take()
 			return strconv.FormatInt(events[len(events)-1].Version, 10)
 		}
 		after := version(first)
-		other.watch("rooms=lobby&after=" + after).expect()
+		there := other.watch("rooms=lobby&after=" + after)
+		there.expect()
 		p.join("ben")
 		p.part("ann")
 		p.join("cem")
 		p.part("cem")
-		// The other replica has not seen that yet.
-		ahead := other.watch("rooms=lobby&after=" + after)
-		ahead.expect("diff 1 +[ben] ~[] -[ann left]")
+		time.Sleep(time.Second)
+		there.expect("diff 1 +[ben] ~[] -[ann left]")
+		other.watch("rooms=lobby&after=" + after).expect("diff 1 +[ben] ~[] -[ann left]")
+		// The other replica has not seen what the client has.
 		p.join("ann")
 		window()
-		ahead.expect("diff 2 +[ann] ~[] -[]")
-		if by := other.metric("presence_streams_resumed_total", "changes"); by != 2 {
+		p.join("cem")
+		window()
+		ahead := other.watch("rooms=lobby&after=" + version(first))
+		ahead.expect()
+		p.join("dan")
+		p.part("ben")
+		time.Sleep(time.Second)
+		ahead.expect("diff 3 +[dan] ~[] -[ben left]")
+		there.expect("diff 3 +[ann,cem,dan] ~[] -[ben left]")
+		p.join("ben")
+		p.part("dan")
+		time.Sleep(time.Second)
+		ahead.expect("diff 3 +[ben] ~[] -[dan left]")
+		if by := other.metric("presence_streams_resumed_total", "changes"); by != 3 {
 			t.Errorf("%v streams were resumed by changes", by)
 		}
 		for _, unknown := range []string{"1", "1900000000000000"} {
-			p.watch("rooms=lobby&after=" + unknown).expect("snapshot 2 [ben,ann]")
+			p.watch("rooms=lobby&after=" + unknown).expect("snapshot 3 [ann,cem,ben]")
 		}
 		if by := p.metric("presence_streams_resumed_total", "snapshot"); by != 2 {
 			t.Errorf("%v streams were resumed by a snapshot", by)
 		}
-		p.watch("rooms=lobby&count=&after=" + after).expect("count 2")
+		p.watch("rooms=lobby&count=&after=" + after).expect("count 3")
 		// Of so many the log may not have all.
-		p.joinMany(1, 198)
+		p.joinMany(1, 197)
 		window()
 		after = version(first)
 		p.join("dan")
