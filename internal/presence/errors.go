@@ -38,6 +38,10 @@ var (
 	// generation of the same tab, so that the caller no longer speaks for it.
 	ErrSuperseded = errors.New("connection was taken over by a newer one")
 
+	// ErrRemoved is returned when a connection is not put back, since its user was removed
+	// from the room.
+	ErrRemoved = errors.New("user was removed from the room")
+
 	// ErrUnavailable is returned when Redis did not answer in time or answered
 	// that it can't serve now. Calling again is safe.
 	ErrUnavailable = errors.New("presence store is unavailable")

@@ -153,6 +153,7 @@ type Lost struct {
 //
 // The result has one error for each connection: nil when it is there again,
 // [presence.ErrSuperseded] when another generation has it,
+// [presence.ErrRemoved] when its user was removed since,
 // [presence.ErrRoomFull] and [presence.ErrFull] when a limit is reached, or
 // [presence.ErrUnavailable], after which Restore may be repeated.
 func (s *Store) Restore(ctx context.Context, room string, lost []Lost) (birth string, errs []error) {
@@ -168,7 +169,9 @@ func (s *Store) Restore(ctx context.Context, room string, lost []Lost) (birth st
 			}
 			args = joinArgs(args, l.Connection, ttl, false, false)
 		}
-		calls = append(calls, s.roomCall(joinScript, room, args))
+		c := s.roomCall(joinScript, room, args)
+		c.keys = append(c.keys, s.keys.removed(room))
+		calls = append(calls, c)
 	}
 	s.run(ctx, calls...)
 	for i, c := range calls {
@@ -249,6 +252,8 @@ func joinOutcome(r *reply) (out result) {
 		out.err = presence.ErrSuperseded
 	case outcome == -2:
 		out.err = presence.ErrFull
+	case outcome == -3:
+		out.err = presence.ErrRemoved
 	default:
 		out.held.Came = outcome == 1
 		out.held.Connection.Generation = generation

@@ -10,13 +10,17 @@
 //	key                  type    holds
 //	prefix:{R}:online    SET     ids of the users online; its size is the count
 //	prefix:{R}:beats     ZSET    connection and generation -> end of its lease, ms by Redis TIME
-//	prefix:{R}:conns     HASH    connection -> generation, user id and name
+//	prefix:{R}:conns     HASH    connection -> generation and user id
 //	prefix:{R}:refs      HASH    user id -> number of connections, only where there are several
-//	prefix:{R}:version   string  version of the room
-//	prefix:{R}:roster    ZSET    user id and name -> number by order of joining, some hundred at most
+//	prefix:{R}:users     HASH    user id -> since when, name, and metadata if there are any
+//	prefix:{R}:version   string  version of the room, and its birth
+//	prefix:{R}:roster    ZSET    user id -> since when, 256 at most
+//	prefix:{R}:log       STREAM  what changed, an entry for each version
+//	prefix:{R}:removed   ZSET    user id -> version at which the user was removed, for ten minutes
 //	prefix:rooms         ZSET    rooms in use -> when last registered, ms by Redis TIME
 //	prefix:epoch         string  when it was made, ms by Redis TIME, and random text; made anew when Redis lost its data
 //	prefix:secret        string  the key of session cookies and ids, where no file gives one
+//	prefix:{@}:numbers, :names, :busy  HASH, ZSET, ZSET  index of rooms with somebody in them
 //	prefix:{R}           pub/sub changes of the room, as JSON: version, users, connections, names
 //
 // The keys of a room live for four times the member TTL or the leave grace, whichever

@@ -228,11 +228,22 @@ func (s *Store) Read(ctx context.Context, rooms ...Have) (readings []Reading, ep
 	}
 	// Read after the rooms: data that was lost before they were read is seen to
 	// be lost here.
-	epoch, err = s.rdb.Get(ctx, s.keys.epoch()).Result()
-	if err = classify(err); err != nil && !errors.Is(err, redis.Nil) && !errors.Is(err, presence.ErrDamaged) {
-		return nil, "", fmt.Errorf("read the epoch: %w", err)
+	if epoch, err = s.Epoch(ctx); err != nil {
+		return nil, "", err
 	}
 	return readings, epoch, nil
+}
+
+// Epoch returns the epoch of the data that Redis has; "" when it has lost them, and nobody
+// has begun a new one yet. What was read before is of that epoch, or an earlier one.
+func (s *Store) Epoch(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancel()
+	epoch, err := s.rdb.Get(ctx, s.keys.epoch()).Result()
+	if err = classify(err); err != nil && !errors.Is(err, redis.Nil) && !errors.Is(err, presence.ErrDamaged) {
+		return "", fmt.Errorf("read the epoch: %w", err)
+	}
+	return epoch, nil
 }
 
 // What the read script answers.

@@ -32,6 +32,14 @@ var (
 	findLua string
 	//go:embed script/register.lua
 	registerLua string
+	//go:embed script/pick.lua
+	pickLua string
+	//go:embed script/scan.lua
+	scanLua string
+	//go:embed script/changes.lua
+	changesLua string
+	//go:embed script/remove.lua
+	removeLua string
 	//go:embed script/note.lua
 	noteLua string
 	//go:embed script/list.lua
@@ -62,6 +70,10 @@ var (
 	updateScript    = script{"update", redis.NewScript(roomLua + updateLua)}
 	readScript      = script{"read", redis.NewScript(roomLua + readLua)}
 	findScript      = script{"find", redis.NewScript(roomLua + findLua)}
+	pickScript      = script{"pick", redis.NewScript(roomLua + pickLua)}
+	scanScript      = script{"scan", redis.NewScript(roomLua + scanLua)}
+	changesScript   = script{"changes", redis.NewScript(roomLua + changesLua)}
+	removeScript    = script{"remove", redis.NewScript(roomLua + removeLua)}
 	registerScript  = script{"register", redis.NewScript(registerLua)}
 	noteScript      = script{"note", redis.NewScript(noteLua)}
 	listScript      = script{"list", redis.NewScript(listLua)}
@@ -74,7 +86,8 @@ var (
 func scripts() []script {
 	return []script{
 		joinScript, leaveScript, sweepScript, resumeScript, releaseScript,
-		heartbeatScript, updateScript, readScript, findScript, noteScript, listScript,
+		heartbeatScript, updateScript, readScript, findScript, pickScript, scanScript,
+		changesScript, removeScript, noteScript, listScript,
 		registerScript, forgetScript, epochScript, secretScript,
 	}
 }

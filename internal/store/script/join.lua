@@ -1,5 +1,6 @@
 -- join.lua: users come in through connections, come back through them, or stay.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
+--       of a restore also: 9 removed ZSET
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4 how: 'join', 'put' or 'restore', 5 most users (0: no limit),
 --       6.. seven for each connection: id, generation, lease ms, user, since when
@@ -8,7 +9,7 @@
 -- Reply: {users, connections, version, birth, then three for each connection:
 --         outcome, generation, value of users of its user}
 --        outcome 1: came in; 2: was there; 0: refused, the room is full;
---        -1: superseded; -2: refused, Redis is full
+--        -1: superseded; -2: refused, Redis is full; -3: the user was removed
 --
 -- A join takes over a connection that is known, with its generation; one that joins
 -- as another user leaves as the one it was. A put leaves a connection of the same
@@ -16,16 +17,19 @@
 -- A restore takes nothing away from another generation: the replica speaks for a
 -- socket that may be older than the one that has the connection now. It takes a
 -- connection that nobody has, since its socket is gone, and one without a socket whose
--- lease ends earlier. It shortens no lease.
+-- lease ends earlier. It shortens no lease, and brings no user back who was removed
+-- since the connection came.
 -- Needs room.lua.
 local how, limit = ARGV[4], tonumber(ARGV[5])
 local put, restore = how == 'put', how == 'restore'
 local FIRST, STRIDE = 6, 7
-local ids = {}
+local ids, owners = {}, {}
 for i = FIRST, #ARGV, STRIDE do
   ids[#ids + 1] = ARGV[i]
+  owners[#owners + 1] = ARGV[i + 3]
   note(ARGV[i + 3])
 end
+local removed = restore and call('ZMSCORE', REMOVED, unpack(owners)) or {}
 local known = call('HMGET', CONNS, unpack(ids))
 local now, fresh = {}, false -- connection -> value; the same connection may come twice
 for i = 1, #ids do
@@ -67,6 +71,8 @@ for i = 1, #ids do
   local wasuser = value and string.sub(value, 5)
   if value and restore and wasgen ~= gen and wasgen ~= RELEASED and not longer(conn, wasgen, gen, ms + ARGV[at + 2]) then
     outcomes[i] = -1
+  elseif removed[i] and tonumber(ARGV[at + 4]) and tonumber(ARGV[at + 4]) <= tonumber(removed[i]) then
+    outcomes[i] = -3
   elseif not value and full then
     outcomes[i] = -2
   elseif wasuser ~= user and limit > 0 and has[user] == 0 and online >= limit then
