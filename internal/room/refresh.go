@@ -31,6 +31,7 @@ func (rs *Rooms) changed(e store.Event) {
 	if !e.Resync && rm.heard.IsZero() {
 		rm.heard = time.Now()
 	}
+	rm.told = max(rm.told, e.Occupancy.Version)
 	rs.markDirtyLocked(rm)
 }
 
@@ -257,6 +258,9 @@ func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading) bool {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rm.lost = false
+	if !rm.dirty { // nothing was heard of while it was being read
+		rm.told = next.Version
+	}
 	defer rm.tryLocked()
 	if !old.AsOf.IsZero() && next.Stale == old.Stale && next.Occupancy == old.Occupancy && next.Birth == old.Birth {
 		next.Sequence = old.Sequence // seen anew, but nothing new

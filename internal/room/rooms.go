@@ -102,6 +102,7 @@ type room struct {
 	heard     time.Time     // when a change was heard of that has not been read yet; zero: none
 	read      time.Time     // the same of what was read last
 	lost      bool          // Redis lost the room's data: what is read next counts, whatever it is
+	told      int64         // the highest version that was heard of, or read for somebody who asked
 }
 
 // New returns the rooms of st. Nothing is read before [Rooms.Run].
@@ -199,53 +200,6 @@ func (v *Viewer) Exit() {
 		// Within the lock: a newcomer's Add must come after this.
 		rs.watch.Remove(v.room.name)
 	}
-}
-
-// Peek returns the numbers of a room without going on to look at it; the members are
-// listed only if somebody here does. With an error, and a stale view, Redis is away and
-// nothing is known.
-func (rs *Rooms) Peek(ctx context.Context, name string) (View, error) {
-	rs.mu.Lock()
-	rm := rs.byName[name]
-	rs.mu.Unlock()
-	if rm != nil {
-		if view := rm.view.Load(); !view.AsOf.IsZero() {
-			return *view, nil
-		}
-	}
-	return rs.read(ctx, name, store.Have{Room: name, Numbers: true})
-}
-
-// Look returns the whole room, as Peek does its numbers.
-func (rs *Rooms) Look(ctx context.Context, name string) (View, error) {
-	rs.mu.Lock()
-	rm := rs.byName[name]
-	rs.mu.Unlock()
-	if rm != nil {
-		if view := rm.view.Load(); !view.AsOf.IsZero() {
-			return *view, nil
-		}
-	}
-	return rs.read(ctx, name, store.Have{Room: name})
-}
-
-// read reads one room for somebody who waits for it.
-func (rs *Rooms) read(ctx context.Context, name string, have store.Have) (View, error) {
-	if err := rs.trust.Await(ctx, name); err != nil {
-		return View{Stale: true}, err
-	}
-	readings, epoch, err := rs.store.Read(ctx, have)
-	if err == nil {
-		err = readings[0].Err
-	}
-	if err != nil {
-		rs.trust.Failed(ctx, name, err)
-		return View{Stale: true}, err
-	}
-	if !rs.trust.Current(ctx, epoch) {
-		return View{Stale: true}, presence.ErrUnavailable
-	}
-	return View{Snapshot: readings[0].Snapshot, Stale: rs.trust.Doubtful(name), AsOf: time.Now()}, nil
 }
 
 // Counts returns the numbers of rooms that somebody looks at, and of viewers.
