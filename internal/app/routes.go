@@ -47,7 +47,9 @@ func (a *App) server(h http.Handler) *http.Server {
 // routes are all addresses that the public listener answers.
 func (a *App) routes() http.Handler {
 	page := a.ownWords(a.pages.Handler(a.live, roomOf, a.secret.session))
-	api := httpapi.New(a.watched)
+	api := httpapi.New(a.watched, a.replica, httpapi.Options{
+		Access: a.access, Keys: a.keys, MemberTTL: a.config.MemberTTL, Address: forwarded.ClientKey,
+	})
 	mux := &routeMux{ServeMux: http.NewServeMux()}
 	call := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, a.limited(h)) }
 	mux.Handle("/{$}", a.onlyRooms(page))
@@ -58,10 +60,15 @@ func (a *App) routes() http.Handler {
 	mux.HandleFunc("GET /robots.txt", robots)
 	mux.Handle("GET "+web.Favicon, a.assets)
 	mux.Handle("GET "+web.Prefix, a.assets)
+	call("GET /v1/rooms", api.Rooms)
 	call("GET /v1/rooms/{room}", api.Room)
 	events := httpapi.NewEvents(a.streams, a.access, a.cookies.Keys)
 	call("GET /v1/rooms/{room}/events", events.Room)
 	call("GET /v1/events", events.Rooms)
+	call("GET /v1/rooms/{room}/members", api.Members)
+	call("GET /v1/rooms/{room}/members/{user}", api.Member)
+	call("GET /v1/rooms/{room}/changes", api.Changes)
+	call("POST /v1/query", api.Query)
 	a.healthRoutes(mux, publicReason)
 	mux.HandleFunc("GET /lbz", a.lbz)
 	mux.Handle("/", a.elsewhere(mux.ServeMux))

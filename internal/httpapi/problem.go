@@ -1,6 +1,12 @@
 package httpapi
 
-import "net/http"
+import (
+	"errors"
+	"net/http"
+
+	"presence/internal/access"
+	"presence/internal/presence"
+)
 
 // A Code says what is wrong in a word for programs. It is the end of a problem's
 // type, urn:presence:problem:CODE.
@@ -108,4 +114,32 @@ func Problem(w http.ResponseWriter, code Code, detail string, faults ...Fault) {
 	}
 	h.Set("Cache-Control", "no-store")
 	write(w, p.Status, "application/problem+json", p)
+}
+
+// fail answers with the problem that err is.
+func fail(w http.ResponseWriter, err error) {
+	var refusal *access.Refusal
+	var wrong *mistake
+	switch {
+	case errors.As(err, &wrong):
+		Problem(w, wrong.code, wrong.detail, wrong.faults...)
+	case errors.As(err, &refusal):
+		Refuse(w, refusal)
+	case errors.Is(err, presence.ErrNotPresent):
+		Problem(w, NotPresent, "Nobody is in the room through this connection. PUT joins.")
+	case errors.Is(err, presence.ErrRoomFull):
+		Problem(w, RoomFull, "The room has as many users as the server allows. Please try again later.")
+	case errors.Is(err, presence.ErrTooManyRooms):
+		Problem(w, TooManyRooms, "There are as many rooms as the server allows. Please try again later.")
+	case errors.Is(err, presence.ErrAddressRooms):
+		Problem(w, TooManyRooms, "From your address people are in as many rooms as the server allows. Please leave one first.")
+	case errors.Is(err, presence.ErrAddressMembers):
+		Problem(w, RateLimited, "From your address as many members are present as the server allows. Please leave a room first.")
+	case errors.Is(err, presence.ErrFull):
+		Problem(w, Unavailable, "Redis has no memory left for newcomers. Please try again later.")
+	case errors.Is(err, presence.ErrDamaged):
+		Problem(w, Unavailable, "The room's data in Redis are damaged. Please try again later.")
+	default:
+		Problem(w, Unavailable, "Redis does not answer, or its data are being put back. Please try again.")
+	}
 }
