@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,7 +29,13 @@ import (
 	"presence/internal/store"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if addr := os.Getenv(crowdEnv); addr != "" {
+		beCrowd(addr)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const lobby = "lobby"
 
@@ -61,9 +68,15 @@ func start(t testing.TB, fake *redistest.Fake) *process {
 // coalescing window.
 func startOn(t testing.TB, fake *redistest.Fake, so store.Options, coalesce time.Duration) *process {
 	t.Helper()
+	return startWith(t, fake, so, replica.Options{}, coalesce)
+}
+
+// startWith is startOn with settings of the replica, too.
+func startWith(t testing.TB, fake *redistest.Fake, so store.Options, ro replica.Options, coalesce time.Duration) *process {
+	t.Helper()
 	p := &process{t: t, registry: prometheus.NewRegistry(), link: fake.Link(t), pipes: newPipes(), url: "http://replica"}
 	p.store = store.New(p.link.Client, so)
-	p.replica = replica.New(p.store, replica.Options{})
+	p.replica = replica.New(p.store, ro)
 	p.rooms = room.New(p.store, p.replica, room.Options{Coalesce: coalesce})
 	p.replica.Tell(p.rooms)
 	p.Streams = New(p.rooms, p.replica, Options{Registerer: p.registry})

@@ -18,9 +18,10 @@ const (
 	// progress.
 	chunk = 4 << 10
 
-	// sendBuffer bounds what the kernel keeps for a peer that does not read, in bytes.
-	// An event that is larger is finished as the peer goes on.
-	sendBuffer = 64 << 10
+	// sendBuffer bounds what the kernel keeps for a peer that does not read, in bytes (of
+	// which Linux doubles what it is given, for its own bookkeeping). A snapshot of
+	// a room with much metadata fits.
+	sendBuffer = 256 << 10
 
 	// maxSaid is how many bytes of a peer are thrown away. It has nothing to say once
 	// it has asked.
@@ -94,7 +95,7 @@ func (s *stream) begin(conn net.Conn) {
 	}
 	if raw, err := tcp.SyscallConn(); err == nil {
 		s.raw = raw
-		_ = tcp.SetWriteBuffer(sendBuffer)
+		_ = tcp.SetWriteBuffer(s.all.sendBuffer)
 		limitSilence(raw, patience)
 	}
 }

@@ -55,6 +55,8 @@ type Streams struct {
 	opts    Options
 	metrics *metrics
 
+	sendBuffer int // but for tests
+
 	running sync.WaitGroup // goroutines of streams
 
 	mu       sync.Mutex // guards:
@@ -80,7 +82,7 @@ func New(rooms *room.Rooms, r *replica.Replica, opts Options) *Streams {
 		opts.LeaveGrace = store.DefaultLeaveGrace
 	}
 	ss := &Streams{
-		rooms: rooms, replica: r, opts: opts,
+		rooms: rooms, replica: r, opts: opts, sendBuffer: sendBuffer,
 		timed: map[*stream]bool{}, feeds: map[feedKey]*feed{}, seats: map[seat]*joined{},
 		drained: make(chan struct{}), doubtful: make(chan struct{}, 1), doubts: map[*joined]Code{},
 	}
@@ -139,13 +141,15 @@ func (ss *Streams) Serve(w http.ResponseWriter, r *http.Request, want Want) erro
 	defer cancel()
 	var past *missed
 	if !draining {
-		for _, name := range want.Rooms {
-			s.subs = append(s.subs, ss.enter(ctx, s, feedKey{name, want.Counts}))
-		}
-		if want.Join != nil {
-			if err := ss.join(ctx, s, want); err != nil {
+		var least int64
+		if want.Join != nil { // first: a room that nobody looks at yet is read after that
+			if least, err = ss.join(ctx, s, want); err != nil {
 				return err
 			}
+		}
+		for _, name := range want.Rooms {
+			s.subs = append(s.subs, ss.enter(ctx, s, feedKey{name, want.Counts}))
+			s.subs[0].least = least
 		}
 		if want.After > 0 && s.ids && !want.Counts {
 			past = ss.missed(ctx, want.Rooms[0], want.After)
@@ -283,17 +287,14 @@ func (ss *Streams) leave(f *feed) {
 	}
 }
 
-// join makes somebody present by s. While Redis is away, or full, that has to wait.
-func (ss *Streams) join(ctx context.Context, s *stream, want Want) error {
+// join makes somebody present by s, and returns the version by which that is so. While
+// Redis is away, or full, that has to wait.
+func (ss *Streams) join(ctx context.Context, s *stream, want Want) (version int64, err error) {
 	j := &joined{stream: s, room: want.Rooms[0], user: want.Join.Connection.User.ID, want: *want.Join}
 	s.joined = j
-	version, err := j.join(ctx)
-	switch {
-	case err == nil:
-		s.subs[0].least = version
-	case isLimit(err):
-		return err
-	default:
+	if version, err = j.join(ctx); isLimit(err) {
+		return 0, err
+	} else if err != nil {
 		ss.doubt(j, HasLeft)
 	}
 	ss.mu.Lock()
@@ -302,7 +303,7 @@ func (ss *Streams) join(ctx context.Context, s *stream, want Want) error {
 		s.until, s.why = end, Rotated
 	}
 	ss.timed[s] = true
-	return nil
+	return version, nil
 }
 
 // isLimit reports whether a join was refused for good: there are too many.
