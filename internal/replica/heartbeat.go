@@ -160,9 +160,10 @@ func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 			// one of them should leave.
 			r.members.leave(m.tab())
 			r.roomFailed(ctx, room, err)
-			if e, ok := m.socket.(Ender); ok {
-				e.Ended(m, err)
-			}
+			tell(m, err)
+		case errors.Is(err, presence.ErrRemoved):
+			r.members.leave(m.tab())
+			tell(m, err)
 		default:
 			r.roomFailed(ctx, room, err) // lost again at the next heartbeat
 			r.revoke(ctx, m)

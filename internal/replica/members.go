@@ -35,8 +35,8 @@ type Socket interface {
 }
 
 // Ender is a [Socket] that is told when its member ends though neither the user nor
-// the browser wanted that: Redis had lost it, and err is why it was not put back. It
-// must not block.
+// the browser wanted that: Redis had lost it, and err is why it was not put back; or err
+// is [presence.ErrRemoved]. It must not block.
 type Ender interface {
 	Ended(m *Member, err error)
 }

@@ -226,6 +226,13 @@ func (rm *room) tryLocked() {
 // take makes what was read the view of rm. It reports false if the changes do not lead
 // from the view to what the room is: then the whole room has to be read.
 func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading) bool {
+	for _, c := range r.Changes {
+		for _, l := range c.Left {
+			if l.Reason == presence.ReasonRemoved {
+				rs.trust.Removed(rm.name, l.User, c.Version)
+			}
+		}
+	}
 	old := *rm.view.Load()
 	next := View{Snapshot: old.Snapshot, Stale: rs.trust.Doubtful(rm.name), AsOf: time.Now()}
 	var change *presence.Change

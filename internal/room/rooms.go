@@ -38,6 +38,9 @@ type Trust interface {
 	// Redis is away.
 	Failed(ctx context.Context, room string, err error) (away bool)
 
+	// Removed takes the news that a user was removed from room at that version.
+	Removed(room, user string, version int64)
+
 	// Lost takes the news that Redis has lost the data of room, and returns when
 	// replicas will have put back what they hold.
 	Lost(ctx context.Context, room string) time.Time

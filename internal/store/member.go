@@ -3,9 +3,12 @@ package store
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"presence/internal/presence"
 )
@@ -189,4 +192,18 @@ func (s *Store) Remove(ctx context.Context, room, user string) (ended []string, 
 		s.note(room, o)
 	}
 	return ended, o, nil
+}
+
+// WasRemoved reports whether a user was removed from room within the last ten minutes.
+func (s *Store) WasRemoved(ctx context.Context, room, user string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancel()
+	err := s.rdb.ZScore(ctx, s.keys.removed(room), user).Err()
+	if errors.Is(err, redis.Nil) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("removed from %s: %w", room, classify(err))
+	}
+	return true, nil
 }

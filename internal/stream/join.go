@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -83,8 +84,15 @@ func (j *joined) Ping() error {
 	return nil
 }
 
-// Ended ends the stream, whose member found no place when it was to be put back.
-func (j *joined) Ended(*replica.Member, error) { j.stream.finish(RoomFull) }
+// Ended ends the stream, whose member was removed, or found no place when it was to be put
+// back.
+func (j *joined) Ended(_ *replica.Member, why error) {
+	if errors.Is(why, presence.ErrRemoved) {
+		j.stream.finish(Removed)
+		return
+	}
+	j.stream.finish(RoomFull)
+}
 
 // end gives the member up, who is there for the leave grace still.
 func (j *joined) end() {
