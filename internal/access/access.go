@@ -231,6 +231,14 @@ func (g *Grant) Need(right Right, room string) error {
 	}
 }
 
+// NeedSpeaker returns nil if somebody says who asks, else a [*Refusal] with [Unauthorized].
+func (g *Grant) NeedSpeaker() error {
+	if g.Speaker != "" {
+		return nil
+	}
+	return g.access.refuse(&Refusal{Unauthorized, ReasonNoCredentials, g.access.howToOpen()})
+}
+
 // CheckUser returns nil if g may speak for user, which a request names, else a
 // [*Refusal] with [Forbidden]. An API key speaks for all users.
 func (g *Grant) CheckUser(user string) error {

@@ -70,7 +70,7 @@ func (a *API) asked(w http.ResponseWriter, r *http.Request, right access.Right) 
 }
 
 // answer sends v.
-func answer(w http.ResponseWriter, status int, v any) { write(w, status, "application/json", v) }
+func answer(w http.ResponseWriter, v any) { write(w, http.StatusOK, "application/json", v) }
 
 // write sends v as JSON. What was true a moment ago is not to be kept, unless the header
 // says so already.

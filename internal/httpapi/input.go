@@ -45,10 +45,15 @@ type faults []Fault
 func (f *faults) add(pointer, detail string) { *f = append(*f, Fault{pointer, detail}) }
 
 // err returns the error for the faults, or nil if there are none.
-func (f faults) err() error {
-	if len(f) == 0 {
+func (f *faults) err() error {
+	if len(*f) == 0 {
 		return nil
 	}
+	return invalid(*f...)
+}
+
+// invalid is the error for a request with faults.
+func invalid(f ...Fault) error {
 	return &mistake{Invalid, "Please correct what errors lists. Nothing has been changed.", f}
 }
 
@@ -175,10 +180,15 @@ func readObject(w http.ResponseWriter, r *http.Request, limit int64, fields ...s
 	if err != nil {
 		return nil, err
 	}
+	return newObject(body, fields...)
+}
+
+// newObject reads a JSON object with the fields that are named and no others. The error is
+// a [*mistake].
+func newObject(body []byte, fields ...string) (*object, error) {
 	o := &object{fields: map[string]json.RawMessage{}}
 	if err := o.parse(body, fields); err != nil {
-		o.faults.add("", err.Error())
-		return nil, o.faults.err()
+		return nil, invalid(Fault{"", err.Error()})
 	}
 	return o, nil
 }
@@ -201,16 +211,16 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 		return nil, tooLarge
 	}
 	if err != nil {
-		return nil, faults{{"", "The body ended early. Please send it again."}}.err()
+		return nil, invalid(Fault{"", "The body ended early. Please send it again."})
 	}
 	return body, nil
 }
 
 // What is wrong with a body as a whole.
 var (
-	errNotUTF8   = errors.New("the body must be UTF-8")
-	errNoObject  = errors.New("the body must be a JSON object, such as {}")
-	errMoreFound = errors.New("the body must be one JSON object, and nothing after it")
+	errNotUTF8   = errors.New("Please send UTF-8.")
+	errNoObject  = errors.New("Please send a JSON object, such as {}.")
+	errMoreFound = errors.New("Please send one JSON object, and nothing after it.")
 )
 
 // parse reads a body. encoding/json alone would take "USER" for "user", and the last of

@@ -69,7 +69,7 @@ func (a *API) Room(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	answer(w, http.StatusOK, occupancyOf(name, view))
+	answer(w, occupancyOf(name, view))
 }
 
 // matches reports whether a tag is one of those of If-None-Match (RFC 9110, 13.1.2),
@@ -136,7 +136,7 @@ func (a *API) Rooms(w http.ResponseWriter, r *http.Request) {
 			break
 		}
 	}
-	answer(w, http.StatusOK, page)
+	answer(w, page)
 }
 
 // Members serves GET /v1/rooms/{room}/members.
@@ -164,7 +164,7 @@ func (a *API) Members(w http.ResponseWriter, r *http.Request) {
 	if next != (place{}) {
 		page.Next = cursorOf(next.String())
 	}
-	answer(w, http.StatusOK, page)
+	answer(w, page)
 }
 
 // list returns a room with a page of its members, and where the list goes on; the zero
@@ -209,7 +209,7 @@ func (a *API) Member(w http.ResponseWriter, r *http.Request) {
 	}
 	user := r.PathValue("user")
 	if err := presence.CheckID(user); err != nil {
-		fail(w, faults{{"/user", idRule}}.err())
+		fail(w, invalid(Fault{"/user", idRule}))
 		return
 	}
 	views, err := a.rooms.Pick(r.Context(), []string{user}, name)
@@ -219,12 +219,15 @@ func (a *API) Member(w http.ResponseWriter, r *http.Request) {
 	case len(views[0].Members) == 0:
 		Problem(w, NotPresent, "This user is not in the room.")
 	default:
-		answer(w, http.StatusOK, stream.MemberOf(views[0].Members[0]))
+		answer(w, stream.MemberOf(views[0].Members[0]))
 	}
 }
 
-// idRule says what the id of a user or a connection is.
-const idRule = "It must be 1 to 128 characters of A-Z, a-z, 0-9 and _.:@|+=~-, but not . or .."
+// What the name of a room, and the id of a user or a connection, is.
+const (
+	roomRule = "It must be 1 to 64 characters of A-Z, a-z, 0-9, _ and -."
+	idRule   = "It must be 1 to 128 characters of A-Z, a-z, 0-9 and _.:@|+=~-, but not . or .."
+)
 
 // Changes serves GET /v1/rooms/{room}/changes.
 func (a *API) Changes(w http.ResponseWriter, r *http.Request) {
@@ -263,7 +266,7 @@ func (a *API) Changes(w http.ResponseWriter, r *http.Request) {
 	for i, c := range changes {
 		list[i] = change{c.Version, c.Users, c.Connections, stream.MembersOf(c.Joined), stream.MembersOf(c.Updated), stream.LeftOf(c.Left)}
 	}
-	answer(w, http.StatusOK, struct {
+	answer(w, struct {
 		Room    string   `json:"room"`
 		Version int64    `json:"version"`
 		Changes []change `json:"changes"`
@@ -283,7 +286,7 @@ func (a *API) Query(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	rooms := o.list("rooms", presence.CheckRoom, "A room is 1 to 64 characters of A-Z, a-z, 0-9, _ and -.")
+	rooms := o.list("rooms", presence.CheckRoom, roomRule)
 	users := o.list("users", presence.CheckID, idRule)
 	for _, name := range rooms {
 		if err := g.Need(access.Observe, name); err != nil && presence.CheckRoom(name) == nil {
@@ -320,7 +323,7 @@ func (a *API) Query(w http.ResponseWriter, r *http.Request) {
 	for i, user := range users {
 		reply.Users[i] = where{user, append([]string{}, in[user]...)}
 	}
-	answer(w, http.StatusOK, reply)
+	answer(w, reply)
 }
 
 // list returns a field that is a list of up to maxAsked strings that check allows.
