@@ -1,6 +1,8 @@
 package app
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -9,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"presence/internal/access"
 )
@@ -209,6 +213,87 @@ func TestBadKeysAndTokenSecretsAreNamedWithoutWhatTheyHold(t *testing.T) {
 		flagName, _, _ := strings.Cut(name, ",")
 		if err == nil || !strings.Contains(err.Error(), "bad setting: "+flagName+" ") || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "geheim") {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestOrderOfAnswers(t *testing.T) {
+	dir := t.TempDir()
+	reader := "psk_reader"
+	hash := sha256.Sum256([]byte(reader))
+	if err := writeFile(dir+"/keys", keyLine+"reader sha256:"+hex.EncodeToString(hash[:])+" rooms=* rights=read\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFile(dir+"/secret", "a secret of a test, long enough\n"); err != nil {
+		t.Fatal(err)
+	}
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "42", "name": "Ann", "exp": time.Now().Add(time.Hour).Unix()}).
+		SignedString([]byte("a secret of a test, long enough"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := start(t, func(c *Config) { c.APIKeysFile, c.TokenSecretFile = dir+"/keys", dir+"/secret" }).ready(t)
+	b := newBrowser(t)
+	for _, test := range []struct {
+		method, path, authorization string
+		status                      int
+		code                        string
+	}{
+		{"GET", "/v1/nothing", "Bearer bad", 404, "not_found"},
+		{"PATCH", "/v1/rooms/lobby", "Bearer bad", 405, "method_not_allowed"},
+		{"GET", "/v1/rooms/a.b", "Bearer bad", 404, "no_such_room"},
+		{"GET", "/v1/rooms/a.b/members?limit=x", "Bearer bad", 404, "no_such_room"},
+		{"GET", "/v1/rooms/a.b/events?join=..", "", 404, "no_such_room"},
+		{"GET", "/v1/events?rooms=lobby,a.b", "Bearer bad", 404, "no_such_room"},
+		{"GET", "/v1/rooms/lobby", "Bearer bad", 401, "unauthorized"}, // in a public room, too
+		{"GET", "/v1/rooms/lobby", "Bearer psk_bad", 401, "unauthorized"},
+		{"GET", "/v1/rooms", "Bearer bad", 401, "unauthorized"},
+		{"GET", "/v1/rooms/lobby/members?limit=x", "Bearer bad", 401, "unauthorized"},
+		{"GET", "/v1/rooms/lobby/members/..%2f", "Bearer bad", 401, "unauthorized"},
+		{"GET", "/v1/rooms/lobby/changes?after=x", "Bearer bad", 401, "unauthorized"},
+		{"POST", "/v1/query", "Bearer bad", 401, "unauthorized"},
+		{"GET", "/v1/events?rooms=lobby&mode=x", "Bearer bad", 401, "unauthorized"},
+		{"GET", "/v1/rooms/lobby/events?mode=x", "Bearer bad", 401, "unauthorized"},
+		{"GET", "/v1/rooms/lobby/events?mode=x&access_token=bad", "", 401, "unauthorized"},
+		{"GET", "/v1/rooms/lobby/events?mode=x&access_token=" + testKey, "", 401, "unauthorized"},
+		{"GET", "/v1/rooms/lobby/events?join=..", "", 401, "unauthorized"}, // no right
+		{"GET", "/v1/rooms/lobby/events?join=..", "Bearer " + reader, 403, "forbidden"},
+		{"GET", "/v1/rooms/lobby/events?join=..", "Bearer " + token, 403, "forbidden"},
+		{"GET", "/v1/rooms/lobby/events?join=..&access_token=" + token, "", 403, "forbidden"},
+		{"GET", "/v1/rooms/lobby/events?join=..&user=..", "Bearer " + testKey, 422, "invalid"},
+		{"GET", "/v1/rooms/lobby/events?mode=x", "Bearer " + token, 422, "invalid"},
+		{"GET", "/v1/rooms/lobby/members?limit=x", "", 422, "invalid"},
+		{"GET", "/v1/rooms/lobby/members?limit=x&access_token=bad", "", 422, "invalid"}, // no place for a token
+		{"GET", "/v1/rooms/lobby/changes?after=x", "Bearer " + token, 422, "invalid"},
+	} {
+		var header []string
+		if test.authorization != "" {
+			header = []string{"Authorization", test.authorization}
+		}
+		resp, body := b.do(test.method, a.url(test.path), "", header...)
+		if resp.StatusCode != test.status {
+			t.Errorf("%s %s with %q: %s, want %d: %s", test.method, test.path, test.authorization, resp.Status, test.status, body)
+			continue
+		}
+		demandProblem(t, resp, body, test.code, "never")
+		if (resp.Header.Get("WWW-Authenticate") != "") != (test.status == 401) {
+			t.Errorf("%s %s: WWW-Authenticate %q", test.method, test.path, resp.Header.Get("WWW-Authenticate"))
+		}
+		for _, secret := range []string{testKey, token, reader} {
+			if strings.Contains(body, secret) {
+				t.Errorf("%s %s: credentials are told", test.method, test.path)
+			}
+		}
+	}
+	// HEAD is GET without a body: the token in its address counts.
+	for token, status := range map[string]int{token: 200, "bad": 401} {
+		if resp, _ := b.do(http.MethodHead, a.url("/v1/rooms/lobby/events?access_token="+token), ""); resp.StatusCode != status {
+			t.Errorf("HEAD with the token %.10s in the address: %s", token, resp.Status)
+		}
+	}
+	for _, secret := range []string{"psk_", token, "access_token"} {
+		if lines := a.linesOf(t, secret); len(lines) > 0 {
+			t.Errorf("credentials are logged: %s", lines[0])
 		}
 	}
 }
