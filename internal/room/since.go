@@ -9,20 +9,27 @@ import (
 
 // Since returns the changes of a room that follow a version, if its log reaches back that
 // far; else the whole room.
-func (rs *Rooms) Since(ctx context.Context, name string, version int64) (store.Reading, error) {
-	if err := rs.trust.Await(ctx, name); err != nil {
-		return store.Reading{}, err
-	}
-	readings, epoch, err := rs.store.Read(ctx, store.Have{Room: name, Version: version})
+func (rs *Rooms) Since(ctx context.Context, name string, version int64) (reading store.Reading, err error) {
+	err = rs.ask(ctx, name, func() error {
+		readings, epoch, err := rs.store.Read(ctx, store.Have{Room: name, Version: version})
+		if err != nil {
+			return err
+		}
+		if reading = readings[0]; reading.Err == nil && !rs.trust.Current(ctx, epoch) {
+			return presence.ErrUnavailable
+		}
+		return reading.Err
+	})
 	if err == nil {
-		err = readings[0].Err
+		rs.Heard(name, reading.Version)
 	}
-	switch {
-	case err != nil:
-		rs.trust.Failed(ctx, name, err)
-		return store.Reading{}, err
-	case !rs.trust.Current(ctx, epoch):
-		return store.Reading{}, presence.ErrUnavailable
-	}
-	return readings[0], nil
+	return reading, err
+}
+
+// Told returns the version of the room that was heard of last: its view may be an older
+// one still.
+func (v *Viewer) Told() int64 {
+	v.rooms.mu.Lock()
+	defer v.rooms.mu.Unlock()
+	return v.room.told
 }

@@ -18,9 +18,9 @@ const (
 	// readPatience bounds looking up what a stream has missed.
 	readPatience = 2 * time.Second
 
-	// joinPatience is how long the first snapshot of a stream that has joined may wait
-	// until the room is seen with its user. Rooms are read again in that time.
-	joinPatience = 5 * time.Second
+	// firstPatience is how long the first snapshot of a stream may wait until the room is
+	// seen as somebody was told that it is: by the stream's own join, or here before.
+	firstPatience = 5 * time.Second
 )
 
 // feedKey names the streams of one kind of one room.
@@ -60,7 +60,8 @@ type sub struct {
 	counting bool   // the room is too large for diffs
 	lost     bool   // something could not be sent: it is told the room anew
 
-	least   int64     // the version by which the stream has joined
+	joined  int64     // the version by which the stream has joined; 0: it has not
+	least   int64     // the version to tell first, or a later one
 	waiting time.Time // for that version, since then; zero: it does not
 }
 
@@ -168,10 +169,9 @@ func (s *sub) stands(view room.View) {
 	s.empty, s.stale = view.Users == 0, view.Stale
 }
 
-// ready reports whether view shows that the stream has joined, as far as that can be
-// waited for.
+// ready reports whether s can be told view first.
 func (s *sub) ready(view room.View) bool {
-	return view.Version >= s.least || view.Stale || time.Since(s.waiting) >= joinPatience
+	return view.Version >= s.least || view.Stale || time.Since(s.waiting) >= firstPatience
 }
 
 // first returns what tells s the whole of view, whatever it was told before, and takes
@@ -212,20 +212,23 @@ func (f *feed) of(view room.View) *edition {
 	return e
 }
 
-// tidy lets go of what was encoded, and has streams told the room that have waited long
-// enough for their own joins to be seen.
-func (f *feed) tidy() {
+// forget lets go of what was encoded.
+func (f *feed) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.edition = nil
-	var told [messages]int
-	for _, subs := range f.members {
-		for _, s := range subs {
-			if view := s.viewer.View(); !s.waiting.IsZero() && s.ready(view) {
-				f.tell(s, f.of(view), f.first(s, view), &told)
-			}
-		}
+}
+
+// look has s told the room as it is seen, if it still waits for a later view.
+func (f *feed) look(s *sub) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	view := s.viewer.View()
+	if s.at < 0 || s.waiting.IsZero() || !s.ready(view) {
+		return
 	}
+	var told [messages]int
+	f.tell(s, f.of(view), f.first(s, view), &told)
 	f.sent(&told)
 }
 
@@ -301,8 +304,9 @@ func (f *feed) add(s *sub, head []byte, missed *missed) bool {
 		lead, ok = missed.lead(view.Version)
 	}
 	switch {
-	case s.least > 0 && !ok && view.Version < s.least && !view.Stale:
+	case !ok && view.Version < s.least && !view.Stale:
 		s.waiting = time.Now()
+		time.AfterFunc(firstPatience, func() { f.look(s) })
 	case ok:
 		s.stands(lead)
 		f.all.metrics.changes.Inc()

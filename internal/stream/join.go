@@ -154,7 +154,7 @@ func (f *feed) doubtMembers(view room.View) {
 	}
 	doubt := func(user string, as Code) {
 		for _, s := range f.members[user] {
-			if view.Version >= s.least {
+			if view.Version >= s.joined {
 				f.all.doubt(s.stream.joined, as)
 			}
 		}

@@ -141,15 +141,17 @@ func (ss *Streams) Serve(w http.ResponseWriter, r *http.Request, want Want) erro
 	defer cancel()
 	var past *missed
 	if !draining {
-		var least int64
+		var joined int64
 		if want.Join != nil { // first: a room that nobody looks at yet is read after that
-			if least, err = ss.join(ctx, s, want); err != nil {
+			if joined, err = ss.join(ctx, s, want); err != nil {
 				return err
 			}
+			ss.rooms.Heard(want.Rooms[0], joined)
 		}
 		for _, name := range want.Rooms {
-			s.subs = append(s.subs, ss.enter(ctx, s, feedKey{name, want.Counts}))
-			s.subs[0].least = least
+			sub := ss.enter(ctx, s, feedKey{name, want.Counts})
+			sub.joined, sub.least = joined, max(joined, sub.viewer.Told())
+			s.subs = append(s.subs, sub)
 		}
 		if want.After > 0 && s.ids && !want.Counts {
 			past = ss.missed(ctx, want.Rooms[0], want.After)
@@ -380,7 +382,7 @@ func (ss *Streams) keepAlive(w *writer, slot int, now time.Time) {
 		s.offer(w, []byte(keepalive))
 	}
 	for _, f := range feeds {
-		f.tidy()
+		f.forget()
 	}
 }
 

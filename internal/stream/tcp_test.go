@@ -43,15 +43,15 @@ func (p *process) put(user, meta string) {
 	}
 }
 
-// dial opens a stream of which nothing is read, over HTTP of that version.
-func (p *process) dial(query, proto string) *net.TCPConn {
+// dial opens a stream of the lobby of which nothing is read, over HTTP of that version.
+func (p *process) dial(proto string) *net.TCPConn {
 	p.t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://")) //nolint:noctx // on this machine
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() { _ = conn.Close() })
-	if _, err := fmt.Fprintf(conn, "GET /?%s %s\r\nHost: replica\r\n\r\n", query, proto); err != nil {
+	if _, err := fmt.Fprintf(conn, "GET /?rooms=lobby %s\r\nHost: replica\r\n\r\n", proto); err != nil {
 		p.t.Fatal(err)
 	}
 	tcp, _ := conn.(*net.TCPConn)
@@ -63,7 +63,7 @@ func (p *process) dial(query, proto string) *net.TCPConn {
 func TestSlowReadersOverTCP(t *testing.T) {
 	p := startTCP(t, 20, 900)
 	p.sendBuffer = 32 << 10
-	slow := p.dial("rooms=lobby", "HTTP/1.1")
+	slow := p.dial("HTTP/1.1")
 	_ = slow.SetReadBuffer(4 << 10)
 	quick := p.watch("rooms=lobby")
 	await := func(c *client, f *follower, user string) (snapshots, diffs int) {
@@ -126,7 +126,7 @@ func skipHead(t testing.TB, r io.Reader) {
 
 func TestHTTP10(t *testing.T) {
 	p := startTCP(t, 1, 1)
-	conn := p.dial("rooms=lobby", "HTTP/1.0")
+	conn := p.dial("HTTP/1.0")
 	r := bufio.NewReader(conn)
 	if line, err := r.ReadString('\n'); err != nil || line != "HTTP/1.0 200 OK\r\n" {
 		t.Errorf("%q, %v", line, err)
@@ -143,10 +143,10 @@ func TestHTTP10(t *testing.T) {
 // A peer that says more than its request, half closes or resets is none of a stream's.
 func TestPeersThatMisbehave(t *testing.T) {
 	p := startTCP(t, 1, 1)
-	talks := p.dial("rooms=lobby", "HTTP/1.1")
-	half := p.dial("rooms=lobby", "HTTP/1.1")
-	resets := p.dial("rooms=lobby", "HTTP/1.1")
-	good := p.dial("rooms=lobby", "HTTP/1.1")
+	talks := p.dial("HTTP/1.1")
+	half := p.dial("HTTP/1.1")
+	resets := p.dial("HTTP/1.1")
+	good := p.dial("HTTP/1.1")
 	redistest.Eventually(t, 10*time.Second, "there are four streams", func() bool { return p.Len() == 4 })
 	_, _ = good.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
 	_, _ = talks.Write(make([]byte, 1<<20))
