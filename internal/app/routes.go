@@ -48,7 +48,7 @@ func (a *App) server(h http.Handler) *http.Server {
 func (a *App) routes() http.Handler {
 	page := a.ownWords(a.pages.Handler(a.live, roomOf, a.secret.session))
 	api := httpapi.New(a.watched, a.replica, httpapi.Options{
-		Access: a.access, Keys: a.keys, MemberTTL: a.config.MemberTTL, Address: forwarded.ClientKey,
+		Access: a.access, Keys: a.keys, MemberTTL: a.config.MemberTTL, Streams: a.streams, Address: forwarded.ClientKey,
 	})
 	mux := &routeMux{ServeMux: http.NewServeMux()}
 	call := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, a.limited(h)) }
@@ -62,9 +62,8 @@ func (a *App) routes() http.Handler {
 	mux.Handle("GET "+web.Prefix, a.assets)
 	call("GET /v1/rooms", api.Rooms)
 	call("GET /v1/rooms/{room}", api.Room)
-	events := httpapi.NewEvents(a.streams, a.access, a.cookies.Keys)
-	call("GET /v1/rooms/{room}/events", events.Room)
-	call("GET /v1/events", events.Rooms)
+	call("GET /v1/rooms/{room}/events", api.Events)
+	call("GET /v1/events", api.EventsOfRooms)
 	call("GET /v1/rooms/{room}/members", api.Members)
 	call("GET /v1/rooms/{room}/members/{user}", api.Member)
 	call("GET /v1/rooms/{room}/changes", api.Changes)

@@ -2,6 +2,7 @@
 // in them, and problem documents (RFC 9457) for what can't be done.
 //
 //   - reading.go: who is in a room, and what changed
+//   - events.go: watching rooms
 //   - present.go: being in a room, and removing others
 //   - input.go: bodies, queries and addresses, and what is wrong with them
 //   - problem.go: what answers an error
@@ -20,6 +21,7 @@ import (
 	"presence/internal/presence"
 	"presence/internal/replica"
 	"presence/internal/room"
+	"presence/internal/stream"
 )
 
 // Options are the settings of an [API]. All are needed.
@@ -33,6 +35,9 @@ type Options struct {
 
 	// MemberTTL is how long a connection counts after a request that names no ttl.
 	MemberTTL time.Duration
+
+	// Streams are the event streams.
+	Streams *stream.Streams
 
 	// Address is where the sender of a request is, as limits tell addresses apart.
 	Address func(*http.Request) string
