@@ -101,10 +101,11 @@ func TestProgramsWatchAndArePresentByAStream(t *testing.T) {
 	if resp, body := b.do(http.MethodDelete, a.url("/v1/rooms/lobby/connections/c1"), "", key...); resp.StatusCode != http.StatusNoContent {
 		t.Errorf("DELETE of a stream's connection: %s %s", resp.Status, body)
 	}
-	for kind, data := "", ""; kind != "end"; {
-		if _, kind, data = event(t, first); kind == "end" && data != `{"code":"left","retry":"never"}` {
-			t.Errorf("%s", data)
-		}
+	for kind != "end" {
+		_, kind, data = event(t, first)
+	}
+	if data != `{"code":"left","retry":"never"}` {
+		t.Errorf("%s", data)
 	}
 }
 
