@@ -26,44 +26,79 @@ func (rs *Rooms) Heard(name string, version int64) {
 	rs.changed(store.Event{Room: name, Occupancy: presence.Occupancy{Version: version}})
 }
 
-// view returns the view of a room that somebody here looks at, and whether it is what
-// anybody may be told who asks: it is stale, or no later version was heard of.
-func (rs *Rooms) view(name string) (view View, current bool) {
+// view returns the view of a room that somebody here looks at; one that was never read if
+// nobody does.
+func (rs *Rooms) view(name string) View {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	rm := rs.byName[name]
-	if rm == nil || rm.view.Load().AsOf.IsZero() {
-		return View{Stale: true}, false
+	if rm := rs.byName[name]; rm != nil {
+		return *rm.view.Load()
 	}
-	view = *rm.view.Load()
-	return view, view.Stale || view.Version >= rm.told
+	return View{Stale: true}
 }
 
-// read reads one room for somebody who waits for it, unless it is known.
-func (rs *Rooms) read(ctx context.Context, have store.Have) (View, error) {
-	last, current := rs.view(have.Room)
-	if current {
-		return last, nil
-	}
-	var r store.Reading
-	err := rs.ask(ctx, have.Room, func() error {
-		readings, epoch, err := rs.store.Read(ctx, have)
-		if err != nil {
-			return err
+// freshen has the views of those rooms read that somebody here looks at, and that are
+// behind what was heard of: who asks is told of what has happened, though those who look
+// are shown it at their own pace. Who can't be read stays as it is.
+func (rs *Rooms) freshen(ctx context.Context, names ...string) {
+	for {
+		var batch []*room
+		var wait chan struct{}
+		rs.mu.Lock()
+		for _, name := range names {
+			rm := rs.byName[name]
+			switch {
+			case rm == nil || !rm.behindLocked():
+			case rm.busy:
+				wait = rm.tried
+			case rs.trust.Trusted(name) == nil:
+				rm.takeLocked()
+				batch = append(batch, rm)
+			}
 		}
-		if r = readings[0]; r.Err == nil && !rs.trust.Current(ctx, epoch) {
+		rs.mu.Unlock()
+		if len(batch) > 0 {
+			rs.readBatch(ctx, batch)
+			return
+		}
+		if wait == nil {
+			return
+		}
+		select {
+		case <-wait: // it may have been read before the news came
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// behindLocked reports whether a later version was heard of than that of the view.
+func (rm *room) behindLocked() bool {
+	view := rm.view.Load()
+	return !view.AsOf.IsZero() && !view.Stale && view.Version < rm.told
+}
+
+// read reads one room for somebody who waits for it, unless somebody here looks at it.
+func (rs *Rooms) read(ctx context.Context, have store.Have) (view View, err error) {
+	rs.freshen(ctx, have.Room)
+	if view = rs.view(have.Room); !view.AsOf.IsZero() {
+		return view, nil
+	}
+	err = rs.ask(ctx, have.Room, func() error {
+		readings, epoch, err := rs.store.Read(ctx, have)
+		switch {
+		case err != nil:
+			return err
+		case readings[0].Err == nil && !rs.trust.Current(ctx, epoch):
 			return presence.ErrUnavailable
 		}
-		return r.Err
+		view = View{Snapshot: readings[0].Snapshot, Stale: rs.trust.Doubtful(have.Room), AsOf: time.Now()}
+		return readings[0].Err
 	})
 	if err != nil {
-		if !last.AsOf.IsZero() {
-			err = nil // it is known how it was
-		}
-		return last, err
+		return View{Stale: true}, err
 	}
-	rs.Heard(have.Room, r.Version)
-	return View{Snapshot: r.Snapshot, Stale: rs.trust.Doubtful(have.Room), AsOf: time.Now()}, nil
+	return view, nil
 }
 
 // ask asks the store about a room by call, when it may be shown what Redis holds. name is
@@ -136,12 +171,12 @@ func (rs *Rooms) Scan(ctx context.Context, name string, from store.Cursor, count
 // its members. While Redis is away the views are the last that are known, and stale; the
 // error is that one is not known, or not all of its members.
 func (rs *Rooms) Pick(ctx context.Context, users []string, rooms ...string) ([]View, error) {
+	rs.freshen(ctx, rooms...)
 	views := make([]View, len(rooms))
 	var asked []string
 	for i, name := range rooms {
-		var current bool
-		views[i], current = rs.view(name)
-		if !current || len(users) > 0 && !views[i].Complete() {
+		views[i] = rs.view(name)
+		if views[i].AsOf.IsZero() || len(users) > 0 && !views[i].Complete() {
 			asked = append(asked, name)
 		}
 	}

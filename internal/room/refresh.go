@@ -151,6 +151,12 @@ func (rs *Rooms) refreshOnce(ctx context.Context) (more bool) {
 	if len(batch) == 0 {
 		return false
 	}
+	return rs.readBatch(ctx, batch) && len(batch) == refreshRooms
+}
+
+// readBatch reads rooms that [room.takeLocked] has taken, and reports whether it could.
+func (rs *Rooms) readBatch(ctx context.Context, batch []*room) bool {
+	defer rs.release(batch)
 	haves := make([]store.Have, len(batch))
 	for i, rm := range batch {
 		view := rm.view.Load()
@@ -178,7 +184,18 @@ func (rs *Rooms) refreshOnce(ctx context.Context) (more bool) {
 	if len(again) > 0 {
 		rs.readWhole(ctx, again)
 	}
-	return len(batch) == refreshRooms
+	return true
+}
+
+// release ends the reading of rooms, and wakes those who wait for it.
+func (rs *Rooms) release(batch []*room) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, rm := range batch {
+		rm.busy = false
+		rm.tryLocked()
+	}
+	rs.rouse()
 }
 
 // readWhole reads rooms whose changes did not lead on.
@@ -284,15 +301,20 @@ func (rs *Rooms) takeDue(now time.Time) (batch []*room) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	for _, rm := range rs.byName {
-		if rm.dirty && rs.readInLocked(rm, now) <= 0 && rs.trust.Trusted(rm.name) == nil {
-			rm.dirty = false
-			rm.read, rm.heard = rm.heard, time.Time{}
+		if rm.dirty && !rm.busy && rs.readInLocked(rm, now) <= 0 && rs.trust.Trusted(rm.name) == nil {
+			rm.takeLocked()
 			if batch = append(batch, rm); len(batch) == refreshRooms {
 				break
 			}
 		}
 	}
 	return batch
+}
+
+// takeLocked marks rm clean, for somebody to read it now.
+func (rm *room) takeLocked() {
+	rm.busy, rm.dirty = true, false
+	rm.read, rm.heard = rm.heard, time.Time{}
 }
 
 // readInLocked returns how long after now rm, which is dirty, is to be read: as soon as
@@ -329,7 +351,7 @@ func (rs *Rooms) giveDue(now time.Time) (next time.Duration, ok bool) {
 			}
 			rs.giveLocked(rm, a, now)
 		}
-		if rm.dirty && rs.trust.Trusted(rm.name) == nil { // else it is read when Redis is to be trusted again
+		if rm.dirty && !rm.busy && rs.trust.Trusted(rm.name) == nil { // else it is read when Redis is to be trusted again
 			later(max(rs.readInLocked(rm, now), time.Millisecond))
 		}
 	}

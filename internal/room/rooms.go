@@ -99,8 +99,9 @@ type room struct {
 	view atomic.Pointer[View]
 
 	audiences map[Audience]*audience
-	tried     chan struct{} // closed when it has been read, or that failed; for those who wait for the first view
+	tried     chan struct{} // closed when it has been read, or that failed; for those who wait for that
 	dirty     bool          // has to be read
+	busy      bool          // is being read; once at a time, so that what was read is in order
 	retry     time.Time     // but not before
 	heard     time.Time     // when a change was heard of that has not been read yet; zero: none
 	read      time.Time     // the same of what was read last
