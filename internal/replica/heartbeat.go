@@ -28,6 +28,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 			r.members.expire(time.Now())
 			r.undoOnce(ctx) // what was put back for nothing, too
 			r.beatOnce(ctx, slot)
+			r.checkPuts(ctx, slot)
 			if slot = (slot + 1) % slots; slot == 0 {
 				r.registerOnce(ctx)
 			}
@@ -40,6 +41,10 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 				for _, room := range r.puts.end() {
 					r.restorePuts(ctx, room)
 				}
+				continue
+			}
+			for slot := range slots {
+				r.checkPuts(ctx, slot)
 			}
 		case <-r.losses.wake:
 			for room := range r.losses.take() {
@@ -55,21 +60,22 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 // registerOnce keeps the rooms of local members on the list that all replicas
 // sweep.
 func (r *Replica) registerOnce(ctx context.Context) {
+	if r.link.ready() != nil {
+		return // the time until it is does not count against leases
+	}
 	rooms := r.members.localRooms()
 	known := make(map[string]bool, len(rooms))
 	for _, room := range rooms {
 		known[room] = true
 	}
-	var bare []string // without a socket here
 	for _, room := range r.puts.end() {
 		if !known[room] {
 			known[room] = true
-			bare = append(bare, room)
+			rooms = append(rooms, room)
 		}
 	}
 	r.losses.keep(known)
-	r.checkPuts(ctx, bare)
-	if rooms = append(rooms, bare...); len(rooms) > 0 {
+	if len(rooms) > 0 {
 		if err := r.store.Keep(ctx, rooms...); err != nil && r.roomFailed(ctx, "", err) {
 			return
 		}

@@ -141,3 +141,55 @@ func TestUpdateLosesNothing(t *testing.T) {
 		}
 	})
 }
+
+// What a replica remembers of a connection without a socket ends when others end it, or
+// put it anew: it is not put back when Redis loses its data.
+func TestPutsThatEndedElsewhereAreForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		for _, id := range []string{"c1", "c2", "c3"} {
+			a.remembers(id, "user-"+id)
+		}
+		if _, err := b.End(t.Context(), lobby, "c1"); err != nil {
+			t.Fatal(err)
+		}
+		b.remembers("c2", "another") // in its place
+		time.Sleep(DefaultHeartbeatInterval + time.Second)
+		if _, err := b.End(t.Context(), lobby, "c2"); err != nil {
+			t.Fatal(err)
+		}
+		fake.FlushAll()
+		time.Sleep(20 * time.Second)
+		if names := a.names(); names != "[user-c3]" {
+			t.Errorf("put back are %s", names)
+		}
+		if n := a.puts.n + b.puts.n; n != 1 {
+			t.Errorf("%d are remembered", n)
+		}
+	})
+}
+
+// Time in which Redis could not be reached does not count against a lease, and what
+// others ended meanwhile does not come back.
+func TestOutagesDoNotCountAgainstLeases(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		a.remembers("c1", "ann") // for 5 minutes
+		a.remembers("c2", "ben")
+		time.Sleep(time.Minute)
+		a.link.Cut()
+		if _, err := b.End(t.Context(), lobby, "c2"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		a.link.Mend()
+		time.Sleep(3*time.Minute + 50*time.Second)
+		if names := b.names(); names != "[ann]" {
+			t.Errorf("before the lease has run out there are %s", names)
+		}
+		time.Sleep(20 * time.Second)
+		if names := b.names(); names != "[]" {
+			t.Errorf("after the lease has run out there are %s", names)
+		}
+	})
+}

@@ -22,6 +22,8 @@ var (
 	leaveLua string
 	//go:embed script/heartbeat.lua
 	heartbeatLua string
+	//go:embed script/extend.lua
+	extendLua string
 	//go:embed script/sweep.lua
 	sweepLua string
 	//go:embed script/update.lua
@@ -66,6 +68,7 @@ var (
 	releaseScript   = script{"release", redis.NewScript(roomLua + releaseLua)}
 	leaveScript     = script{"leave", redis.NewScript(roomLua + leaveLua)}
 	heartbeatScript = script{"heartbeat", redis.NewScript(roomLua + heartbeatLua)}
+	extendScript    = script{"extend", redis.NewScript(roomLua + extendLua)}
 	sweepScript     = script{"sweep", redis.NewScript(roomLua + sweepLua)}
 	updateScript    = script{"update", redis.NewScript(roomLua + updateLua)}
 	readScript      = script{"read", redis.NewScript(roomLua + readLua)}
@@ -86,7 +89,7 @@ var (
 func scripts() []script {
 	return []script{
 		joinScript, leaveScript, sweepScript, resumeScript, releaseScript,
-		heartbeatScript, updateScript, readScript, findScript, pickScript, scanScript,
+		heartbeatScript, extendScript, updateScript, readScript, findScript, pickScript, scanScript,
 		changesScript, removeScript, noteScript, listScript,
 		registerScript, forgetScript, epochScript, secretScript,
 	}
