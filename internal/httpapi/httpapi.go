@@ -55,6 +55,24 @@ func New(rooms *room.Rooms, r *replica.Replica, o Options) *API {
 	return &API{rooms: rooms, replica: r, opts: o}
 }
 
+// Handle gives each route of the API to handle.
+func (a *API) Handle(handle func(pattern string, h http.HandlerFunc)) {
+	handle("GET /v1/rooms", a.Rooms)
+	handle("GET /v1/rooms/{room}", a.Room)
+	handle("GET /v1/rooms/{room}/members", a.Members)
+	handle("GET /v1/rooms/{room}/members/{user}", a.Member)
+	handle("DELETE /v1/rooms/{room}/members/{user}", a.Remove)
+	handle("GET /v1/rooms/{room}/changes", a.Changes)
+	handle("GET /v1/rooms/{room}/events", a.Events)
+	handle("GET /v1/events", a.EventsOfRooms)
+	handle("PUT /v1/rooms/{room}/connections/{connection}", a.Put)
+	handle("PATCH /v1/rooms/{room}/connections/{connection}", a.Patch)
+	handle("DELETE /v1/rooms/{room}/connections/{connection}", a.Delete)
+	handle("POST /v1/rooms/{room}/connections/{connection}/leave", a.Leave)
+	handle("POST /v1/heartbeats", a.Heartbeats)
+	handle("POST /v1/query", a.Query)
+}
+
 // asked returns the room that the address of a request names, and what its sender may
 // do there, if that includes right. If not, it has answered.
 func (a *API) asked(w http.ResponseWriter, r *http.Request, right access.Right) (name string, g *access.Grant, ok bool) {
