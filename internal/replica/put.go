@@ -29,8 +29,9 @@ type puts struct {
 
 // lease is a connection and until when it counts, by the clock of this process.
 type lease struct {
-	conn  presence.Connection
-	until time.Time
+	conn    presence.Connection
+	until   time.Time
+	version int64 // of the room, when its user was changed here last
 }
 
 func newPuts() *puts { return &puts{seed: maphash.MakeSeed(), rooms: map[string]map[string]lease{}} }
@@ -50,7 +51,7 @@ func (p *puts) remember(room string, conn presence.Connection, ttl time.Duration
 		known = map[string]lease{}
 		p.rooms[room] = known
 	}
-	known[conn.ID] = lease{conn, time.Now().Add(ttl)}
+	known[conn.ID] = lease{conn: conn, until: time.Now().Add(ttl)}
 }
 
 // forget forgets a connection.
@@ -122,6 +123,9 @@ func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.H
 	}
 	defer r.members.answered(tab)
 	w.Connection.Generation = presence.NewHTTPGeneration()
+	if r.forgot(room) {
+		w = r.puts.recall(room, w)
+	}
 	held, err := r.store.Put(ctx, room, w)
 	if err != nil {
 		if errors.Is(err, presence.ErrUnavailable) {
@@ -158,13 +162,17 @@ func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time
 	if err != nil {
 		return nil, err
 	}
+	lost := r.saw(ctx, room, birth) || birth == "" || r.forgot(room)
 	for i, conn := range found {
 		if conn.User.ID == "" {
 			found[i] = presence.Connection{}
-			r.puts.forget(room, ids[i])
+			if lost {
+				found[i] = r.puts.renew(room, ids[i], ttl) // is put back
+			} else {
+				r.puts.forget(room, ids[i])
+			}
 			continue
 		}
-		r.saw(ctx, room, birth)
 		conn.Address = address
 		r.remember(room, conn, ttl)
 	}
@@ -211,6 +219,39 @@ func (r *Replica) restorePuts(ctx context.Context, room string) {
 	r.restored(ctx, room, restored)
 }
 
+// recall completes what is wanted of a connection of a room that has lost its data: a user
+// who was there comes back as before.
+func (p *puts) recall(room string, w store.Wanted) store.Wanted {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l, ok := p.rooms[room][w.Connection.ID]
+	if user := &w.Connection.User; ok && l.conn.User.ID == user.ID && time.Now().Before(l.until) {
+		user.Since = l.conn.User.Since
+		if !w.SetName {
+			user.Name = l.conn.User.Name
+		}
+		if !w.SetMeta {
+			user.Meta = l.conn.User.Meta
+		}
+	}
+	return w
+}
+
+// renew has a connection count for ttl from now, and returns it; the zero Connection if it
+// is not known.
+func (p *puts) renew(room, id string, ttl time.Duration) presence.Connection {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l, ok := p.rooms[room][id]
+	now := time.Now()
+	if !ok || !now.Before(l.until) {
+		return presence.Connection{}
+	}
+	l.until = now.Add(ttl)
+	p.rooms[room][id] = l
+	return l.conn
+}
+
 // slack is how much earlier than is remembered here a lease may end in Redis: the answer
 // to a put is under way for a while.
 const slack = 250 * time.Millisecond
@@ -232,7 +273,8 @@ func (r *Replica) checkPuts(ctx context.Context, slot int) {
 				r.roomFailed(ctx, b.Room, b.Err)
 				continue
 			}
-			if r.saw(ctx, b.Room, b.Birth); r.forgot(b.Room) {
+			// A room outlives those who were in it: without a birth it was lost.
+			if r.saw(ctx, b.Room, b.Birth) || b.Birth == "" || r.forgot(b.Room) {
 				continue
 			}
 			for _, at := range b.Lost {

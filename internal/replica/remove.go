@@ -112,18 +112,18 @@ func (r *Replica) Update(ctx context.Context, room, id string, change func(prese
 			continue // bounded by ctx; somebody's change was made each time
 		}
 		if err == nil {
-			r.puts.update(room, id, member.User)
+			r.puts.update(room, id, member.User, occupancy.Version)
 		}
 		return member, occupancy, err
 	}
 }
 
-// update notes what the user of a connection is called now.
-func (p *puts) update(room, id string, user presence.User) {
+// update notes what the user of a connection is at that version of the room.
+func (p *puts) update(room, id string, user presence.User, version int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if l, ok := p.rooms[room][id]; ok && l.conn.User.ID == user.ID {
-		l.conn.User = user
+	if l, ok := p.rooms[room][id]; ok && l.conn.User.ID == user.ID && l.version < version {
+		l.conn.User, l.version = user, version
 		p.rooms[room][id] = l
 	}
 }

@@ -193,3 +193,39 @@ func TestOutagesDoNotCountAgainstLeases(t *testing.T) {
 		}
 	})
 }
+
+// Who renews, or puts, right after Redis lost its data is there as before.
+func TestPutsRightAfterALossChangeNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake).watching()
+		time.Sleep(10 * time.Second)
+		for _, id := range []string{"c1", "c2"} {
+			w := store.Wanted{Connection: presence.Connection{ID: id, User: presence.User{ID: "u-" + id, Name: "Ann", Meta: `{"a":1}`}}, TTL: time.Minute}
+			if _, err := a.Put(t.Context(), lobby, w); err != nil {
+				t.Fatal(err)
+			}
+		}
+		read := func() []presence.Member {
+			readings, _, err := a.store.Read(t.Context(), store.Have{Room: lobby})
+			if err != nil || readings[0].Err != nil {
+				t.Fatal(err, readings)
+			}
+			return readings[0].Members
+		}
+		before := read()
+		time.Sleep(40 * time.Second)
+		fake.FlushAll()
+		found, err := a.Renew(t.Context(), lobby, []string{"c1", "c3"}, time.Minute, "")
+		if err != nil || found[0].User != before[0].User || found[1].ID != "" {
+			t.Fatalf("renewed: %+v, %v", found, err)
+		}
+		time.Sleep(a.Replica.link.probe + time.Millisecond)
+		if _, err := a.Put(t.Context(), lobby, store.Wanted{Connection: presence.Connection{ID: "c2", User: presence.User{ID: "u-c2", Name: "x"}}, TTL: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		if after := read(); fmt.Sprint(after) != fmt.Sprint(before) {
+			t.Errorf("there are %v, and were %v", after, before)
+		}
+	})
+}
