@@ -115,15 +115,16 @@ func (a *API) Rooms(w http.ResponseWriter, r *http.Request) {
 		Rooms []count `json:"rooms"`
 		Next  string  `json:"next,omitempty"`
 	}{Rooms: []count{}}
-	for range maxLooks {
-		rooms, err := a.rooms.List(r.Context(), prefix, after, limit+1)
+	size := max(limit, defaultLimit) + 1
+	for look, more := 0, true; more && page.Next == ""; look++ {
+		rooms, err := a.rooms.List(r.Context(), prefix, after, size)
 		if err != nil {
 			fail(w, err)
 			return
 		}
-		page.Next = ""
-		for i, one := range rooms {
-			if len(page.Rooms) == limit || i == limit {
+		more = len(rooms) == size
+		for _, one := range rooms {
+			if len(page.Rooms) == limit {
 				page.Next = cursorOf(after)
 				break
 			}
@@ -132,8 +133,8 @@ func (a *API) Rooms(w http.ResponseWriter, r *http.Request) {
 				page.Rooms = append(page.Rooms, count{one.Room, one.Users, one.Connections})
 			}
 		}
-		if page.Next == "" || len(page.Rooms) == limit {
-			break
+		if more && page.Next == "" && look == maxLooks {
+			page.Next = cursorOf(after)
 		}
 	}
 	answer(w, page)
