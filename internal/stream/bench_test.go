@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"presence/internal/presence"
 	"presence/internal/redistest"
 	"presence/internal/replica"
 	"presence/internal/store"
@@ -123,7 +124,6 @@ func BenchmarkDelivered(b *testing.B) {
 	p.crowd(benchStreams)
 	p.mu.Lock()
 	streams := p.allLocked()
-	feed := p.feeds[feedKey{lobby, false}]
 	p.mu.Unlock()
 	var events, writes time.Duration
 	n := 0
@@ -132,14 +132,19 @@ func BenchmarkDelivered(b *testing.B) {
 		began := cpu(b)
 		before := p.metric("presence_stream_events_total", "diff")
 		p.put("u1", fmt.Sprintf(`{"n":"%06d"}`, n))
-		for p.metric("presence_stream_events_total", "diff") < before+benchStreams {
-			time.Sleep(5 * time.Millisecond)
+		for end := time.Now().Add(10 * time.Second); p.metric("presence_stream_events_total", "diff") < before+benchStreams; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				b.Fatalf("not all streams were sent an event; there are %d", p.Len())
+			}
 		}
 		events += cpu(b) - began
 		time.Sleep(50 * time.Millisecond) // the peers read
-		feed.mu.Lock()
-		text := feed.edition.message(change, true)
-		feed.mu.Unlock()
+		view, err := p.rooms.Look(b.Context(), lobby)
+		if err != nil {
+			b.Fatal(err)
+		}
+		view.Change = &presence.Change{Occupancy: view.Occupancy, Updated: view.Members[1:2]} // u1, as above
+		text := (&edition{room: lobby, view: view}).message(change, true)
 		began = cpu(b)
 		for _, s := range streams {
 			if _, err := s.conn.Write(text); err != nil {

@@ -87,7 +87,10 @@ func (w *writer) write(s *stream, b []byte) (n int, err error) {
 func (s *stream) begin(conn net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conn = conn
+	if s.conn = conn; s.closed { // all streams were, meanwhile
+		_ = conn.Close()
+		return
+	}
 	_ = conn.SetDeadline(time.Time{})
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok || !canAttempt {
@@ -126,7 +129,7 @@ func (s *stream) offer(w *writer, b []byte) {
 }
 
 func (s *stream) sendLocked(w *writer, b []byte) {
-	if len(b) == 0 {
+	if len(b) == 0 || s.closed {
 		return
 	}
 	n, err := w.write(s, b)
