@@ -69,6 +69,9 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 		return 2
 	}
 	if err == nil {
+		if key := server.RunKey(); key != "" { // before anything is answered
+			_, _ = fmt.Fprintln(stderr, "API key for this run:", key)
+		}
 		err = server.Run(ctx)
 	}
 	if err != nil {

@@ -154,6 +154,13 @@ func TestBadSettingIsOneLineAndExitCode2(t *testing.T) {
 		"coalesce":                {args: []string{"-coalesce", "0"}, want: []string{"-coalesce", `"0s"`, "between 1ms and 1m"}},
 		"allowed-origins":         {args: []string{"-allowed-origins", "example.org"}, want: []string{"-allowed-origins", `"example.org"`, "http:// or https://"}},
 		"allowed-origins path":    {args: []string{"-allowed-origins", "https://a.org, https://b.org/x"}, want: []string{"-allowed-origins", `"https://b.org/x"`, "nothing else"}},
+		"api-origins":             {args: []string{"-api-origins", "https://a.org,example.org"}, want: []string{"-api-origins", `"example.org"`, "it must be *, or origins"}},
+		"api-origins path":        {args: []string{"-api-origins", "https://b.org/"}, want: []string{"-api-origins", `"https://b.org/"`, "nothing else"}},
+		"api-origins pattern":     {args: []string{"-api-origins", "https://*.b.org/"}, want: []string{"-api-origins", "it must be *"}},
+		"api-keys-file":           {args: []string{"-api-keys-file", missing}, want: []string{"-api-keys-file", missing, "no such file"}},
+		"api-keys-file line":      {args: []string{"-api-keys-file", short}, want: []string{"-api-keys-file", short, "line 1: a line is NAME sha256:HEX"}},
+		"token-secret-file":       {args: []string{"-token-secret-file", short}, want: []string{"-token-secret-file", short, "at least 16 bytes"}},
+		"token-secret-file away":  {args: []string{"-token-secret-file", missing}, want: []string{"-token-secret-file", missing, "no such file"}},
 		"trusted-proxies":         {args: []string{"-trusted-proxies", "10.0.0.0/33"}, want: []string{"-trusted-proxies", `"10.0.0.0/33"`, "a CIDR such as 10.0.0.0/8"}},
 		"max-connections":         {args: []string{"-max-connections", "-1"}, want: []string{"-max-connections", `"-1"`, "0 (no limit) or more"}},
 		"max-connections-per-ip":  {args: []string{"-max-connections-per-ip", "many"}, want: []string{"-max-connections-per-ip", `"many"`, "a whole number"}},
@@ -285,6 +292,34 @@ func TestAddressInUseIsABadSetting(t *testing.T) {
 	code = run(t.Context(), []string{"-listen", "127.0.0.1:0", "-admin-listen", s.admin}, env(nil), io.Discard, &out)
 	if code != 2 || !strings.Contains(out.String(), "such as -admin-listen ") || !strings.Contains(out.String(), "or none, -admin-listen=") {
 		t.Errorf("exit code %d, want 2 and what to do about -admin-listen: %q", code, &out)
+	}
+}
+
+func TestKeyOfARunIsPrintedOnceAndNotLogged(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("a secret of a test, long enough\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^API key for this run: (psk_[A-Z2-7]{26,})$`)
+	s := start(t, nil, "-log-level", "debug")
+	if code := s.end(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	said := s.log.String()
+	found := line.FindAllStringSubmatchIndex(said, -1)
+	if len(found) != 1 || strings.Count(said, said[found[0][2]:found[0][3]]) != 1 || found[0][0] > strings.Index(said, `"serving"`) {
+		t.Errorf("the key is to be printed once, in a line of its own, before the server says where it serves:\n%s", said)
+	}
+	for name, args := range map[string][]string{
+		"with tokens":      {"-token-secret-file", secret},
+		"with a keys file": {"-api-keys-file", os.DevNull},
+		"with Redis":       {"-redis-url", "redis://127.0.0.1:1", "-shutdown-timeout", "0s"},
+	} {
+		s := start(t, nil, args...)
+		s.end(t)
+		if strings.Contains(s.log.String(), "API key") {
+			t.Errorf("%s a key is printed:\n%s", name, s.log)
+		}
 	}
 }
 

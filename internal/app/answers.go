@@ -124,10 +124,14 @@ func (r *response) Write(b []byte) (int, error) {
 	return r.ResponseWriter.Write(b)
 }
 
-// Hijack gives the connection away, which here becomes a socket.
+// Hijack gives the connection away, which here becomes a socket or an event stream.
 func (r *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(r.ResponseWriter).Hijack()
-	if err == nil {
+	switch {
+	case err != nil:
+	case r.Header().Get("Content-Type") == "text/event-stream":
+		r.is(http.StatusOK)
+	default:
 		r.is(http.StatusSwitchingProtocols)
 	}
 	return conn, rw, err

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"presence/internal/access"
 	"presence/internal/controller"
 	"presence/internal/forwarded"
 	"presence/internal/presence"
@@ -31,6 +33,7 @@ import (
 	"presence/internal/session"
 	"presence/internal/socket"
 	"presence/internal/store"
+	"presence/internal/stream"
 	"presence/internal/terse"
 	"presence/templates"
 	"presence/web"
@@ -62,6 +65,7 @@ type App struct {
 	store    *store.Store
 	replica  *replica.Replica
 	watched  *room.Rooms
+	streams  *stream.Streams
 	cookies  *session.Cookies
 	secret   *secret
 	sockets  *socket.Upgrader
@@ -70,7 +74,9 @@ type App struct {
 	assets   *web.Assets
 
 	draining atomic.Bool
-	limiter  *limiter
+	access   *access.Access
+	limiter  *limiter // of forms
+	calls    *limiter // of the API
 	refused  *refused
 
 	listener net.Listener // pages and API
@@ -86,7 +92,7 @@ func NewOf(parts Parts, config Config, log *slog.Logger) (_ *App, err error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	a := &App{config: config, parts: parts.orReal(), log: log, name: config.ReplicaName, registry: prometheus.NewRegistry(), limiter: newLimiter(), refused: newRefused()}
+	a := &App{config: config, parts: parts.orReal(), log: log, name: config.ReplicaName, registry: prometheus.NewRegistry(), limiter: newLimiter(), calls: newLimiter(), refused: newRefused()}
 	defer func() {
 		if err != nil {
 			a.close()
@@ -112,6 +118,10 @@ func NewOf(parts Parts, config Config, log *slog.Logger) (_ *App, err error) {
 	}
 	a.cookies = session.New(secret)
 	a.secret = newSecret(a.cookies, config.SessionSecretFile == "" && config.RedisURL != "")
+
+	if err := a.openAccess(); err != nil {
+		return nil, err
+	}
 
 	sharded, err := a.openRedis()
 	if err != nil {
@@ -141,6 +151,7 @@ func NewOf(parts Parts, config Config, log *slog.Logger) (_ *App, err error) {
 	})
 	a.watched = room.New(a.store, a.replica, room.Options{Coalesce: config.Coalesce, Logger: log, Registerer: a.registry})
 	a.replica.Tell(a.watched)
+	a.streams = stream.New(a.watched, a.replica, stream.Options{LeaveGrace: config.LeaveGrace, Registerer: a.registry})
 	if err := a.makePages(); err != nil {
 		return nil, err
 	}
@@ -281,7 +292,9 @@ func (a *App) Run(ctx context.Context) error {
 		return nil
 	})
 	loopGroup.Go(func() error { return a.sockets.Run(loopCtx) })
+	loopGroup.Go(func() error { return a.streams.Run(loopCtx) })
 	loopGroup.Go(func() error { return a.limiter.run(loopCtx) })
+	loopGroup.Go(func() error { return a.calls.run(loopCtx) })
 
 	public, admin := a.server(a.routes()), a.server(a.adminRoutes())
 	serve := func(s *http.Server, l net.Listener) {
@@ -358,7 +371,7 @@ func (a *App) announce(ctx context.Context) {
 func (a *App) drain(gently bool, servers ...*http.Server) {
 	timeout := a.config.ShutdownTimeout
 	share := func(part float64) time.Duration { return time.Duration(part * float64(timeout)) }
-	a.log.Info("draining", "sockets", a.sockets.Len(), "timeout", timeout.String())
+	a.log.Info("draining", "sockets", a.sockets.Len(), "streams", a.streams.Len(), "timeout", timeout.String())
 	a.draining.Store(true)
 
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -368,9 +381,9 @@ func (a *App) drain(gently bool, servers ...*http.Server) {
 		case <-time.After(share(lameduckShare)):
 		case <-ctx.Done():
 		}
-		a.report("sockets not all closed", a.sockets.Drain(ctx, share(drainShare)))
+		a.drainOver(ctx, share(drainShare))
 	} else {
-		a.report("sockets not all closed", a.sockets.Drain(ctx, 0))
+		a.drainOver(ctx, 0)
 	}
 	for _, s := range servers {
 		if err := s.Shutdown(ctx); err != nil {
@@ -379,6 +392,14 @@ func (a *App) drain(gently bool, servers ...*http.Server) {
 	}
 	a.report("page handler not finished", a.live.Shutdown(ctx))
 	a.report("visits not finished", a.pages.Wait(ctx))
+}
+
+// drainOver closes sockets and ends streams over the given time.
+func (a *App) drainOver(ctx context.Context, over time.Duration) {
+	var drains sync.WaitGroup
+	drains.Go(func() { a.report("sockets not all closed", a.sockets.Drain(ctx, over)) })
+	drains.Go(func() { a.report("streams not all ended", a.streams.Drain(ctx, over)) })
+	drains.Wait()
 }
 
 // report logs an error of the stop, if there is one.

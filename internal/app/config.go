@@ -29,6 +29,8 @@ type Config struct {
 	RedisPrefix       string
 	RedisPasswordFile string
 	SessionSecretFile string
+	APIKeysFile       string
+	TokenSecretFile   string
 
 	HeartbeatInterval time.Duration
 	MemberTTL         time.Duration
@@ -36,6 +38,7 @@ type Config struct {
 	Coalesce          time.Duration
 
 	AllowedOrigins string
+	APIOrigins     string
 	TrustedProxies string
 
 	MaxConnections      int
@@ -95,11 +98,14 @@ func (c *Config) Flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.RedisPrefix, "redis-prefix", c.RedisPrefix, "first part of every key in Redis")
 	fs.StringVar(&c.RedisPasswordFile, "redis-password-file", c.RedisPasswordFile, "file with the Redis password, or user:password, instead of the URL's")
 	fs.StringVar(&c.SessionSecretFile, "session-secret-file", c.SessionSecretFile, "file with the key of session cookies and ids, the same on all replicas; empty: one is made and shared through Redis")
+	fs.StringVar(&c.APIKeysFile, "api-keys-file", c.APIKeysFile, "file with a line for each API key: NAME sha256:HEX rooms=PATTERN,… rights=read,write; empty with the embedded store and without -token-secret-file: a key is made and printed")
+	fs.StringVar(&c.TokenSecretFile, "token-secret-file", c.TokenSecretFile, "file with the secret that member tokens are signed with (HS256), the same on all replicas; empty: none are taken")
 	fs.DurationVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "time between two renewals of a member")
 	fs.DurationVar(&c.MemberTTL, "member-ttl", c.MemberTTL, "how long a member counts without renewal; at least twice the heartbeat interval")
 	fs.DurationVar(&c.LeaveGrace, "leave-grace", c.LeaveGrace, "how long a member whose socket is gone still counts")
 	fs.DurationVar(&c.Coalesce, "coalesce", c.Coalesce, "shortest time between two pushes of a room to the viewers of one replica")
 	fs.StringVar(&c.AllowedOrigins, "allowed-origins", c.AllowedOrigins, "comma-separated origins, such as https://example.org, that may open sockets and post forms; empty: the page's own only")
+	fs.StringVar(&c.APIOrigins, "api-origins", c.APIOrigins, "comma-separated origins whose pages may call /v1 (CORS), or *; empty: the server's own only")
 	fs.StringVar(&c.TrustedProxies, "trusted-proxies", c.TrustedProxies, "comma-separated CIDRs of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed")
 	fs.IntVar(&c.MaxConnections, "max-connections", c.MaxConnections, "most sockets of this replica, beyond which they are closed with 1013; 0: no limit")
 	fs.IntVar(&c.MaxConnectionsPerIP, "max-connections-per-ip", c.MaxConnectionsPerIP, "most sockets from one address (IPv6: one /64 network), likewise; 0: no limit")
@@ -169,9 +175,13 @@ func (c *Config) Validate() error {
 		}
 	}
 	for _, origin := range c.origins() {
-		u, err := url.Parse(origin)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Scheme+"://"+u.Host != origin {
+		if !isOrigin(origin) {
 			return bad("allowed-origins", origin, "an origin is http:// or https://, a host and perhaps a port, and nothing else")
+		}
+	}
+	for _, origin := range c.apiOrigins() {
+		if origin != anyOrigin && !isOrigin(origin) {
+			return bad("api-origins", origin, "it must be *, or origins: http:// or https://, a host and perhaps a port, and nothing else")
 		}
 	}
 	if _, err := forwarded.ParseTrusted(c.TrustedProxies); err != nil {
@@ -198,14 +208,29 @@ func scheme(raw string) string {
 }
 
 // origins are the allowed origins besides the page's own.
-func (c *Config) origins() []string {
+func (c *Config) origins() []string { return commaList(c.AllowedOrigins) }
+
+// anyOrigin stands for every origin in -api-origins.
+const anyOrigin = "*"
+
+// apiOrigins are the origins whose pages may call the API.
+func (c *Config) apiOrigins() []string { return commaList(c.APIOrigins) }
+
+// commaList returns the elements of a list with commas between them.
+func commaList(text string) []string {
 	var list []string
-	for origin := range strings.SplitSeq(c.AllowedOrigins, ",") {
-		if origin = strings.TrimSpace(origin); origin != "" {
-			list = append(list, origin)
+	for element := range strings.SplitSeq(text, ",") {
+		if element = strings.TrimSpace(element); element != "" {
+			list = append(list, element)
 		}
 	}
 	return list
+}
+
+// isOrigin reports whether text is an origin as browsers send it.
+func isOrigin(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.Scheme+"://"+u.Host == text
 }
 
 // level is the least level that is logged.

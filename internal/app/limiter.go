@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// postRate and postBurst are how many forms a second one address may post.
+	// postRate and postBurst are how many forms a second one address may post, and
+	// how often it may call the API without a key.
 	// Offices and mobile networks share addresses, and behind a proxy that is
 	// not trusted everybody does.
 	postRate  = 200
@@ -20,7 +21,7 @@ const (
 	forgetAddress = 10 * time.Second
 )
 
-// limiter limits form posts for each address.
+// limiter limits form posts, or calls of the API, for each address.
 type limiter struct {
 	mu      sync.Mutex // guards:
 	buckets map[string]*bucket
@@ -33,7 +34,7 @@ type bucket struct {
 
 func newLimiter() *limiter { return &limiter{buckets: map[string]*bucket{}} }
 
-// allow reports whether ip may post one more form now.
+// allow reports whether ip may post or call once more now.
 func (l *limiter) allow(ip string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

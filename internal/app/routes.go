@@ -47,8 +47,11 @@ func (a *App) server(h http.Handler) *http.Server {
 // routes are all addresses that the public listener answers.
 func (a *App) routes() http.Handler {
 	page := a.ownWords(a.pages.Handler(a.live, roomOf, a.secret.session))
-	api := httpapi.New(a.watched)
+	api := httpapi.New(a.watched, a.replica, httpapi.Options{
+		Access: a.access, Keys: a.keys, MemberTTL: a.config.MemberTTL, Streams: a.streams, Address: forwarded.ClientKey,
+	})
 	mux := &routeMux{ServeMux: http.NewServeMux()}
+	call := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, a.limited(h)) }
 	mux.Handle("/{$}", a.onlyRooms(page))
 	mux.Handle("/rooms/{room}", a.onlyRooms(page))
 	mux.HandleFunc("/rooms/{room}/{$}", a.withoutSlash)
@@ -57,13 +60,25 @@ func (a *App) routes() http.Handler {
 	mux.HandleFunc("GET /robots.txt", robots)
 	mux.Handle("GET "+web.Favicon, a.assets)
 	mux.Handle("GET "+web.Prefix, a.assets)
-	mux.HandleFunc("GET /v1/rooms/{room}", api.Room)
+	api.Handle(call)
 	a.healthRoutes(mux, publicReason)
 	mux.HandleFunc("GET /lbz", a.lbz)
 	mux.Handle("/", a.elsewhere(mux.ServeMux))
 
 	trusted, _ := forwarded.ParseTrusted(a.config.TrustedProxies) // validated
-	return a.counted(mux, forwarded.Handler(trusted, a.proxies(trusted, a.secure(a.sameOrigin(http.MaxBytesHandler(mux, maxBody))))))
+	return a.counted(mux, forwarded.Handler(trusted, a.proxies(trusted, a.secure(a.crossOrigin(mux.ServeMux, a.sameOrigin(limitForms(mux)))))))
+}
+
+// limitForms bounds what is read of a form. The API has bounds of its own.
+func limitForms(mux http.Handler) http.Handler {
+	forms := http.MaxBytesHandler(mux, maxBody)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if isAPI(r) {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		forms.ServeHTTP(w, r)
+	})
 }
 
 // adminRoutes are what operators ask.
@@ -172,14 +187,7 @@ func robots(w http.ResponseWriter, _ *http.Request) {
 // and methods that an address does not take.
 func (a *App) elsewhere(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var allow []string
-		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
-			probe := r.WithContext(r.Context())
-			probe.Method = method
-			if _, pattern := mux.Handler(probe); pattern != "/" {
-				allow = append(allow, method)
-			}
-		}
+		allow := methodsOf(mux, r)
 		switch {
 		case len(allow) > 0:
 			a.notAllowed(w, r, strings.Join(allow, ", "))
@@ -262,7 +270,8 @@ func contentPolicy(origins []string) string {
 	}, "; ")
 }
 
-// sameOrigin refuses forms that other sites post with a visitor's cookies.
+// sameOrigin refuses forms that other sites post with a visitor's cookies. The API
+// looks at no cookie: what it is called with, a page must have been given.
 func (a *App) sameOrigin(next http.Handler) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	for _, origin := range a.config.origins() {
@@ -271,6 +280,10 @@ func (a *App) sameOrigin(next http.Handler) http.Handler {
 		}
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if isAPI(r) {
+			next.ServeHTTP(w, r)
+			return
+		}
 		// It compares texts, so what it is given has one form.
 		plain := r.WithContext(r.Context())
 		if origin := r.Header.Get("Origin"); origin != "" {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/livetemplate/livetemplate"
 
+	"presence/internal/presence"
 	"presence/internal/session"
 	"presence/internal/socket"
 )
@@ -87,6 +88,14 @@ func (s *secret) session(w http.ResponseWriter, r *http.Request) (id string, kno
 		return session.Stranger(), false
 	}
 	return s.cookies.Ensure(w, r), true
+}
+
+// keys returns how ids are made, or false if that is not known within a moment.
+func (a *App) keys(ctx context.Context) (presence.Keys, bool) {
+	if !a.secret.await(ctx, pagePatience) {
+		return presence.Keys{}, false
+	}
+	return a.cookies.Keys(), true
 }
 
 // isKnown reports whether the secret is known.

@@ -197,8 +197,11 @@ func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, 
 	}
 	if !found && err == nil && v.kept.fresh() && c.opts.Allow(v.request) {
 		user = c.user(v, v.kept.name)
-		_, err = c.put(ctx, v, user)
-		found = err == nil
+		var removed bool
+		if removed, err = c.replica.WasRemoved(ctx, v.room, user.ID); err == nil && !removed {
+			_, err = c.put(ctx, v, user)
+			found = err == nil
+		}
 	}
 	switch { // for as long again
 	case found:
@@ -437,12 +440,16 @@ func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context)
 	if !ok || v.viewer == nil {
 		return s, nil
 	}
-	if m := v.ended.Swap(nil); m != nil && m == v.member {
+	if end := v.ended.Swap(nil); end != nil && end.member == v.member {
 		v.member = nil
 		s.Joined, s.Username, s.UserID = false, "", ""
 		v.page.Acted("", v.viewer.View().Occupancy, time.Time{})
 		clearFlashes(ctx)
-		ctx.SetFlash(flashNotice, "You are no longer in this room: the server lost its data, and the room was full before you could be put back.")
+		notice := "You are no longer in this room: the server lost its data, and the room was full before you could be put back."
+		if errors.Is(end.why, presence.ErrRemoved) {
+			notice = "You are no longer in this room: you have been removed."
+		}
+		ctx.SetFlash(flashNotice, notice)
 		return s, nil
 	}
 	if v.member == nil && v.page.Unresolved() {

@@ -48,9 +48,9 @@ type visit struct {
 	request *http.Request
 	keep    func(*http.Cookie) // sets a cookie, before anything is written
 
-	browser atomic.Pointer[Browser]        // nil before the upgrade, and without one
-	ended   atomic.Pointer[replica.Member] // who was not put back when Redis had lost it; nil: nobody
-	turn    atomic.Pointer[func()]         // ends the visit's turn to render; nil if it has none
+	browser atomic.Pointer[Browser] // nil before the upgrade, and without one
+	ended   atomic.Pointer[ending]  // of a member who ended by itself; nil: none
+	turn    atomic.Pointer[func()]  // ends the visit's turn to render; nil if it has none
 
 	// Owned by the visit's actions, which run one after another, and by
 	// Handler when they have ended.
@@ -101,9 +101,16 @@ func (v *visit) Ping() error {
 	return errNoVisit
 }
 
-// Ended takes note that the visit's member was not put back when Redis had lost it.
-func (v *visit) Ended(m *replica.Member, _ error) {
-	v.ended.Store(m)
+// ending is the end of a member that neither the visitor nor the browser wanted.
+type ending struct {
+	member *replica.Member
+	why    error
+}
+
+// Ended takes note that the visit's member was removed, or was not put back when Redis
+// had lost it.
+func (v *visit) Ended(m *replica.Member, why error) {
+	v.ended.Store(&ending{m, why})
 	v.Wake()
 }
 

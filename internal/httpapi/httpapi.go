@@ -1,65 +1,113 @@
-// Package httpapi answers machines: JSON about rooms, and problem documents
-// (RFC 9457) where there is nothing to tell.
+// Package httpapi answers programs: JSON about rooms, requests by which they are present
+// in them, and problem documents (RFC 9457) for what can't be done.
+//
+//   - reading.go: who is in a room, and what changed
+//   - events.go: watching rooms
+//   - present.go: being in a room, and removing others
+//   - input.go: bodies, queries and addresses, and what is wrong with them
+//   - problem.go: what answers an error
+//
+// All routes answer in one order: a name that no room can have, credentials, rights, the
+// size and kind of the body, and then what the request says.
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
+	"time"
 
+	"presence/internal/access"
 	"presence/internal/presence"
+	"presence/internal/replica"
 	"presence/internal/room"
+	"presence/internal/stream"
 )
 
-// API serves what is known of rooms.
-type API struct{ rooms *room.Rooms }
+// Options are the settings of an [API]. All are needed.
+type Options struct {
+	// Access says what the sender of a request may do.
+	Access *access.Access
 
-// New returns the API of rooms.
-func New(rooms *room.Rooms) *API { return &API{rooms: rooms} }
+	// Keys returns how the ids of connections are made, or false while that is not known:
+	// it waits a moment.
+	Keys func(context.Context) (presence.Keys, bool)
 
-// Occupancy is the answer to GET /v1/rooms/{room}.
-type Occupancy struct {
-	Room        string `json:"room"`
-	Users       int    `json:"users"`       // distinct users online
-	Connections int    `json:"connections"` // their connections
-	Version     int64  `json:"version"`     // rises with every change
-	Stale       bool   `json:"stale"`       // Redis is away; this is what was read last
-	AsOf        string `json:"as_of"`       // when it was read, RFC 3339 with milliseconds, UTC
+	// MemberTTL is how long a connection counts after a request that names no ttl.
+	MemberTTL time.Duration
+
+	// Streams are the event streams.
+	Streams *stream.Streams
+
+	// Address is where the sender of a request is, as limits tell addresses apart.
+	Address func(*http.Request) string
 }
 
-// Room serves GET /v1/rooms/{room}. A room that nobody is in has 0 users; it is
-// no error to ask for one. While Redis is away the answer is the last known one,
-// marked stale, or 503 when there is none.
-func (a *API) Room(w http.ResponseWriter, r *http.Request) {
-	room := r.PathValue("room")
-	if err := presence.CheckRoom(room); err != nil {
+// API serves what is known of rooms, and takes who is in them.
+type API struct {
+	rooms   *room.Rooms
+	replica *replica.Replica
+	opts    Options
+}
+
+// New returns the API of rooms, in which connections are present through r.
+func New(rooms *room.Rooms, r *replica.Replica, o Options) *API {
+	return &API{rooms: rooms, replica: r, opts: o}
+}
+
+// Handle gives each route of the API to handle.
+func (a *API) Handle(handle func(pattern string, h http.HandlerFunc)) {
+	handle("GET /v1/rooms", a.Rooms)
+	handle("GET /v1/rooms/{room}", a.Room)
+	handle("GET /v1/rooms/{room}/members", a.Members)
+	handle("GET /v1/rooms/{room}/members/{user}", a.Member)
+	handle("DELETE /v1/rooms/{room}/members/{user}", a.Remove)
+	handle("GET /v1/rooms/{room}/changes", a.Changes)
+	handle("GET /v1/rooms/{room}/events", a.Events)
+	handle("GET /v1/events", a.EventsOfRooms)
+	handle("PUT /v1/rooms/{room}/connections/{connection}", a.Put)
+	handle("PATCH /v1/rooms/{room}/connections/{connection}", a.Patch)
+	handle("DELETE /v1/rooms/{room}/connections/{connection}", a.Delete)
+	handle("POST /v1/rooms/{room}/connections/{connection}/leave", a.Leave)
+	handle("POST /v1/heartbeats", a.Heartbeats)
+	handle("POST /v1/query", a.Query)
+}
+
+// asked returns the room that the address of a request names, and what its sender may
+// do there, if that includes right. If not, it has answered.
+func (a *API) asked(w http.ResponseWriter, r *http.Request, right access.Right) (name string, g *access.Grant, ok bool) {
+	name = r.PathValue("room")
+	if err := presence.CheckRoom(name); err != nil {
 		Problem(w, NoSuchRoom, err.Error())
-		return
+		return "", nil, false
 	}
-	view, err := a.rooms.Peek(r.Context(), room)
-	if err != nil && view.AsOf.IsZero() {
-		w.Header().Set("Retry-After", "2")
-		Problem(w, Unavailable, "Nothing is known of the room yet. Please try again.")
-		return
+	g, err := a.opts.Access.Grant(r, false)
+	if err == nil {
+		err = g.Need(right, name)
 	}
-	write(w, http.StatusOK, "application/json", Occupancy{
-		Room:        room,
-		Users:       view.Users,
-		Connections: view.Connections,
-		Version:     view.Version,
-		Stale:       view.Stale,
-		AsOf:        view.AsOf.UTC().Format("2006-01-02T15:04:05.000Z07:00"),
-	})
+	if err != nil {
+		fail(w, err)
+		return "", nil, false
+	}
+	return name, g, true
 }
 
-// write sends v as JSON. What was true a moment ago is not to be kept.
+// answer sends v.
+func answer(w http.ResponseWriter, v any) { write(w, http.StatusOK, "application/json", v) }
+
+// write sends v as JSON. What was true a moment ago is not to be kept, unless the header
+// says so already.
 func write(w http.ResponseWriter, status int, contentType string, v any) {
 	body, err := json.Marshal(v)
 	if err != nil { // not for these types
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Cache-Control", "no-store")
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	if h.Get("Cache-Control") == "" {
+		h.Set("Cache-Control", "no-store")
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(append(body, '\n')) // an error is the caller's leaving
 }

@@ -1,6 +1,12 @@
 package httpapi
 
-import "net/http"
+import (
+	"errors"
+	"net/http"
+
+	"presence/internal/access"
+	"presence/internal/presence"
+)
 
 // A Code says what is wrong in a word for programs. It is the end of a problem's
 // type, urn:presence:problem:CODE.
@@ -8,42 +14,132 @@ type Code string
 
 // The codes of problems.
 const (
-	NotFound         Code = "not_found"          // 404: there is no such address
-	NoSuchRoom       Code = "no_such_room"       // 404: no room can have this name
-	MethodNotAllowed Code = "method_not_allowed" // 405: the Allow header says which are
-	Unavailable      Code = "unavailable"        // 503: Redis can't be reached
+	Unauthorized         Code = "unauthorized"           // 401: no credentials, or bad ones
+	Forbidden            Code = "forbidden"              // 403: the credentials do not allow it
+	NotFound             Code = "not_found"              // 404: there is no such address
+	NoSuchRoom           Code = "no_such_room"           // 404: no room can have this name
+	NotPresent           Code = "not_present"            // 404: that user, or connection, is not in the room
+	MethodNotAllowed     Code = "method_not_allowed"     // 405: the Allow header says which are
+	RoomFull             Code = "room_full"              // 409: the room has as many users as it may have
+	TooManyRooms         Code = "too_many_rooms"         // 409: there are as many rooms as there may be
+	Gone                 Code = "gone"                   // 410: the log does not reach back that far
+	TooLarge             Code = "too_large"              // 413: the body is larger than what is read
+	UnsupportedMediaType Code = "unsupported_media_type" // 415: the body is multipart
+	Invalid              Code = "invalid"                // 422: the request says something that can't be; see errors
+	RateLimited          Code = "rate_limited"           // 429: too many requests in a short time
+	Unavailable          Code = "unavailable"            // 503: Redis can't be reached
 )
 
-// problem is a problem document, RFC 9457 section 3, with two members of our own.
+// Fault is one thing that is wrong with what a request says.
+type Fault struct {
+	// Pointer says where: in a body by a JSON pointer (RFC 6901); elsewhere it is "/"
+	// and the name of the parameter.
+	Pointer string `json:"pointer"`
+
+	// Detail is a sentence that says what can be.
+	Detail string `json:"detail"`
+}
+
+// problem is a problem document, RFC 9457 section 3, with three members of our own.
 type problem struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Code   Code   `json:"code"`
-	Detail string `json:"detail"` // what to do
-	Retry  string `json:"retry"`  // never, backoff or now
+	Type   string  `json:"type"`
+	Title  string  `json:"title"`
+	Status int     `json:"status"`
+	Code   Code    `json:"code"`
+	Detail string  `json:"detail"` // what to do
+	Retry  string  `json:"retry"`  // never, backoff or now
+	Errors []Fault `json:"errors,omitempty"`
 }
 
 // known returns what all problems of a code have in common.
 func (c Code) known() problem {
 	p := problem{Type: "urn:presence:problem:" + string(c), Code: c, Retry: "never"}
 	switch c {
+	case Unauthorized:
+		p.Status, p.Title = http.StatusUnauthorized, "This needs an API key or a token"
+	case Forbidden:
+		p.Status, p.Title = http.StatusForbidden, "The key or token does not allow this"
 	case NotFound:
 		p.Status, p.Title = http.StatusNotFound, "There is nothing at this address"
 	case NoSuchRoom:
 		p.Status, p.Title = http.StatusNotFound, "There can be no such room"
+	case NotPresent:
+		p.Status, p.Title = http.StatusNotFound, "Not in the room"
 	case MethodNotAllowed:
 		p.Status, p.Title = http.StatusMethodNotAllowed, "This address does not take the method"
+	case RoomFull:
+		p.Status, p.Title, p.Retry = http.StatusConflict, "The room is full", "backoff"
+	case TooManyRooms:
+		p.Status, p.Title, p.Retry = http.StatusConflict, "There are too many rooms", "backoff"
+	case Gone:
+		p.Status, p.Title = http.StatusGone, "The changes since that version are no longer known"
+	case TooLarge:
+		p.Status, p.Title = http.StatusRequestEntityTooLarge, "The body is too large"
+	case UnsupportedMediaType:
+		p.Status, p.Title = http.StatusUnsupportedMediaType, "The body is of a kind that is not read"
+	case Invalid:
+		p.Status, p.Title = http.StatusUnprocessableEntity, "The request says something that can't be"
+	case RateLimited:
+		p.Status, p.Title, p.Retry = http.StatusTooManyRequests, "Too many requests", "backoff"
 	case Unavailable:
 		p.Status, p.Title, p.Retry = http.StatusServiceUnavailable, "Redis can't be reached at the moment", "backoff"
 	}
 	return p
 }
 
+// retryAfter is after how many seconds a request may be tried again that failed with a
+// code, or "".
+func (c Code) retryAfter() string {
+	switch c {
+	case Unavailable:
+		return "2"
+	case RateLimited:
+		return "1"
+	default:
+		return ""
+	}
+}
+
 // Problem answers with a problem document. detail is for people: a sentence that says
-// what to do, in our own words.
-func Problem(w http.ResponseWriter, code Code, detail string) {
+// what to do, in our own words. faults are for [Invalid].
+func Problem(w http.ResponseWriter, code Code, detail string, faults ...Fault) {
 	p := code.known()
-	p.Detail = detail
+	p.Detail, p.Errors = detail, faults
+	h := w.Header()
+	if code == Unauthorized {
+		h.Set("WWW-Authenticate", "Bearer")
+	}
+	if after := code.retryAfter(); after != "" {
+		h.Set("Retry-After", after)
+	}
+	h.Set("Cache-Control", "no-store")
 	write(w, p.Status, "application/problem+json", p)
+}
+
+// fail answers with the problem that err is.
+func fail(w http.ResponseWriter, err error) {
+	var refusal *access.Refusal
+	var wrong *mistake
+	switch {
+	case errors.As(err, &wrong):
+		Problem(w, wrong.code, wrong.detail, wrong.faults...)
+	case errors.As(err, &refusal):
+		Refuse(w, refusal)
+	case errors.Is(err, presence.ErrNotPresent):
+		Problem(w, NotPresent, "Nobody is in the room through this connection. PUT joins.")
+	case errors.Is(err, presence.ErrRoomFull):
+		Problem(w, RoomFull, "The room has as many users as the server allows. Please try again later.")
+	case errors.Is(err, presence.ErrTooManyRooms):
+		Problem(w, TooManyRooms, "There are as many rooms as the server allows. Please try again later.")
+	case errors.Is(err, presence.ErrAddressRooms):
+		Problem(w, TooManyRooms, "From your address people are in as many rooms as the server allows. Please leave one first.")
+	case errors.Is(err, presence.ErrAddressMembers):
+		Problem(w, RateLimited, "From your address as many members are present as the server allows. Please leave a room first.")
+	case errors.Is(err, presence.ErrFull):
+		Problem(w, Unavailable, "Redis has no memory left for newcomers. Please try again later.")
+	case errors.Is(err, presence.ErrDamaged):
+		Problem(w, Unavailable, "The room's data in Redis are damaged. Please try again later.")
+	default:
+		Problem(w, Unavailable, "Redis does not answer, or its data are being put back. Please try again.")
+	}
 }

@@ -8,6 +8,9 @@ var (
 	// ErrInvalidRoom is returned for a room id that [CheckRoom] refuses.
 	ErrInvalidRoom = errors.New("invalid room")
 
+	// ErrInvalidID is returned for an id that [CheckID] refuses.
+	ErrInvalidID = errors.New("invalid id")
+
 	// ErrRoomFull is returned by a join into a room that has as many users as
 	// the server allows. Nothing was changed; it can be tried again later.
 	ErrRoomFull = errors.New("room is full")
@@ -34,6 +37,10 @@ var (
 	// ErrSuperseded is returned when a connection was taken over by a newer
 	// generation of the same tab, so that the caller no longer speaks for it.
 	ErrSuperseded = errors.New("connection was taken over by a newer one")
+
+	// ErrRemoved is returned when a connection is not put back, since its user was removed
+	// from the room.
+	ErrRemoved = errors.New("user was removed from the room")
 
 	// ErrUnavailable is returned when Redis did not answer in time or answered
 	// that it can't serve now. Calling again is safe.

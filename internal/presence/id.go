@@ -22,6 +22,9 @@ const (
 
 	// maxRoom is the longest room id, in bytes.
 	maxRoom = 64
+
+	// maxID is the longest id that callers of the API give, in bytes.
+	maxID = 128
 )
 
 // CheckRoom returns nil for a legal room id, 1 to 64 characters of
@@ -32,6 +35,20 @@ func CheckRoom(room string) error {
 		return nil
 	}
 	return fmt.Errorf("%w: a room is 1 to %d characters of A-Z, a-z, 0-9, _ and -", ErrInvalidRoom, maxRoom)
+}
+
+// CheckID returns nil for an id that callers of the API may give a user or a connection:
+// 1 to 128 characters of [A-Za-z0-9_.:@|+=~-], but not . or .., which are no segments
+// of an address. The error for any other wraps [ErrInvalidID] and says what is legal.
+func CheckID(id string) error {
+	ok := len(id) >= 1 && len(id) <= maxID && id != "." && id != ".."
+	for i := 0; ok && i < len(id); i++ {
+		ok = isTokenByte(id[i]) || strings.IndexByte(".:@|+=~", id[i]) >= 0
+	}
+	if ok {
+		return nil
+	}
+	return fmt.Errorf("%w: an id is 1 to %d characters of A-Z, a-z, 0-9 and _.:@|+=~-, and neither \".\" nor \"..\"", ErrInvalidID, maxID)
 }
 
 // IsTabKey reports whether key is what a page may call its tab: 16 to 64
@@ -48,13 +65,16 @@ func isToken(s string, low, high int) bool {
 		return false
 	}
 	for i := range len(s) {
-		switch c := s[i]; {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-':
-		default:
+		if !isTokenByte(s[i]) {
 			return false
 		}
 	}
 	return true
+}
+
+// isTokenByte reports whether c is of the URL alphabet of base64.
+func isTokenByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-'
 }
 
 // NewGeneration returns a fresh random generation.
@@ -92,6 +112,11 @@ func (k Keys) UserID(session, name string) string { return k.derive("user", sess
 // holds session. An empty tab key stands for the browser as a whole, which is
 // how visitors without JavaScript are known.
 func (k Keys) ConnectionID(session, tab string) string { return k.derive("connection", session, tab) }
+
+// SpeakerConnectionID is the id of the connection that the caller of the API who is
+// known as speaker calls id, which has passed [CheckID]. Nobody else can name it: not
+// another speaker, and no page.
+func (k Keys) SpeakerConnectionID(speaker, id string) string { return k.derive("speaker", speaker, id) }
 
 // signSize is the length of a signature in characters: 132 bits.
 const signSize = 22

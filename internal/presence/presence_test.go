@@ -27,6 +27,18 @@ func FuzzCheckRoom(f *testing.F) {
 	})
 }
 
+func TestCheckID(t *testing.T) {
+	for id, legal := range map[string]bool{
+		"42": true, "-": true, "...": true, ".a": true, "a_b.c:d@e|f+g=h~i-J9": true, strings.Repeat("x", 128): true,
+		"": false, ".": false, "..": false, strings.Repeat("x", 129): false,
+		"a b": false, "a/b": false, "a%b": false, "ü": false, "a\x00": false, "a\n": false, "a,b": false, "{a}": false, "*": false,
+	} {
+		if err := CheckID(id); (err == nil) != legal || err != nil && !errors.Is(err, ErrInvalidID) {
+			t.Errorf("CheckID(%q) = %v", id, err)
+		}
+	}
+}
+
 func TestIsTabKey(t *testing.T) {
 	for key, legal := range map[string]bool{
 		strings.Repeat("a", 15): false, strings.Repeat("a", 16): true, strings.Repeat("-", 64): true,
@@ -44,6 +56,8 @@ func TestKeys(t *testing.T) {
 	for _, id := range []string{
 		k.UserID("s1", "Ann"), k.UserID("s2", "Ann"), k.UserID("s1", "Ben"),
 		k.ConnectionID("s1", "Ann"), k.ConnectionID("s1", ""), NewKeys([]byte("other")).UserID("s1", "Ann"),
+		k.SpeakerConnectionID("s1", "Ann"), k.SpeakerConnectionID("key", "c1"), k.SpeakerConnectionID("key", "c2"),
+		k.SpeakerConnectionID("token:1", "c1"), k.SpeakerConnectionID("token:1c", "1"), NewKeys([]byte("other")).SpeakerConnectionID("key", "c1"),
 	} {
 		if len(id) != IDSize || seen[id] || !isToken(id, IDSize, IDSize) {
 			t.Errorf("id %q", id)

@@ -114,6 +114,8 @@ func (l *Link) dial(f *Fake) (net.Conn, error) {
 	}()
 	go func() {
 		_, _ = io.Copy(far, server)
+		// First of all: the server may be waiting to write to a client that is gone.
+		_ = server.Close()
 		_ = far.Close()
 		l.mu.Lock()
 		defer l.mu.Unlock()

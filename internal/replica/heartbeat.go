@@ -28,6 +28,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 			r.members.expire(time.Now())
 			r.undoOnce(ctx) // what was put back for nothing, too
 			r.beatOnce(ctx, slot)
+			r.checkPuts(ctx, slot)
 			if slot = (slot + 1) % slots; slot == 0 {
 				r.registerOnce(ctx)
 			}
@@ -40,6 +41,10 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 				for _, room := range r.puts.inRooms() {
 					r.restorePuts(ctx, room)
 				}
+				continue
+			}
+			for slot := range slots {
+				r.checkPuts(ctx, slot)
 			}
 		case <-r.losses.wake:
 			for room := range r.losses.take() {
@@ -63,16 +68,14 @@ func (r *Replica) registerOnce(ctx context.Context) {
 	if r.link.trusted() == nil { // time in which Redis is away does not count
 		r.puts.end()
 	}
-	var bare []string // without a socket here
 	for _, room := range r.puts.inRooms() {
 		if !known[room] {
 			known[room] = true
-			bare = append(bare, room)
+			rooms = append(rooms, room)
 		}
 	}
 	r.losses.keep(known)
-	r.checkPuts(ctx, bare)
-	if rooms = append(rooms, bare...); len(rooms) > 0 {
+	if len(rooms) > 0 {
 		if err := r.store.Keep(ctx, rooms...); err != nil && r.roomFailed(ctx, "", err) {
 			return
 		}
@@ -163,9 +166,10 @@ func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 			// one of them should leave.
 			r.members.leave(m.tab())
 			r.roomFailed(ctx, room, err)
-			if e, ok := m.socket.(Ender); ok {
-				e.Ended(m, err)
-			}
+			tell(m, err)
+		case errors.Is(err, presence.ErrRemoved):
+			r.members.leave(m.tab())
+			tell(m, err)
 		default:
 			r.roomFailed(ctx, room, err) // lost again at the next heartbeat
 			r.revoke(ctx, m)

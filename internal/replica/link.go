@@ -223,6 +223,9 @@ func (l *link) answered(epoch string, age time.Duration) (what event, why string
 			l.enterLocked(present)
 		}
 		l.heldFrom, l.heldTo = now, now.Add(l.start)
+		if l.alone || age >= 0 && age < l.settle {
+			l.heldTo = now // nobody held a lease before, or has taken a new one since
+		}
 		return contact, "first answer"
 	case l.phase == away:
 		what, why = back, "Redis answers again"
@@ -244,7 +247,9 @@ func (l *link) answered(epoch string, age time.Duration) (what event, why string
 	l.enterLocked(settling)
 	l.until = now.Add(l.settle)
 	l.heldFrom, l.heldTo = now, now.Add(l.settle)
-	l.visitTo = now.Add(l.visit)
+	if what == back || stopped > l.stop {
+		l.visitTo = now.Add(l.visit)
+	}
 	return what, why
 }
 

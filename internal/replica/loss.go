@@ -233,14 +233,16 @@ func (r *Replica) Saw(ctx context.Context, room, birth string) {
 	}
 }
 
-// saw notes the birth of a room that has members here.
-func (r *Replica) saw(ctx context.Context, room, birth string) {
-	if r.losses.see(room, birth) {
+// saw notes the birth of a room that has members here, and reports whether that says that
+// the room has lost its data.
+func (r *Replica) saw(ctx context.Context, room, birth string) (lost bool) {
+	if lost = r.losses.see(room, birth); lost {
 		if birth != "" {
 			r.losses.over(room) // it began anew, and members here may not be in it
 		}
 		r.views.MarkLost(room, r.Lost(ctx, room))
 	}
+	return lost
 }
 
 // forgot reports whether members of room whom Redis does not know are among all those

@@ -35,8 +35,8 @@ type Socket interface {
 }
 
 // Ender is a [Socket] that is told when its member ends though neither the user nor
-// the browser wanted that: Redis had lost it, and err is why it was not put back. It
-// must not block.
+// the browser wanted that: Redis had lost it, and err is why it was not put back; or err
+// is [presence.ErrRemoved]. It must not block.
 type Ender interface {
 	Ended(m *Member, err error)
 }
@@ -357,23 +357,35 @@ func (ms *members) certain(c claim) {
 // failed with [presence.ErrUnavailable] is undone should it turn out to have taken
 // place.
 func (r *Replica) Join(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member) (*Member, presence.Occupancy, error) {
+	m, held, err := r.join(ctx, room, conn, socket, former, func() (store.Held, error) { return r.store.Join(ctx, room, conn) })
+	return m, held.Occupancy, err
+}
+
+// Attend is Join for a program's connection, which has a socket: see
+// [store.Store.Attend]. It returns what Redis has of the connection, too.
+func (r *Replica) Attend(ctx context.Context, room string, w store.Wanted, socket Socket) (*Member, store.Held, error) {
+	return r.join(ctx, room, w.Connection, socket, nil, func() (store.Held, error) { return r.store.Attend(ctx, room, w) })
+}
+
+// join is Join and Attend.
+func (r *Replica) join(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member, call func() (store.Held, error)) (*Member, store.Held, error) {
 	if err := r.members.reserve(tabKey{room, conn.ID}, conn.Address); err != nil {
-		return nil, presence.Occupancy{}, err
+		return nil, store.Held{}, err
 	}
 	defer r.members.answered(tabKey{room, conn.ID})
-	held, err := r.store.Join(ctx, room, conn)
+	held, err := call()
 	if err != nil {
 		if errors.Is(err, presence.ErrUnavailable) {
 			r.members.doubt(tabKey{room, conn.ID}, conn.Generation)
 		}
-		return nil, held.Occupancy, err
+		return nil, held, err
 	}
 	r.saw(ctx, room, held.Birth)
 	r.puts.forget(room, conn.ID)
 	held.Connection.Address = conn.Address
 	m := &Member{room: room, conn: held.Connection, socket: socket}
 	r.members.add(m, former)
-	return m, held.Occupancy, nil
+	return m, held, nil
 }
 
 // Resume takes over the connection conn.ID of room, if it is there, with the

@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"maps"
 	"slices"
 	"sync"
@@ -19,6 +20,8 @@ const maxPuts = 1_000_000
 // puts are the connections without a socket that were put or renewed here: what is known
 // of each, until its lease is over.
 type puts struct {
+	seed maphash.Seed // of the slots of rooms
+
 	mu    sync.Mutex                  // guards:
 	rooms map[string]map[string]lease // room -> connection
 	n     int
@@ -26,11 +29,12 @@ type puts struct {
 
 // lease is a connection and until when it counts, by the clock of this process.
 type lease struct {
-	conn  presence.Connection
-	until time.Time
+	conn    presence.Connection
+	until   time.Time
+	version int64 // of the room, when its user was changed here last
 }
 
-func newPuts() *puts { return &puts{rooms: map[string]map[string]lease{}} }
+func newPuts() *puts { return &puts{seed: maphash.MakeSeed(), rooms: map[string]map[string]lease{}} }
 
 // remember notes that conn is in room for ttl from now.
 func (p *puts) remember(room string, conn presence.Connection, ttl time.Duration) {
@@ -47,7 +51,7 @@ func (p *puts) remember(room string, conn presence.Connection, ttl time.Duration
 		known = map[string]lease{}
 		p.rooms[room] = known
 	}
-	known[conn.ID] = lease{conn, time.Now().Add(ttl)}
+	known[conn.ID] = lease{conn: conn, until: time.Now().Add(ttl)}
 }
 
 // forget forgets a connection.
@@ -132,6 +136,9 @@ func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.H
 	}
 	defer r.members.answered(tab)
 	w.Connection.Generation = presence.NewHTTPGeneration()
+	if r.forgot(room) {
+		w = r.puts.recall(room, w)
+	}
 	held, err := r.store.Put(ctx, room, w)
 	if err != nil {
 		if errors.Is(err, presence.ErrUnavailable) {
@@ -233,8 +240,8 @@ func (r *Replica) restorePuts(ctx context.Context, room string) {
 			if ttl := lost[i].TTL; ttl < r.opts.LeaveGrace {
 				r.sweeper.soon(room, ttl)
 			}
-		case errors.Is(err, presence.ErrSuperseded), errors.Is(err, presence.ErrRoomFull):
-			r.puts.forget(room, lost[i].Connection.ID) // another has it, or its place
+		case errors.Is(err, presence.ErrSuperseded), errors.Is(err, presence.ErrRoomFull), errors.Is(err, presence.ErrRemoved):
+			r.puts.forget(room, lost[i].Connection.ID) // another has it, or its place, or nobody may
 		default:
 			r.roomFailed(ctx, room, err)
 		}
@@ -242,23 +249,94 @@ func (r *Replica) restorePuts(ctx context.Context, room string) {
 	r.restored(ctx, room, restored)
 }
 
-// checkPuts looks at rooms that are known here by connections without a socket alone:
-// nothing else would tell that their data were lost.
-func (r *Replica) checkPuts(ctx context.Context, rooms []string) {
-	for part := range slices.Chunk(rooms, store.BatchSize/4) {
-		haves := make([]store.Have, len(part))
-		for i, room := range part {
-			haves[i] = store.Have{Room: room, Numbers: true}
+// recall completes what is wanted of a connection of a room that has lost its data: a user
+// who was there comes back as before.
+func (p *puts) recall(room string, w store.Wanted) store.Wanted {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l, ok := p.rooms[room][w.Connection.ID]
+	if user := &w.Connection.User; ok && l.conn.User.ID == user.ID && time.Now().Before(l.until) {
+		user.Since = l.conn.User.Since
+		if !w.SetName {
+			user.Name = l.conn.User.Name
 		}
-		readings, _, err := r.store.Read(ctx, haves...)
-		if err != nil {
-			r.redisFailed(ctx, err)
-			return
+		if !w.SetMeta {
+			user.Meta = l.conn.User.Meta
 		}
-		for i, reading := range readings {
-			if reading.Err == nil {
-				r.saw(ctx, part[i], reading.Birth)
+	}
+	return w
+}
+
+// slack is how much earlier than is remembered here a lease may end in Redis: the answer
+// to a put is under way for a while.
+const slack = 250 * time.Millisecond
+
+// checkPuts looks after the connections without a socket that are known here, those of the
+// rooms of one slot: nothing else would tell that the data of a room were lost that has no
+// members here. Those are forgotten that Redis has under another generation, or no more: they
+// ended, or were put through another replica. After an outage leases are made to last for
+// the time that it took.
+func (r *Replica) checkPuts(ctx context.Context, slot int) {
+	var beats []*store.Beats
+	for _, room := range r.puts.inSlot(slot) {
+		beats = append(beats, r.puts.beats(room)...)
+	}
+	for part := range slices.Chunk(beats, beatCalls) {
+		r.store.Extend(ctx, part, slack)
+		for _, b := range part {
+			if b.Err != nil {
+				r.roomFailed(ctx, b.Room, b.Err)
+				continue
+			}
+			// A room outlives those who were in it: without a birth it was lost.
+			if r.saw(ctx, b.Room, b.Birth) || b.Birth == "" || r.forgot(b.Room) {
+				continue
+			}
+			for _, at := range b.Lost {
+				r.puts.forgetLease(b.Room, b.Leases[at])
 			}
 		}
+	}
+}
+
+// inSlot lists the rooms of one slot.
+func (p *puts) inSlot(slot int) (rooms []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for room := range p.rooms {
+		if int(maphash.String(p.seed, room)%slots) == slot {
+			rooms = append(rooms, room)
+		}
+	}
+	return rooms
+}
+
+// beats lists what is known of a room, by the batch.
+func (p *puts) beats(room string) (beats []*store.Beats) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	for id, l := range p.rooms[room] {
+		left := l.until.Sub(now)
+		if left <= 0 {
+			continue
+		}
+		last := len(beats) - 1
+		if last < 0 || len(beats[last].Leases) == store.BatchSize {
+			beats = append(beats, &store.Beats{Room: room})
+			last++
+		}
+		beats[last].Leases = append(beats[last].Leases, store.Lease{ID: id, Generation: l.conn.Generation})
+		beats[last].Left = append(beats[last].Left, left)
+	}
+	return beats
+}
+
+// forgetLease forgets a connection, unless it was put anew meanwhile.
+func (p *puts) forgetLease(room string, lease store.Lease) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.rooms[room][lease.ID].conn.Generation == lease.Generation {
+		p.forgetLocked(room, lease.ID)
 	}
 }

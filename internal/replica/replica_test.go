@@ -861,7 +861,7 @@ func TestVisitorsWithoutSocketsSurviveAnOutage(t *testing.T) {
 				visit("Ben")
 				b.saw("0", "1", "2", "3", "3 stale", "3")
 				// Who did not come back leaves all the same.
-				time.Sleep(DefaultHeartbeatInterval + 2*time.Second)
+				time.Sleep(store.DefaultMemberTTL - DefaultHeartbeatInterval)
 				b.saw("0", "1", "2", "3", "3 stale", "3", "2")
 				for range 6 {
 					visit("Ben")

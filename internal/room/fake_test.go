@@ -88,6 +88,9 @@ func (tr *trust) Failed(_ context.Context, room string, err error) bool {
 
 func (tr *trust) Saw(context.Context, string, string) {}
 
+// Removed is of no interest here: nobody is removed.
+func (tr *trust) Removed(string, string, int64) {}
+
 func (tr *trust) Lost(_ context.Context, room string) time.Time {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()

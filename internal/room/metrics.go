@@ -35,7 +35,7 @@ func newMetrics(reg prometheus.Registerer, rs *Rooms) *metrics {
 				Name: "presence_watched_rooms", Help: "Rooms that somebody at this replica looks at.",
 			}, func() float64 { n, _ := rs.Counts(); return float64(n) }),
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-				Name: "presence_viewers", Help: "Visitors with a live page at this replica.",
+				Name: "presence_viewers", Help: "Live pages at this replica, and rooms that event streams look at, each counted by itself.",
 			}, func() float64 { _, n := rs.Counts(); return float64(n) }))
 	}
 	return m

@@ -31,6 +31,7 @@ func (rs *Rooms) changed(e store.Event) {
 	if !e.Resync && rm.heard.IsZero() {
 		rm.heard = time.Now()
 	}
+	rm.told = max(rm.told, e.Occupancy.Version)
 	rs.markDirtyLocked(rm)
 }
 
@@ -151,6 +152,13 @@ func (rs *Rooms) refreshOnce(ctx context.Context) (more bool) {
 	if len(batch) == 0 {
 		return false
 	}
+	rs.readTaken(ctx, batch)
+	return len(batch) == refreshRooms
+}
+
+// readTaken reads rooms that [room.takeLocked] has taken.
+func (rs *Rooms) readTaken(ctx context.Context, batch []*room) {
+	defer rs.release(batch)
 	haves := make([]store.Have, len(batch))
 	for i, rm := range batch {
 		view := rm.view.Load()
@@ -163,7 +171,17 @@ func (rs *Rooms) refreshOnce(ctx context.Context) (more bool) {
 		}
 		rs.readBatch(ctx, again, whole)
 	}
-	return len(batch) == refreshRooms
+}
+
+// release ends the reading of rooms, and wakes those who wait for it.
+func (rs *Rooms) release(batch []*room) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, rm := range batch {
+		rm.busy = false
+		rm.tryLocked()
+	}
+	rs.rouse()
 }
 
 // readBatch reads rooms, and returns those that have to be read whole since their changes
@@ -211,6 +229,13 @@ func (rm *room) tryLocked() {
 // trusted any more. It reports false if the changes do not lead from the view to what the
 // room is: then the whole room has to be read.
 func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading, asOf time.Time) bool {
+	for _, c := range r.Changes {
+		for _, l := range c.Left {
+			if l.Reason == presence.ReasonRemoved {
+				rs.trust.Removed(rm.name, l.User, c.Version)
+			}
+		}
+	}
 	old := *rm.view.Load()
 	next, change, ok := follow(old.Snapshot, r)
 	if !ok {
@@ -233,6 +258,9 @@ func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading, asOf time.
 		return true
 	}
 	rm.lost = false
+	if !rm.dirty { // nothing was heard of while it was being read
+		rm.told = next.Version
+	}
 	defer rm.tryLocked()
 	view := View{Snapshot: next, Stale: stale, AsOf: asOf}
 	if old = *rm.view.Load(); !old.AsOf.IsZero() && view.Stale == old.Stale && view.Occupancy == old.Occupancy && view.Birth == old.Birth {
@@ -280,15 +308,20 @@ func (rs *Rooms) takeDue(now time.Time) (batch []*room) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	for _, rm := range rs.byName {
-		if rm.dirty && rs.readInLocked(rm, now) <= 0 && rs.trust.Trusted(rm.name) == nil {
-			rm.dirty = false
-			rm.read, rm.heard = rm.heard, time.Time{}
+		if rm.dirty && !rm.busy && rs.readInLocked(rm, now) <= 0 && rs.trust.Trusted(rm.name) == nil {
+			rm.takeLocked()
 			if batch = append(batch, rm); len(batch) == refreshRooms {
 				break
 			}
 		}
 	}
 	return batch
+}
+
+// takeLocked marks rm clean, for somebody to read it now.
+func (rm *room) takeLocked() {
+	rm.busy, rm.dirty = true, false
+	rm.read, rm.heard = rm.heard, time.Time{}
 }
 
 // readInLocked returns how long after now rm, which is dirty, is to be read: as soon as
@@ -326,7 +359,7 @@ func (rs *Rooms) giveDue(now time.Time) (next time.Duration, ok bool) {
 			rs.giveLocked(rm, a, now)
 		}
 		switch {
-		case !rm.dirty:
+		case !rm.dirty || rm.busy: // what reads it goes on from there
 		case rs.trust.Trusted(rm.name) == nil:
 			later(max(rs.readInLocked(rm, now), time.Millisecond))
 		default: // nobody says when a single room is to be trusted again

@@ -41,6 +41,8 @@ type Trust interface {
 	// Saw takes the birth of what was read of room. It may call for room to be marked:
 	// those known here may not be in it yet.
 	Saw(ctx context.Context, room, birth string)
+	// Removed takes the news that a user was removed from room at that version.
+	Removed(room, user string, version int64)
 
 	// Lost takes the news that Redis has lost the data of room, and returns when
 	// replicas will have put back what they hold.
@@ -100,12 +102,14 @@ type room struct {
 	view atomic.Pointer[View]
 
 	audiences map[Audience]*audience
-	tried     chan struct{} // closed when it has been read, or that failed; for those who wait for the first view
+	tried     chan struct{} // closed when it has been read, or that failed; for those who wait for that
 	dirty     bool          // has to be read
+	busy      bool          // is being read; once at a time, so that what was read is in order
 	retry     time.Time     // but not before
 	heard     time.Time     // when a change was heard of that has not been read yet; zero: none
 	read      time.Time     // the same of what was read last
 	lost      bool          // Redis lost the room's data: what is read next counts, whatever it is
+	told      int64         // the highest version that was heard of, or read for somebody who asked
 }
 
 // New returns the rooms of st. Nothing is read before [Rooms.Run].
@@ -210,55 +214,6 @@ func (rs *Rooms) endLocked(rm *room, a *audience) {
 		// Within the lock: a newcomer's Add must come after this.
 		rs.watch.Remove(rm.name)
 	}
-}
-
-// Peek returns the numbers of a room without going on to look at it; the members are
-// listed only if somebody here does. With an error, and a stale view, Redis is away and
-// nothing is known.
-func (rs *Rooms) Peek(ctx context.Context, name string) (View, error) {
-	if view, ok := rs.kept(name); ok {
-		return view, nil
-	}
-	return rs.read(ctx, name, store.Have{Room: name, Numbers: true})
-}
-
-// Look returns the whole room, as Peek does its numbers.
-func (rs *Rooms) Look(ctx context.Context, name string) (View, error) {
-	if view, ok := rs.kept(name); ok {
-		return view, nil
-	}
-	return rs.read(ctx, name, store.Have{Room: name})
-}
-
-// kept returns the view of a room that has viewers here, once there is one.
-func (rs *Rooms) kept(name string) (View, bool) {
-	rs.mu.Lock()
-	rm := rs.byName[name]
-	rs.mu.Unlock()
-	if rm == nil {
-		return View{}, false
-	}
-	view := rm.view.Load()
-	return *view, !view.AsOf.IsZero()
-}
-
-// read reads one room for somebody who waits for it.
-func (rs *Rooms) read(ctx context.Context, name string, have store.Have) (View, error) {
-	if err := rs.trust.Await(ctx, name); err != nil {
-		return View{Stale: true}, err
-	}
-	readings, epoch, err := rs.store.Read(ctx, have)
-	if err == nil {
-		err = readings[0].Err
-	}
-	if err != nil {
-		rs.trust.Failed(ctx, name, err)
-		return View{Stale: true}, err
-	}
-	if !rs.trust.Current(ctx, epoch) {
-		return View{Stale: true}, presence.ErrUnavailable
-	}
-	return View{Snapshot: readings[0].Snapshot, Stale: rs.trust.Doubtful(name), AsOf: time.Now()}, nil
 }
 
 // Counts returns the numbers of rooms that somebody looks at, and of viewers.

@@ -57,7 +57,13 @@ func (s *Store) Put(ctx context.Context, room string, w Wanted) (Held, error) {
 	return s.enter(ctx, &op{kind: opPut, room: room, conn: w.Connection, ttl: w.TTL, name: w.SetName, meta: w.SetMeta})
 }
 
-// enter is Join and Put.
+// Attend is Join for a program's connection that has a socket, of which Put leaves the
+// generation. It lasts for the member TTL; w.TTL is not used.
+func (s *Store) Attend(ctx context.Context, room string, w Wanted) (Held, error) {
+	return s.enter(ctx, &op{kind: opAttend, room: room, conn: w.Connection, ttl: s.opts.MemberTTL, name: w.SetName, meta: w.SetMeta})
+}
+
+// enter is Join, Put and Attend.
 func (s *Store) enter(ctx context.Context, o *op) (Held, error) {
 	r, err := s.do(ctx, o)
 	if err != nil {
@@ -154,6 +160,7 @@ type Lost struct {
 //
 // The result has one error for each connection: nil when it is there again,
 // [presence.ErrSuperseded] when another generation has it,
+// [presence.ErrRemoved] when its user was removed since,
 // [presence.ErrRoomFull] and [presence.ErrFull] when a limit is reached, or
 // [presence.ErrUnavailable], after which Restore may be repeated.
 func (s *Store) Restore(ctx context.Context, room string, lost []Lost) (birth string, errs []error) {
@@ -165,7 +172,9 @@ func (s *Store) Restore(ctx context.Context, room string, lost []Lost) (birth st
 		for i, l := range part {
 			ops[i] = &op{room: room, conn: l.Connection, ttl: cmp.Or(l.TTL, s.opts.MemberTTL), answered: l.Answered}
 		}
-		calls = append(calls, s.joinCall("restore", ops))
+		c := s.joinCall("restore", ops)
+		c.keys = append(c.keys, s.keys.removed(room))
+		calls = append(calls, c)
 	}
 	s.run(ctx, calls...)
 	for i, c := range calls {
@@ -278,6 +287,8 @@ func refusal(outcome int64) error {
 		return presence.ErrSuperseded
 	case -2:
 		return presence.ErrFull
+	case -3:
+		return presence.ErrRemoved
 	}
 	return nil
 }

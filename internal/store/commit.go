@@ -36,6 +36,7 @@ type opKind uint8
 
 const (
 	opJoin opKind = iota
+	opAttend
 	opPut
 	opResume
 	opLeave
@@ -43,14 +44,26 @@ const (
 )
 
 // joins reports whether an op of this kind can open a room.
-func (k opKind) joins() bool { return k == opJoin || k == opPut }
+func (k opKind) joins() bool { return k == opJoin || k == opAttend || k == opPut }
+
+// how is what the join script calls an op that joins.
+func (k opKind) how() string {
+	switch k {
+	case opAttend:
+		return "attend"
+	case opPut:
+		return "put"
+	default:
+		return "join"
+	}
+}
 
 // op is one change that one caller waits for.
 type op struct {
 	kind opKind
 	room string
 	conn presence.Connection
-	ttl  time.Duration // opJoin, opPut
+	ttl  time.Duration // opJoin, opAttend, opPut
 	name bool          // likewise: conn's name is the user's from now on
 	meta bool          // likewise
 
@@ -217,7 +230,7 @@ func (l *lane) commit(ctx context.Context, ops []*op) {
 	}
 	l.store.run(ctx, calls...)
 	for _, g := range groups {
-		if o := g.ops[0]; o.kind == opJoin && g.call.err == nil {
+		if o := g.ops[0]; (o.kind == opJoin || o.kind == opAttend) && g.call.err == nil {
 			l.joined[o.room] = true
 		}
 	}
@@ -229,10 +242,8 @@ func (l *lane) commit(ctx context.Context, ops []*op) {
 // callFor returns the script call for ops, which are of one kind and room.
 func (s *Store) callFor(ops []*op) *call {
 	room := ops[0].room
-	if kind := ops[0].kind; kind == opJoin {
-		return s.joinCall("join", ops)
-	} else if kind == opPut {
-		return s.joinCall("put", ops)
+	if ops[0].kind.joins() {
+		return s.joinCall(ops[0].kind.how(), ops)
 	}
 	conns := make([]presence.Connection, len(ops))
 	for i, o := range ops {
@@ -311,10 +322,7 @@ func (g *group) tell(s *Store) {
 		g.fail(g.call.err)
 		return
 	case g.ops[0].kind.joins():
-		how := "join"
-		if g.ops[0].kind == opPut {
-			how = "put"
-		}
+		how := g.ops[0].kind.how()
 		s.joined(g.call, how, results)
 		for i, o := range g.ops {
 			conn := &results[i].held.Connection

@@ -16,6 +16,7 @@
 //	prefix:{R}:roster    ZSET    user id -> since when; all of a room of up to 256 users
 //	prefix:{R}:version   string  version and birth of the room, "<version> <birth>"
 //	prefix:{R}:log       STREAM  what changed, an entry a version; see below
+//	prefix:{R}:removed   ZSET    user id -> version at which the user was removed, for ten minutes
 //	prefix:rooms         ZSET    rooms in use -> when last registered, ms by Redis TIME
 //	prefix:{@}:numbers   HASH    index: room -> "<version> <users> <connections>", rooms with users only
 //	prefix:{@}:names     ZSET    the same rooms by name; prefix:{@}:busy, by users

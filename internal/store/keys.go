@@ -13,6 +13,7 @@ func (k keys) users(room string) string   { return k.of(room) + ":users" }
 func (k keys) roster(room string) string  { return k.of(room) + ":roster" }
 func (k keys) version(room string) string { return k.of(room) + ":version" }
 func (k keys) log(room string) string     { return k.of(room) + ":log" }
+func (k keys) removed(room string) string { return k.of(room) + ":removed" }
 
 // channel carries the changes of room.
 func (k keys) channel(room string) string { return k.of(room) }

@@ -22,6 +22,9 @@ type Beats struct {
 	Room   string
 	Leases []Lease
 
+	// Left is how long each lease lasts still, for Extend.
+	Left []time.Duration
+
 	// Birth, after Heartbeat, is that of the room's data; "" when there are none.
 	Birth string
 
@@ -44,6 +47,26 @@ func (s *Store) Heartbeat(ctx context.Context, beats []*Beats) {
 		}
 		calls[i] = s.roomCall(heartbeatScript, b.Room, args)
 	}
+	s.beat(ctx, beats, calls)
+}
+
+// Extend has the leases of all beats, which are of connections without a socket, last for
+// what they have left at the least, in one round trip, and fills in Lost and Err of each.
+// One may end up to slack earlier.
+func (s *Store) Extend(ctx context.Context, beats []*Beats, slack time.Duration) {
+	calls := make([]*call, len(beats))
+	for i, b := range beats {
+		args := append(s.args(b.Room, 1+2*len(b.Leases)), slack.Milliseconds())
+		for j, l := range b.Leases {
+			args = append(args, l.ID+l.Generation, b.Left[j].Milliseconds())
+		}
+		calls[i] = s.roomCall(extendScript, b.Room, args)
+	}
+	s.beat(ctx, beats, calls)
+}
+
+// beat makes the calls for beats.
+func (s *Store) beat(ctx context.Context, beats []*Beats, calls []*call) {
 	s.run(ctx, calls...)
 	for i, b := range beats {
 		b.Birth, b.Lost, b.Err = "", nil, calls[i].err
@@ -231,11 +254,22 @@ func (s *Store) Read(ctx context.Context, rooms ...Have) (readings []Reading, ep
 	}
 	// Read after the rooms: data that was lost before they were read is seen to
 	// be lost here.
-	epoch, err = s.rdb.Get(ctx, s.keys.epoch()).Result()
-	if err = classify(err); err != nil && !errors.Is(err, redis.Nil) && !errors.Is(err, presence.ErrDamaged) {
-		return nil, "", fmt.Errorf("read the epoch: %w", err)
+	if epoch, err = s.Epoch(ctx); err != nil {
+		return nil, "", err
 	}
 	return readings, epoch, nil
+}
+
+// Epoch returns the epoch of the data that Redis has; "" when it has lost them, and nobody
+// has begun a new one yet. What was read before is of that epoch, or an earlier one.
+func (s *Store) Epoch(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancel()
+	epoch, err := s.rdb.Get(ctx, s.keys.epoch()).Result()
+	if err = classify(err); err != nil && !errors.Is(err, redis.Nil) && !errors.Is(err, presence.ErrDamaged) {
+		return "", fmt.Errorf("read the epoch: %w", err)
+	}
+	return epoch, nil
 }
 
 // What the read script answers.

@@ -22,6 +22,8 @@ var (
 	leaveLua string
 	//go:embed script/heartbeat.lua
 	heartbeatLua string
+	//go:embed script/extend.lua
+	extendLua string
 	//go:embed script/sweep.lua
 	sweepLua string
 	//go:embed script/update.lua
@@ -34,6 +36,14 @@ var (
 	clearLua string
 	//go:embed script/register.lua
 	registerLua string
+	//go:embed script/pick.lua
+	pickLua string
+	//go:embed script/scan.lua
+	scanLua string
+	//go:embed script/changes.lua
+	changesLua string
+	//go:embed script/remove.lua
+	removeLua string
 	//go:embed script/note.lua
 	noteLua string
 	//go:embed script/list.lua
@@ -60,11 +70,16 @@ var (
 	releaseScript   = script{"release", redis.NewScript(roomLua + releaseLua)}
 	leaveScript     = script{"leave", redis.NewScript(roomLua + leaveLua)}
 	heartbeatScript = script{"heartbeat", redis.NewScript(roomLua + heartbeatLua)}
+	extendScript    = script{"extend", redis.NewScript(roomLua + extendLua)}
 	sweepScript     = script{"sweep", redis.NewScript(roomLua + sweepLua)}
 	updateScript    = script{"update", redis.NewScript(roomLua + updateLua)}
 	readScript      = script{"read", redis.NewScript(roomLua + readLua)}
 	findScript      = script{"find", redis.NewScript(roomLua + findLua)}
 	clearScript     = script{"clear", redis.NewScript(roomLua + clearLua)}
+	pickScript      = script{"pick", redis.NewScript(roomLua + pickLua)}
+	scanScript      = script{"scan", redis.NewScript(roomLua + scanLua)}
+	changesScript   = script{"changes", redis.NewScript(roomLua + changesLua)}
+	removeScript    = script{"remove", redis.NewScript(roomLua + removeLua)}
 	registerScript  = script{"register", redis.NewScript(registerLua)}
 	noteScript      = script{"note", redis.NewScript(noteLua)}
 	listScript      = script{"list", redis.NewScript(listLua)}
@@ -77,7 +92,8 @@ var (
 func scripts() []script {
 	return []script{
 		joinScript, leaveScript, sweepScript, resumeScript, releaseScript,
-		heartbeatScript, updateScript, readScript, findScript, clearScript, noteScript, listScript,
+		heartbeatScript, extendScript, updateScript, readScript, findScript, pickScript, scanScript,
+		changesScript, removeScript, clearScript, noteScript, listScript,
 		registerScript, forgetScript, epochScript, secretScript,
 	}
 }

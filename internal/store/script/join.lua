@@ -1,7 +1,8 @@
 -- join.lua: users come in through connections, come back through them, or stay.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
+--       of a restore also: 9 removed ZSET
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
---       4 how: 'join', 'put' or 'restore', 5 most users (0: no limit), 6 lease ms of a join,
+--       4 how: 'join', 'attend', 'put' or 'restore', 5 most users (0: no limit), 6 lease ms of a join,
 --       7.. for each connection: id, generation, user, name; but for a join also: lease ms,
 --           since when the user is there ('' for now), metadata, and what of both is the
 --           user's from now on, not only if the user is new: 'n' for the name, 'm' for
@@ -11,18 +12,19 @@
 --         but for a join also its generation and the user's value of users;
 --         users gone, since they came back as others}
 --        outcome 1: came in; 2: was there; 0: refused, the room is full;
---        -1: superseded; -2: refused, Redis is full. For a join, since when its user
---        is there as text instead of 1 and 2
+--        -1: superseded; -2: refused, Redis is full; -3: the user was removed. For a
+--        join, since when its user is there as text instead of 1 and 2
 --
 -- A join takes over a connection that is known, with its generation; one that joins
--- as another user leaves as the one it was. A put leaves a connection of the same
+-- as another user leaves as the one it was. Attend is a join that says as much as a put.
+-- A put leaves a connection of the same
 -- user that has a socket with the generation of that, and its lease.
 -- A restore takes nothing away from another generation: the replica speaks for a
 -- socket that may be older than the one that has the connection now. It takes a
 -- connection that nobody has, since its socket is gone, and one without a socket whose
 -- lease ends earlier, or whose browser has just answered through a socket: the replica
 -- that remembers it without one does not know that it has one elsewhere by now. It
--- shortens no lease.
+-- shortens no lease, and brings no user back who was removed since the connection came.
 -- Needs room.lua.
 local how, limit = ARGV[4], tonumber(ARGV[5])
 local join, put, restore = how == 'join', how == 'put', how == 'restore'
@@ -32,6 +34,7 @@ for i = FIRST, #ARGV, STRIDE do
   local n = #ids + 1
   ids[n], at[n] = ARGV[i], note(ARGV[i + 2])
 end
+local removed = restore and call('ZMSCORE', REMOVED, unpack(users)) or {} -- at the position of each
 local known = call('HMGET', CONNS, unpack(ids))
 local now, fresh = nil, false -- connection -> value; the same connection may come twice
 for i = 1, #ids do
@@ -94,6 +97,8 @@ for i = 1, #ids do
   if value and restore and wasgen ~= gen and wasgen ~= RELEASED and not answered(wasgen, sets)
     and not longer(conn, wasgen, gen, ms + lease_ms) then
     outcomes[i] = -1
+  elseif removed[me] and given ~= '' and tonumber(given) <= tonumber(removed[me]) then
+    outcomes[i] = -3
   elseif not value and full then
     outcomes[i] = -2
   elseif them ~= me and limit > 0 and has[me] == 0 and online >= limit then

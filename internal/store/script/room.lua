@@ -1,10 +1,10 @@
 -- room.lua: the life of a room. It stands before every script that has to do with
 -- one, and does nothing by itself.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH,
---       6 roster ZSET, 7 version string, 8 log STREAM
+--       6 roster ZSET, 7 version string, 8 log STREAM; of those that say so, 9 removed ZSET
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease;
 --       those of the script follow from 4
-local ONLINE, BEATS, CONNS, REFS, USERS, ROSTER, VERSION, LOG = unpack(KEYS)
+local ONLINE, BEATS, CONNS, REFS, USERS, ROSTER, VERSION, LOG, REMOVED = unpack(KEYS)
 local PUBLISH, CHANNEL, SPARE = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local CAP = 256 -- users in the roster, all of a room that has no more, and entries in the log

@@ -1,0 +1,283 @@
+package access
+
+import (
+	"crypto/rand"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"presence/internal/presence"
+)
+
+// A Right is something that one may do in a room.
+type Right uint8
+
+// The rights. None implies another.
+const (
+	Observe Right = 1 << iota // read and watch
+	Join                      // be present, and say so again
+	Remove                    // end the connections of others; API keys alone
+)
+
+// String returns what the right allows, to follow "may not".
+func (r Right) String() string {
+	switch r {
+	case Observe:
+		return "observe"
+	case Join:
+		return "join"
+	case Remove:
+		return "remove members of"
+	default:
+		return fmt.Sprintf("do %d in", r)
+	}
+}
+
+// Options are the settings of an [Access]. The zero value lets everybody observe all
+// rooms, and nobody do more.
+type Options struct {
+	// Keys are the API keys, as [ParseKeys] returns them.
+	Keys []Key
+
+	// TokenSecret is what member tokens are signed with (HS256). Empty: there are none.
+	TokenSecret []byte
+
+	// PublicRooms are the patterns of the rooms that everybody may observe; nil: all
+	// rooms. A pattern is the name of a room, or a prefix followed by *.
+	PublicRooms []string
+
+	// Embedded says that the store ends with this process. Then a key for this run is
+	// made unless there are other keys or tokens: see [Access.RunKey].
+	Embedded bool
+
+	// Configured says that keys or tokens were set, even if no key is left of them.
+	Configured bool
+
+	// Registerer is for metrics; nil: they are not registered.
+	Registerer prometheus.Registerer
+}
+
+// Access decides on credentials. It is safe for concurrent use.
+type Access struct {
+	keys       []Key
+	tokens     *tokens // nil: none are taken
+	anonymous  *Grant
+	runKey     string
+	configured bool
+	refusals   *prometheus.CounterVec
+	watched    watched
+}
+
+// New returns an Access. The error says what is wrong with a pattern.
+func New(o Options) (*Access, error) {
+	a := &Access{keys: o.Keys, configured: o.Configured || len(o.Keys) > 0 || len(o.TokenSecret) > 0}
+	a.watched.init()
+	a.refusals = newRefusals(o.Registerer)
+	public := patterns{{any: true}}
+	if o.PublicRooms != nil {
+		var err error
+		if public, err = parsePatterns(o.PublicRooms); err != nil {
+			return nil, err
+		}
+	}
+	a.anonymous = &Grant{access: a, public: public}
+	if len(o.TokenSecret) > 0 {
+		a.tokens = newTokens(o.TokenSecret)
+	}
+	if o.Embedded && !a.configured {
+		a.runKey = keyPrefix + rand.Text()
+		a.keys = []Key{newKey("run", a.runKey, Observe|Join|Remove)}
+	}
+	return a, nil
+}
+
+// RunKey returns the API key that was made for this run, with all rights in all
+// rooms, or "" if there is none. It is to be told to the operator alone.
+func (a *Access) RunKey() string { return a.runKey }
+
+// Grant returns what the sender of r may do. Without credentials that is what
+// everybody may. The error is a [*Refusal] with [Unauthorized] for credentials that are
+// no good, in public rooms, too. query says that a token may stand in the address, as
+// access_token: for GET of events and of pages, which browsers ask for without headers.
+func (a *Access) Grant(r *http.Request, query bool) (*Grant, error) {
+	credential, refusal := bearer(r.Header)
+	if refusal != nil {
+		return nil, a.refuse(refusal)
+	}
+	if query {
+		values, _ := url.ParseQuery(r.URL.RawQuery) // what can't be read is not there
+		switch tokens := values["access_token"]; {
+		case len(tokens) == 0:
+		case credential != "" || len(tokens) > 1:
+			return nil, a.refuse(&Refusal{Unauthorized, ReasonMalformed, "Please send one token, in the Authorization header or as access_token."})
+		default:
+			return a.Token(tokens[0])
+		}
+	}
+	switch {
+	case credential == "":
+		return a.anonymous, nil
+	case strings.HasPrefix(credential, keyPrefix):
+		if key := a.find(credential); key != nil {
+			return a.granted(key), nil
+		}
+		return nil, a.refuse(&Refusal{Unauthorized, ReasonUnknownKey, "This API key is not one of the server's. Its keys are the lines of -api-keys-file."})
+	default:
+		return a.Token(credential)
+	}
+}
+
+// Token returns what the bearer of a member token may do. It is for a token that stands
+// neither in the header nor in the address. The error is a [*Refusal].
+func (a *Access) Token(token string) (*Grant, error) {
+	if a.tokens == nil {
+		return nil, a.refuse(&Refusal{Unauthorized, ReasonBadToken, "This server takes no member tokens: -token-secret-file is not set."})
+	}
+	g, refusal := a.tokens.parse(token)
+	if refusal != nil {
+		return nil, a.refuse(refusal)
+	}
+	g.access, g.public = a, a.anonymous.public
+	return g, nil
+}
+
+// HasKey reports whether r has an API key that is good. It costs little enough to be
+// asked before a limit, and counts nothing.
+func (a *Access) HasKey(r *http.Request) bool {
+	credential, refusal := bearer(r.Header)
+	return refusal == nil && strings.HasPrefix(credential, keyPrefix) && a.find(credential) != nil
+}
+
+// granted returns the grant of a key.
+func (a *Access) granted(k *Key) *Grant {
+	return &Grant{Speaker: keySpeaker, Key: true, access: a, public: a.anonymous.public, rules: k.rules}
+}
+
+// bearer returns the credential of the Authorization header (RFC 6750, section 2.1),
+// or "" where there is no such header.
+func bearer(h http.Header) (string, *Refusal) {
+	values := h.Values("Authorization")
+	if len(values) == 0 {
+		return "", nil
+	}
+	scheme, credential, _ := strings.Cut(values[0], " ")
+	credential = strings.Trim(credential, " ")
+	if len(values) > 1 || !strings.EqualFold(scheme, "Bearer") || credential == "" {
+		return "", &Refusal{Unauthorized, ReasonMalformed, "Please send one Authorization header: Bearer, a blank, and an API key or a member token."}
+	}
+	return credential, nil
+}
+
+// A Grant is what the sender of a request may do. It never changes, also when its
+// token expires: whoever keeps one looks at Expires.
+type Grant struct {
+	// Speaker is who speaks: "" without credentials, "key" for all API keys, and for
+	// a token "token:" and its user. Connections belong to a speaker.
+	Speaker string
+
+	// Key and Token say which credentials were sent. At most one is true.
+	Key, Token bool
+
+	// User is the one for whom a token speaks; "" for others.
+	User string
+
+	// Name is the name that a token gives its user, as it stands there: it may be no
+	// legal name. "": the token leaves it free.
+	Name string
+
+	// Meta is the metadata of a user who joins by a token without saying any: a JSON
+	// object in compact form, or "" for none.
+	Meta string
+
+	// Expires is when the token does; zero: never.
+	Expires time.Time
+
+	access *Access
+	public patterns
+	rules  []rule
+}
+
+// May reports whether right is granted in room.
+func (g *Grant) May(right Right, room string) bool {
+	if right == Observe && g.public.match(room) {
+		return true
+	}
+	for _, rule := range g.rules {
+		if rule.rights&right != 0 && rule.pattern.match(room) {
+			return true
+		}
+	}
+	return false
+}
+
+// Need returns nil if right is granted in room, else a [*Refusal]: [Unauthorized] if
+// nobody says who asks, else [Forbidden]. It counts what it refuses.
+func (g *Grant) Need(right Right, room string) error {
+	switch {
+	case g.May(right, room):
+		return nil
+	case g.Speaker == "":
+		return g.access.refuse(&Refusal{Unauthorized, ReasonNoCredentials, g.access.howToOpen()})
+	case g.Key:
+		return g.access.refuse(&Refusal{Forbidden, ReasonNoRight, fmt.Sprintf("This API key may not %s the room: see rooms= and rights= of its line in -api-keys-file.", right)})
+	case right == Remove:
+		return g.access.refuse(&Refusal{Forbidden, ReasonNoRight, "A member token may not remove members: use an API key."})
+	default:
+		return g.access.refuse(&Refusal{Forbidden, ReasonNoRight, fmt.Sprintf("This token may not %s the room: see presence.rooms of its claims.", right)})
+	}
+}
+
+// NeedSpeaker returns nil if somebody says who asks, else a [*Refusal] with [Unauthorized].
+func (g *Grant) NeedSpeaker() error {
+	if g.Speaker != "" {
+		return nil
+	}
+	return g.access.refuse(&Refusal{Unauthorized, ReasonNoCredentials, g.access.howToOpen()})
+}
+
+// CheckUser returns nil if g may speak for user, which a request names, else a
+// [*Refusal] with [Forbidden]. An API key speaks for all users.
+func (g *Grant) CheckUser(user string) error {
+	if !g.Token || user == g.User {
+		return nil
+	}
+	return g.access.refuse(&Refusal{Forbidden, ReasonOtherUser, "This token speaks for another user: leave user out, or give the token's sub."})
+}
+
+// CheckName returns nil if g may give its user the name, which a request gives, else a
+// [*Refusal] with [Forbidden]. Only a token with a name has no other.
+func (g *Grant) CheckName(name string) error {
+	if g.Name == "" || name == g.Name || cleanEqual(name, g.Name) {
+		return nil
+	}
+	return g.access.refuse(&Refusal{Forbidden, ReasonOtherUser, "This token gives its user another name: leave name out, or give the token's."})
+}
+
+// cleanEqual reports whether two texts are one name.
+func cleanEqual(a, b string) bool {
+	x, errX := presence.CleanName(a)
+	y, errY := presence.CleanName(b)
+	return errX == nil && errY == nil && x == y
+}
+
+// howToOpen says how to get a right without which nothing is done.
+func (a *Access) howToOpen() string {
+	switch {
+	case a.runKey != "":
+		return "Please send Authorization: Bearer and the API key that this server printed when it started."
+	case !a.configured:
+		return "This needs an API key or a member token, and the server takes neither: start it with -api-keys-file or -token-secret-file."
+	default:
+		return "Please send Authorization: Bearer and an API key or a member token that has the right."
+	}
+}
+
+// refuse counts a refusal, and returns it.
+func (a *Access) refuse(r *Refusal) error {
+	a.refusals.WithLabelValues(string(r.Reason)).Inc()
+	return r
+}

@@ -1,0 +1,128 @@
+package access
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"presence/internal/presence"
+)
+
+const (
+	// keyPrefix is how every API key begins, so that scanners for secrets find it,
+	// and nobody takes it for a token.
+	keyPrefix = "psk_"
+
+	// keySpeaker is who speaks by an API key, whichever it is.
+	keySpeaker = "key"
+)
+
+// A Key is an API key: its hash, and what it grants.
+type Key struct {
+	// Name is what operators call it.
+	Name string
+
+	hash  [sha256.Size]byte
+	rules []rule
+}
+
+// newKey returns the key for a run, which has the rights in all rooms.
+func newKey(name, key string, rights Right) Key {
+	return Key{Name: name, hash: sha256.Sum256([]byte(key)), rules: []rule{{pattern{any: true}, rights}}}
+}
+
+// ParseKeys reads the lines of a file of API keys:
+//
+//	NAME sha256:HEX rooms=PATTERN,… rights=read,write
+//
+// HEX is the SHA-256 of the whole key. The right read is to observe, write to join and
+// to remove. Blank lines are left out, and what follows a field that begins with #.
+// The error names the line and what is wrong with it, without what it holds.
+func ParseKeys(text string) ([]Key, error) {
+	var keys []Key
+	lines := map[[sha256.Size]byte]int{}
+	number := 0
+	for line := range strings.Lines(text) {
+		number++
+		fields := strings.Fields(line)
+		for i, field := range fields {
+			if strings.HasPrefix(field, "#") {
+				fields = fields[:i]
+				break
+			}
+		}
+		if len(fields) == 0 {
+			continue
+		}
+		key, err := parseKey(fields)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", number, err)
+		}
+		if other := lines[key.hash]; other != 0 {
+			return nil, fmt.Errorf("line %d: this key stands in line %d, too", number, other)
+		}
+		lines[key.hash] = number
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// parseKey reads the fields of a line.
+func parseKey(fields []string) (Key, error) {
+	if len(fields) != 4 {
+		return Key{}, errors.New("a line is NAME sha256:HEX rooms=PATTERN,… rights=read,write, with blanks between these four only")
+	}
+	k := Key{Name: fields[0]}
+	if presence.CheckID(k.Name) != nil || strings.Contains(k.Name, keyPrefix) {
+		return Key{}, errors.New("it begins with the NAME of the key, 1 to 128 characters of A-Z, a-z, 0-9 and _.:@|+=~-, which is not the key")
+	}
+	text, ok := strings.CutPrefix(fields[1], "sha256:")
+	hash, err := hex.DecodeString(text)
+	if !ok || err != nil || len(hash) != len(k.hash) {
+		return Key{}, errors.New("the second field must be sha256: and the SHA-256 of the whole key in 64 hexadecimal digits")
+	}
+	copy(k.hash[:], hash)
+	rooms, ok := strings.CutPrefix(fields[2], "rooms=")
+	if !ok {
+		return Key{}, errors.New("the third field must be rooms= and patterns with commas between them, such as rooms=lobby,team-*")
+	}
+	patterns, err := parsePatterns(strings.Split(rooms, ","))
+	if err != nil {
+		return Key{}, fmt.Errorf("rooms=: %w", err)
+	}
+	names, ok := strings.CutPrefix(fields[3], "rights=")
+	if !ok {
+		return Key{}, errors.New("the fourth field must be rights=read, rights=write or rights=read,write")
+	}
+	var rights Right
+	for name := range strings.SplitSeq(names, ",") {
+		switch name {
+		case "read":
+			rights |= Observe
+		case "write":
+			rights |= Join | Remove
+		default:
+			return Key{}, errors.New("rights= must be read, write or both with a comma between them")
+		}
+	}
+	for _, p := range patterns {
+		k.rules = append(k.rules, rule{p, rights})
+	}
+	return k, nil
+}
+
+// find returns the key of a credential, or nil. How long it takes tells nothing of the
+// keys but their number.
+func (a *Access) find(credential string) *Key {
+	hash := sha256.Sum256([]byte(credential))
+	var found *Key
+	for i := range a.keys {
+		if subtle.ConstantTimeCompare(hash[:], a.keys[i].hash[:]) == 1 {
+			found = &a.keys[i]
+		}
+	}
+	return found
+}

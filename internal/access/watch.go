@@ -1,0 +1,75 @@
+package access
+
+import (
+	"slices"
+	"sync"
+)
+
+// MaxWatched is how many different rooms may be watched from one address without an
+// API key. Any number of streams may watch each of them.
+const MaxWatched = 200
+
+// watched counts who watches what, by address.
+type watched struct {
+	mu    sync.Mutex                // guards:
+	rooms map[string]map[string]int // address → room → streams
+}
+
+func (w *watched) init() { w.rooms = map[string]map[string]int{} }
+
+// A Watch is the place that a stream takes among those of its address.
+type Watch struct {
+	access  *Access
+	address string
+	rooms   []string
+}
+
+// Watch counts a stream of rooms from address, as limits know addresses, until
+// [Watch.Release] is called. The error is a [*Refusal] with [Limited]; then nothing is
+// counted. An API key is not limited.
+func (a *Access) Watch(g *Grant, address string, rooms ...string) (*Watch, error) {
+	if g.Key {
+		return &Watch{}, nil
+	}
+	w := &a.watched
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	here := w.rooms[address]
+	more := 0
+	for i, room := range rooms {
+		if here[room] == 0 && !slices.Contains(rooms[:i], room) {
+			more++
+		}
+	}
+	if more > 0 && len(here)+more > MaxWatched {
+		return nil, a.refuse(&Refusal{Limited, ReasonWatched, "Too many different rooms are watched from this address: close other streams first."})
+	}
+	if here == nil {
+		here = map[string]int{}
+		w.rooms[address] = here
+	}
+	for _, room := range rooms {
+		here[room]++
+	}
+	return &Watch{access: a, address: address, rooms: rooms}, nil
+}
+
+// Release gives the place back. It does nothing when called again.
+func (w *Watch) Release() {
+	if w.access == nil {
+		return
+	}
+	all := &w.access.watched
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	here := all.rooms[w.address]
+	for _, room := range w.rooms {
+		if here[room]--; here[room] == 0 {
+			delete(here, room)
+		}
+	}
+	if len(here) == 0 {
+		delete(all.rooms, w.address)
+	}
+	w.rooms = nil
+}

@@ -1,0 +1,141 @@
+package app
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+
+	"presence/internal/access"
+	"presence/internal/forwarded"
+	"presence/internal/httpapi"
+)
+
+// openAccess reads the keys and secrets of those who may call the API.
+func (a *App) openAccess() (err error) {
+	o := access.Options{
+		Embedded:   a.config.RedisURL == "",
+		Configured: a.config.APIKeysFile != "" || a.config.TokenSecretFile != "",
+		Registerer: a.registry,
+	}
+	if file := a.config.APIKeysFile; file != "" {
+		text, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+		if err != nil {
+			return bad("api-keys-file", file, err.Error())
+		}
+		if o.Keys, err = access.ParseKeys(string(text)); err != nil {
+			return bad("api-keys-file", file, err.Error())
+		}
+	}
+	if file := a.config.TokenSecretFile; file != "" {
+		if o.TokenSecret, err = readTokenSecret(file); err != nil {
+			return err
+		}
+	}
+	a.access, err = access.New(o)
+	return err
+}
+
+// readTokenSecret returns what a file holds without the newline at its end, if there is
+// one. All else counts: those who sign read the same bytes.
+func readTokenSecret(file string) ([]byte, error) {
+	const name = "token-secret-file"
+	text, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, bad(name, file, err.Error())
+	}
+	if line, ok := bytes.CutSuffix(text, []byte("\n")); ok {
+		text = bytes.TrimSuffix(line, []byte("\r"))
+	}
+	if len(text) < minSecret {
+		return nil, bad(name, file, fmt.Sprintf("the file must hold at least %d bytes", minSecret))
+	}
+	return text, nil
+}
+
+// RunKey is the API key that was made for this run, or "" if others are configured. It
+// is for the operator, and stands in no log.
+func (a *App) RunKey() string { return a.access.RunKey() }
+
+// limited lets through what an address may call of the API in a second. Who has an
+// API key is not limited.
+func (a *App) limited(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !a.access.HasKey(r) && !a.calls.allow(forwarded.ClientKey(r)) {
+			httpapi.Problem(w, httpapi.RateLimited, "Please wait a second, and call less often.")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+const (
+	// apiHeaders are what pages of other origins may send and read besides what the
+	// Fetch standard lets them.
+	apiHeaders     = "Authorization, Content-Type, Last-Event-ID, If-None-Match"
+	apiExposes     = "ETag, Retry-After"
+	preflightCache = "7200" // seconds, the most that browsers keep
+)
+
+// crossOrigin lets pages of -api-origins call the API (CORS, of the Fetch standard).
+// Their browsers send no cookies, and none are looked at.
+func (a *App) crossOrigin(mux *http.ServeMux, next http.Handler) http.Handler {
+	allowed := map[string]bool{}
+	for _, origin := range a.config.apiOrigins() {
+		allowed[forwarded.Origin(origin)] = true
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !isAPI(r) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		h := w.Header()
+		h.Add("Vary", "Authorization, Origin")
+		origin := ""
+		if sent := r.Header.Values("Origin"); len(sent) == 1 {
+			origin = sent[0]
+		}
+		switch {
+		case origin == "":
+		case allowed[anyOrigin]:
+			h.Set("Access-Control-Allow-Origin", anyOrigin)
+		case allowed[forwarded.Origin(origin)]:
+			h.Set("Access-Control-Allow-Origin", origin)
+		default:
+			origin = ""
+		}
+		preflight := r.Method == http.MethodOptions && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
+		methods := ""
+		if preflight {
+			methods = strings.Join(methodsOf(mux, r), ", ")
+		}
+		switch {
+		case origin == "":
+		case methods != "":
+			h.Set("Access-Control-Allow-Methods", methods)
+			h.Set("Access-Control-Allow-Headers", apiHeaders)
+			h.Set("Access-Control-Max-Age", preflightCache)
+		default:
+			h.Set("Access-Control-Expose-Headers", apiExposes)
+		}
+		if methods != "" {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// methodsOf returns the methods that the address of r takes, none if it leads nowhere.
+func methodsOf(mux *http.ServeMux, r *http.Request) []string {
+	var methods []string
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
+		probe := r.WithContext(r.Context())
+		probe.Method = method
+		if _, pattern := mux.Handler(probe); pattern != "/" {
+			methods = append(methods, method)
+		}
+	}
+	return methods
+}

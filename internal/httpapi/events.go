@@ -1,0 +1,193 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"presence/internal/access"
+	"presence/internal/presence"
+	"presence/internal/store"
+	"presence/internal/stream"
+)
+
+const (
+	// maxEventRooms is how many rooms one stream may tell of.
+	maxEventRooms = 50
+
+	// maxVersion is beyond all versions: integers that JavaScript can tell apart.
+	maxVersion = 1 << 53
+)
+
+// Events serves GET /v1/rooms/{room}/events: an event stream of a room, which with join
+// is somebody's presence, too.
+func (a *API) Events(w http.ResponseWriter, r *http.Request) {
+	name, query := r.PathValue("room"), r.URL.Query()
+	grant, ok := a.watches(w, r, name)
+	if !ok {
+		return
+	}
+	joins := query.Has("join")
+	if joins {
+		if err := grant.Need(access.Join, name); err != nil {
+			fail(w, err)
+			return
+		}
+	}
+	var wrong faults
+	want := stream.Want{Rooms: []string{name}, Counts: wrong.countsOnly(query), After: wrong.after(r, query), Until: grant.Expires}
+	if joins {
+		var err error
+		if want.Join, err = a.joins(r, connection{room: name, grant: grant}, query, &wrong); err != nil {
+			fail(w, err)
+			return
+		}
+	}
+	a.stream(w, r, grant, want, wrong)
+}
+
+// EventsOfRooms serves GET /v1/events?rooms=a,b: an event stream of several rooms.
+func (a *API) EventsOfRooms(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	var rooms []string
+	for _, list := range query["rooms"] {
+		for name := range strings.SplitSeq(list, ",") {
+			if list != "" && len(rooms) <= maxEventRooms && !slices.Contains(rooms, name) {
+				rooms = append(rooms, name)
+			}
+		}
+	}
+	grant, ok := a.watches(w, r, rooms...)
+	if !ok {
+		return
+	}
+	var wrong faults
+	want := stream.Want{Rooms: rooms, Several: true, Counts: wrong.countsOnly(query), Until: grant.Expires}
+	if len(rooms) == 0 || len(rooms) > maxEventRooms {
+		wrong.add("/rooms", fmt.Sprintf("Please name 1 to %d rooms, with commas between them.", maxEventRooms))
+	}
+	if query.Has("join") {
+		wrong.add("/join", "Only a stream of one room can join it: use /v1/rooms/ROOM/events.")
+	}
+	a.stream(w, r, grant, want, wrong)
+}
+
+// watches returns what the sender of r may do, who may observe rooms; else it has
+// answered.
+func (a *API) watches(w http.ResponseWriter, r *http.Request, rooms ...string) (*access.Grant, bool) {
+	for _, name := range rooms {
+		if err := presence.CheckRoom(name); err != nil {
+			Problem(w, NoSuchRoom, err.Error())
+			return nil, false
+		}
+	}
+	grant, err := a.opts.Access.Grant(r, true) // of HEAD, too, which is GET without a body
+	for i := 0; err == nil && i < len(rooms); i++ {
+		err = grant.Need(access.Observe, rooms[i])
+	}
+	if err != nil {
+		fail(w, err)
+		return nil, false
+	}
+	return grant, true
+}
+
+// countsOnly reports whether only numbers are wanted.
+func (f *faults) countsOnly(query url.Values) bool {
+	if query.Has("mode") && query.Get("mode") != "count" {
+		f.add("/mode", "The only mode that can be asked for is count.")
+	}
+	return query.Get("mode") == "count"
+}
+
+// after returns the version that the client has. What EventSource sends by itself may be
+// anything, and wins.
+func (f *faults) after(r *http.Request, query url.Values) int64 {
+	asked, ok := versionOf(query.Get("after"))
+	if query.Has("after") && !ok {
+		f.add("/after", "Please give the version of a room, as events and answers have it.")
+	}
+	if id := r.Header.Get("Last-Event-ID"); id != "" {
+		asked, _ = versionOf(id)
+	}
+	return asked
+}
+
+// versionOf reads a version; 0 for what is none.
+func versionOf(text string) (version int64, ok bool) {
+	if version, ok = number(text, maxVersion-1); !ok || text == "" {
+		return 0, false
+	}
+	return version, true
+}
+
+// joins returns who is to be present by a stream of c's room. The error is one of access
+// or of the room.
+func (a *API) joins(r *http.Request, c connection, query url.Values, wrong *faults) (*store.Wanted, error) {
+	id, user, name := query.Get("join"), query.Get("user"), query.Get("name")
+	w := &store.Wanted{SetName: query.Has("name")}
+	switch {
+	case c.grant.Token && query.Has("user"):
+		if err := c.grant.CheckUser(user); err != nil {
+			return nil, err //nolint:wrapcheck // is what is answered
+		}
+	case c.grant.Token:
+		user = c.grant.User
+	}
+	if w.SetName {
+		if err := c.grant.CheckName(name); err != nil {
+			return nil, err //nolint:wrapcheck // is what is answered
+		}
+	}
+	for pointer, id := range map[string]string{"/join": id, "/user": user} {
+		if presence.CheckID(id) != nil {
+			wrong.add(pointer, idRule)
+		}
+	}
+	var err error
+	if w.SetName {
+		name, err = presence.CleanName(name)
+	} else if len(*wrong) == 0 {
+		name, err = a.defaultName(r.Context(), c, user)
+	}
+	if err != nil {
+		if !errors.As(err, new(*presence.NameError)) {
+			return nil, err
+		}
+		wrong.add("/name", err.Error())
+	}
+	keys, ok := a.opts.Keys(r.Context())
+	if !ok {
+		return nil, presence.ErrUnavailable
+	}
+	w.Connection = presence.Connection{
+		ID: keys.SpeakerConnectionID(c.grant.Speaker, id), Address: a.address(r, c.grant),
+		User: presence.User{ID: user, Name: name, Meta: c.grant.Meta},
+	}
+	return w, nil
+}
+
+// stream opens the stream that is wanted.
+func (a *API) stream(w http.ResponseWriter, r *http.Request, grant *access.Grant, want stream.Want, wrong faults) {
+	if err := wrong.err(); err != nil {
+		fail(w, err)
+		return
+	}
+	if r.Method == http.MethodHead {
+		stream.Head(w)
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	watch, err := a.opts.Access.Watch(grant, a.opts.Address(r), want.Rooms...)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	want.Ended = watch.Release
+	if err := a.opts.Streams.Serve(w, r, want); err != nil {
+		fail(w, err)
+	}
+}

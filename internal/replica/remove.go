@@ -1,0 +1,129 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"presence/internal/presence"
+)
+
+// Remove ends all connections of a user in room, whichever they are, for
+// [presence.ReasonRemoved], and returns the room's occupancy afterwards. Nobody puts them
+// back, and sockets of theirs are told: of other replicas as soon as these hear of it.
+func (r *Replica) Remove(ctx context.Context, room, user string) (presence.Occupancy, error) {
+	ended, occupancy, err := r.store.Remove(ctx, room, user)
+	for _, id := range ended {
+		r.puts.forget(room, id)
+		r.members.unlease(tabKey{room, id})
+	}
+	if len(ended) > 0 {
+		r.Removed(room, user, occupancy.Version)
+	}
+	return occupancy, err
+}
+
+// WasRemoved reports whether a user was removed from room lately.
+func (r *Replica) WasRemoved(ctx context.Context, room, user string) (bool, error) {
+	return r.store.WasRemoved(ctx, room, user)
+}
+
+// Removed takes the news that a user was removed from room, at that version of it: what
+// is there of the user here since before ends.
+func (r *Replica) Removed(room, user string, version int64) {
+	r.puts.remove(room, user, version)
+	for _, m := range r.members.removed(room, user, version) {
+		tell(m, presence.ErrRemoved)
+	}
+}
+
+// tell tells the socket of a member that it has ended, and why.
+func tell(m *Member, why error) {
+	if e, ok := m.socket.(Ender); ok {
+		e.Ended(m, why)
+	}
+}
+
+// removed takes the members of a user out who were in room before it had that version,
+// and returns them.
+func (ms *members) removed(room, user string, version int64) (gone []*Member) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	for _, cohorts := range ms.slots {
+		for c := range cohorts {
+			if c.room != room {
+				continue
+			}
+			for _, m := range c.all() {
+				if m.conn.User.ID == user && m.conn.User.Since <= version {
+					gone = append(gone, m)
+				}
+			}
+		}
+	}
+	for _, m := range gone {
+		m.left = true
+		ms.removeLocked(m)
+	}
+	return gone
+}
+
+// unlease gives back the place of a tab that has no socket.
+func (ms *members) unlease(tab tabKey) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	ms.ledger.lease(tab, time.Time{})
+	ms.ledger.free(tab, len(ms.tabs[tab]) > 0)
+}
+
+// remove forgets the connections of a user who was in room before it had that version.
+func (p *puts) remove(room, user string, version int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, l := range p.rooms[room] {
+		if l.conn.User.ID == user && l.conn.User.Since <= version {
+			p.forgetLocked(room, id)
+		}
+	}
+}
+
+// Update changes name and metadata of the user who is in room through the connection id,
+// and returns the member. change is given the user as it is, and returns it as it is to be,
+// or an error, which Update returns; it may be called again when somebody else was faster.
+// The errors are those of [presence.ErrNotPresent] and of the store.
+func (r *Replica) Update(ctx context.Context, room, id string, change func(presence.User) (presence.User, error)) (presence.Member, presence.Occupancy, error) {
+	for {
+		conn, connections, found, err := r.store.Find(ctx, room, id)
+		if err == nil && !found {
+			err = presence.ErrNotPresent
+		}
+		if err != nil {
+			return presence.Member{}, presence.Occupancy{}, err
+		}
+		to, err := change(conn.User)
+		if err != nil {
+			return presence.Member{}, presence.Occupancy{}, err
+		}
+		if to == conn.User {
+			return presence.Member{User: to, Connections: connections}, presence.Occupancy{}, nil
+		}
+		member, occupancy, err := r.store.Update(ctx, room, id, conn.User, to)
+		if errors.Is(err, presence.ErrConflict) {
+			continue // bounded by ctx; somebody's change was made each time
+		}
+		if err == nil {
+			r.puts.update(room, id, member.User, occupancy.Version)
+		}
+		return member, occupancy, err
+	}
+}
+
+// update notes what the user of a connection is at that version of the room.
+func (p *puts) update(room, id string, user presence.User, version int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l, ok := p.rooms[room][id]; ok && l.conn.User.ID == user.ID && l.version < version {
+		l.conn.User, l.version = user, version
+		p.rooms[room][id] = l
+	}
+}

@@ -1,0 +1,231 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
+	"presence/internal/store"
+)
+
+// remembers has the process know a connection without a socket.
+func (p *process) remembers(id, user string) presence.Connection {
+	p.t.Helper()
+	held, err := p.Put(p.t.Context(), lobby, store.Wanted{
+		Connection: presence.Connection{ID: id, User: presence.User{ID: user, Name: user}}, TTL: 5 * time.Minute,
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return held.Connection
+}
+
+// Who was removed is gone for good, through whatever it was there, on all replicas, and
+// their sockets are told.
+func TestWhoWasRemovedStaysAway(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b, c := start(t, fake), start(t, fake).watching(), start(t, fake)
+		why := make(chan error, 10)
+		attend := func(p *process, id string) {
+			conn := connection("Ann", presence.NewGeneration())
+			conn.ID = id
+			if _, _, err := p.Join(t.Context(), lobby, conn, evicted{why: why}, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ann := connection("Ann", "").User.ID
+		attend(a, "tab-1")
+		attend(b, "tab-2") // hears of it by the log
+		attend(c, "tab-3") // looks at no room: hears of it when it renews
+		b.remembers("put-1", ann)
+		a.enter("Ben")
+		time.Sleep(63 * time.Second) // between two renewals
+		if _, err := a.Remove(t.Context(), lobby, ann); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if n := len(why); n != 2 {
+			t.Errorf("%d sockets are told at once", n)
+		}
+		time.Sleep(time.Minute)
+		if n := len(why); n != 3 {
+			t.Errorf("%d sockets are told", n)
+		}
+		for range len(why) {
+			if err := <-why; !errors.Is(err, presence.ErrRemoved) {
+				t.Errorf("it is told %v", err)
+			}
+		}
+		if n := a.members.count() + b.members.count() + c.members.count(); n != 1 {
+			t.Errorf("%d members are left at replicas", n)
+		}
+		fake.FlushAll()
+		time.Sleep(time.Minute)
+		if names := a.names(); names != "[Ben]" {
+			t.Errorf("after a loss there are %s", names)
+		}
+		b.saw("0", "2", "1", "1 stale", "1")
+	})
+}
+
+// Who comes back after a removal is not touched by late news of it.
+func TestWhoCameBackStays(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake).watching()
+		a.enter("Ann")
+		ann := connection("Ann", "").User.ID
+		o, err := a.Remove(t.Context(), lobby, ann)
+		if err != nil || o.Users != 0 {
+			t.Fatal(o, err)
+		}
+		a.enter("Ann")
+		a.Removed(lobby, ann, o.Version)
+		time.Sleep(time.Minute)
+		if names := a.names(); names != "[Ann]" || a.members.count() != 1 {
+			t.Errorf("there are %s, %d members here", names, a.members.count())
+		}
+		if was, err := a.WasRemoved(t.Context(), lobby, ann); !was || err != nil {
+			t.Errorf("was removed: %v, %v", was, err)
+		}
+		time.Sleep(10 * time.Minute)
+		if was, err := a.WasRemoved(t.Context(), lobby, ann); was || err != nil {
+			t.Errorf("was removed long ago: %v, %v", was, err)
+		}
+	})
+}
+
+// Of two who change a user at the same time, both do; what a replica remembers of a
+// connection without a socket is what was changed last.
+func TestUpdateLosesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake)
+		a.remembers("c1", "ann")
+		const n = 20
+		errs := make(chan error, n)
+		for i := range n {
+			go func() {
+				_, _, err := a.Update(t.Context(), lobby, "c1", func(u presence.User) (presence.User, error) {
+					u.Meta += fmt.Sprintf(" %d", i)
+					return u, nil
+				})
+				errs <- err
+			}()
+		}
+		for range n {
+			if err := <-errs; err != nil {
+				t.Fatal(err)
+			}
+		}
+		member, _, err := a.Update(t.Context(), lobby, "c1", func(u presence.User) (presence.User, error) { return u, nil })
+		sum := 0
+		for field := range strings.FieldsSeq(member.Meta) {
+			i, _ := strconv.Atoi(field)
+			sum += i
+		}
+		if err != nil || sum != n*(n-1)/2 {
+			t.Errorf("there is %q, %v", member.Meta, err)
+		}
+		if _, _, err := a.Update(t.Context(), lobby, "c2", nil); !errors.Is(err, presence.ErrNotPresent) {
+			t.Errorf("of nobody: %v", err)
+		}
+		fake.FlushAll()
+		time.Sleep(30 * time.Second)
+		readings, _, err := a.store.Read(t.Context(), store.Have{Room: lobby})
+		if err != nil || len(readings[0].Members) != 1 || readings[0].Members[0].Meta != member.Meta {
+			t.Errorf("put back: %+v, %v", readings, err)
+		}
+	})
+}
+
+// What a replica remembers of a connection without a socket ends when others end it, or
+// put it anew: it is not put back when Redis loses its data.
+func TestPutsThatEndedElsewhereAreForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		for _, id := range []string{"c1", "c2", "c3"} {
+			a.remembers(id, "user-"+id)
+		}
+		if _, err := b.End(t.Context(), lobby, "c1"); err != nil {
+			t.Fatal(err)
+		}
+		b.remembers("c2", "another") // in its place
+		time.Sleep(DefaultHeartbeatInterval + time.Second)
+		if _, err := b.End(t.Context(), lobby, "c2"); err != nil {
+			t.Fatal(err)
+		}
+		fake.FlushAll()
+		time.Sleep(20 * time.Second)
+		if names := a.names(); names != "[user-c3]" {
+			t.Errorf("put back are %s", names)
+		}
+		if n := a.puts.n + b.puts.n; n != 1 {
+			t.Errorf("%d are remembered", n)
+		}
+	})
+}
+
+// Time in which Redis could not be reached does not count against a lease, and what
+// others ended meanwhile does not come back.
+func TestOutagesDoNotCountAgainstLeases(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		a.remembers("c1", "ann") // for 5 minutes
+		a.remembers("c2", "ben")
+		time.Sleep(time.Minute)
+		a.link.Cut()
+		if _, err := b.End(t.Context(), lobby, "c2"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		a.link.Mend()
+		time.Sleep(3*time.Minute + 50*time.Second)
+		if names := b.names(); names != "[ann]" {
+			t.Errorf("before the lease has run out there are %s", names)
+		}
+		time.Sleep(20 * time.Second)
+		if names := b.names(); names != "[]" {
+			t.Errorf("after the lease has run out there are %s", names)
+		}
+	})
+}
+
+// Who renews, or puts, right after Redis lost its data is there as before.
+func TestPutsRightAfterALossChangeNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake).watching()
+		time.Sleep(10 * time.Second)
+		for _, id := range []string{"c1", "c2"} {
+			w := store.Wanted{Connection: presence.Connection{ID: id, User: presence.User{ID: "u-" + id, Name: "Ann", Meta: `{"a":1}`}}, TTL: time.Minute}
+			if _, err := a.Put(t.Context(), lobby, w); err != nil {
+				t.Fatal(err)
+			}
+		}
+		read := func() []presence.Member {
+			readings, _, err := a.store.Read(t.Context(), store.Have{Room: lobby})
+			if err != nil || readings[0].Err != nil {
+				t.Fatal(err, readings)
+			}
+			return readings[0].Members
+		}
+		before := read()
+		time.Sleep(40 * time.Second)
+		fake.FlushAll()
+		found, err := a.Renew(t.Context(), lobby, []string{"c1", "c3"}, time.Minute, "")
+		if err != nil || found[0].User != before[0].User || found[1].ID != "" {
+			t.Fatalf("renewed: %+v, %v", found, err)
+		}
+		time.Sleep(a.Replica.link.probe + time.Millisecond)
+		if _, err := a.Put(t.Context(), lobby, store.Wanted{Connection: presence.Connection{ID: "c2", User: presence.User{ID: "u-c2", Name: "x"}}, TTL: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		if after := read(); fmt.Sprint(after) != fmt.Sprint(before) {
+			t.Errorf("there are %v, and were %v", after, before)
+		}
+	})
+}

@@ -1,0 +1,245 @@
+package room
+
+import (
+	"context"
+	"time"
+
+	"presence/internal/presence"
+	"presence/internal/store"
+)
+
+// Peek returns the numbers of a room without going on to look at it; the members are
+// listed only if somebody here does. With an error, and a stale view, Redis is away and
+// nothing is known.
+func (rs *Rooms) Peek(ctx context.Context, name string) (View, error) {
+	return rs.read(ctx, store.Have{Room: name, Numbers: true})
+}
+
+// Look returns the whole room, as Peek does its numbers.
+func (rs *Rooms) Look(ctx context.Context, name string) (View, error) {
+	return rs.read(ctx, store.Have{Room: name})
+}
+
+// Heard takes the news that a room has a version: who asks for it here from now on is not
+// told an older one.
+func (rs *Rooms) Heard(name string, version int64) {
+	rs.changed(store.Event{Room: name, Occupancy: presence.Occupancy{Version: version}})
+}
+
+// view returns the view of a room that somebody here looks at; one that was never read if
+// nobody does.
+func (rs *Rooms) view(name string) View {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rm := rs.byName[name]; rm != nil {
+		return *rm.view.Load()
+	}
+	return View{Stale: true}
+}
+
+// freshen has the views of those rooms read that somebody here looks at, and that are
+// behind what was heard of: who asks is told of what has happened, though those who look
+// are shown it at their own pace. Who can't be read stays as it is.
+func (rs *Rooms) freshen(ctx context.Context, names ...string) {
+	for {
+		var batch []*room
+		var wait chan struct{}
+		rs.mu.Lock()
+		for _, name := range names {
+			rm := rs.byName[name]
+			switch {
+			case rm == nil || !rm.behindLocked():
+			case rm.busy:
+				wait = rm.tried
+			case rs.trust.Trusted(name) == nil:
+				rm.takeLocked()
+				batch = append(batch, rm)
+			}
+		}
+		rs.mu.Unlock()
+		if len(batch) > 0 {
+			rs.readTaken(ctx, batch)
+			return
+		}
+		if wait == nil {
+			return
+		}
+		select {
+		case <-wait: // it may have been read before the news came
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// behindLocked reports whether a later version was heard of than that of the view.
+func (rm *room) behindLocked() bool {
+	view := rm.view.Load()
+	return !view.AsOf.IsZero() && !view.Stale && view.Version < rm.told
+}
+
+// read reads one room for somebody who waits for it, unless somebody here looks at it.
+func (rs *Rooms) read(ctx context.Context, have store.Have) (view View, err error) {
+	rs.freshen(ctx, have.Room)
+	if view = rs.view(have.Room); !view.AsOf.IsZero() {
+		return view, nil
+	}
+	err = rs.ask(ctx, have.Room, func() error {
+		readings, epoch, err := rs.store.Read(ctx, have)
+		switch {
+		case err != nil:
+			return err
+		case readings[0].Err == nil && !rs.trust.Current(ctx, epoch):
+			return presence.ErrUnavailable
+		}
+		view = View{Snapshot: readings[0].Snapshot, Stale: rs.trust.Doubtful(have.Room), AsOf: time.Now()}
+		return readings[0].Err
+	})
+	if err != nil {
+		return View{Stale: true}, err
+	}
+	return view, nil
+}
+
+// ask asks the store about a room by call, when it may be shown what Redis holds. name is
+// "" for all rooms.
+func (rs *Rooms) ask(ctx context.Context, name string, call func() error) error {
+	if err := rs.trust.Await(ctx, name); err != nil {
+		return err
+	}
+	err := call()
+	if err != nil {
+		rs.trust.Failed(ctx, name, err)
+	}
+	return err
+}
+
+// current returns an error if what was read is of data that Redis has lost since, or is
+// just losing.
+func (rs *Rooms) current(ctx context.Context) error {
+	epoch, err := rs.store.Epoch(ctx)
+	if err == nil && !rs.trust.Current(ctx, epoch) {
+		err = presence.ErrUnavailable
+	}
+	return err
+}
+
+// List lists rooms with users in them, as [store.Store.List] does.
+func (rs *Rooms) List(ctx context.Context, prefix, after string, limit int) (rooms []store.RoomCount, err error) {
+	err = rs.ask(ctx, "", func() (err error) {
+		if rooms, err = rs.store.List(ctx, prefix, after, limit); err == nil {
+			err = rs.current(ctx)
+		}
+		return err
+	})
+	return rooms, err
+}
+
+// Changes returns what changed in a room, as [store.Store.Changes] does.
+func (rs *Rooms) Changes(ctx context.Context, name string, after int64, limit int) (changes []presence.Change, o presence.Occupancy, told bool, err error) {
+	err = rs.ask(ctx, name, func() (err error) {
+		if changes, o, told, err = rs.store.Changes(ctx, name, after, limit); err == nil {
+			err = rs.current(ctx)
+		}
+		return err
+	})
+	if err == nil {
+		rs.Heard(name, o.Version)
+	}
+	return changes, o, told, err
+}
+
+// Scan returns a part of a room's members, as [store.Store.Scan] does. The view has the
+// room's numbers and those members.
+func (rs *Rooms) Scan(ctx context.Context, name string, from store.Cursor, count int) (view View, next store.Cursor, err error) {
+	err = rs.ask(ctx, name, func() error {
+		part, err := rs.store.Scan(ctx, name, from, count)
+		if err != nil {
+			return err
+		}
+		next = part.Next
+		view = View{Snapshot: presence.Snapshot{Occupancy: part.Occupancy, Members: part.Members}, Stale: rs.trust.Doubtful(name), AsOf: time.Now()}
+		return rs.current(ctx)
+	})
+	if err == nil {
+		rs.Heard(name, view.Version)
+	}
+	return view, next, err
+}
+
+// Pick returns the numbers of rooms, in order, each with those of users who are in it as
+// its members. While Redis is away the views are the last that are known, and stale; the
+// error is that one is not known, or not all of its members.
+func (rs *Rooms) Pick(ctx context.Context, users []string, rooms ...string) ([]View, error) {
+	rs.freshen(ctx, rooms...)
+	views := make([]View, len(rooms))
+	var asked []string
+	for i, name := range rooms {
+		views[i] = rs.view(name)
+		if views[i].AsOf.IsZero() || len(users) > 0 && !views[i].Complete() {
+			asked = append(asked, name)
+		}
+	}
+	picked, err := rs.pick(ctx, users, asked)
+	for i, name := range rooms {
+		if view, ok := picked[name]; ok {
+			views[i] = view
+			continue
+		}
+		if views[i].AsOf.IsZero() || len(users) > 0 && !views[i].Complete() {
+			return nil, err
+		}
+		views[i].Members = among(views[i].Members, users)
+	}
+	return views, nil
+}
+
+// pick reads rooms for Pick.
+func (rs *Rooms) pick(ctx context.Context, users, rooms []string) (map[string]View, error) {
+	if len(rooms) == 0 {
+		return nil, nil
+	}
+	views := make(map[string]View, len(rooms))
+	var failed error
+	for _, name := range rooms {
+		if err := rs.trust.Await(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	for i, p := range rs.store.Pick(ctx, users, rooms...) {
+		if p.Err != nil {
+			rs.trust.Failed(ctx, rooms[i], p.Err)
+			failed = p.Err
+			continue
+		}
+		views[rooms[i]] = View{
+			Snapshot: presence.Snapshot{Occupancy: p.Occupancy, Birth: p.Birth, Members: p.Members},
+			Stale:    rs.trust.Doubtful(rooms[i]), AsOf: time.Now(),
+		}
+	}
+	if err := rs.current(ctx); err != nil {
+		return nil, err
+	}
+	for name, view := range views {
+		rs.Heard(name, view.Version)
+	}
+	return views, failed
+}
+
+// among returns those of members whose ids are among users, in the order of users.
+func among(members []presence.Member, users []string) []presence.Member {
+	if len(users) == 0 {
+		return nil
+	}
+	byID := make(map[string]presence.Member, len(members))
+	for _, m := range members {
+		byID[m.ID] = m
+	}
+	var found []presence.Member
+	for _, id := range users {
+		if m, ok := byID[id]; ok {
+			found = append(found, m)
+		}
+	}
+	return found
+}

@@ -1,0 +1,35 @@
+package room
+
+import (
+	"context"
+
+	"presence/internal/presence"
+	"presence/internal/store"
+)
+
+// Since returns the changes of a room that follow a version, if its log reaches back that
+// far; else the whole room.
+func (rs *Rooms) Since(ctx context.Context, name string, version int64) (reading store.Reading, err error) {
+	err = rs.ask(ctx, name, func() error {
+		readings, epoch, err := rs.store.Read(ctx, store.Have{Room: name, Version: version})
+		if err != nil {
+			return err
+		}
+		if reading = readings[0]; reading.Err == nil && !rs.trust.Current(ctx, epoch) {
+			return presence.ErrUnavailable
+		}
+		return reading.Err
+	})
+	if err == nil {
+		rs.Heard(name, reading.Version)
+	}
+	return reading, err
+}
+
+// Told returns the version of the room that was heard of last: its view may be an older
+// one still.
+func (v *Viewer) Told() int64 {
+	v.rooms.mu.Lock()
+	defer v.rooms.mu.Unlock()
+	return v.room.told
+}

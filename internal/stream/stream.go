@@ -1,0 +1,285 @@
+package stream
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// patience is for how long a peer may take nothing of what is sent.
+	patience = 30 * time.Second
+
+	// chunk is what is written at a time where writes wait, in bytes: each is a sign of
+	// progress.
+	chunk = 4 << 10
+
+	// sendBuffer bounds what the kernel keeps for a peer that does not read, in bytes (of
+	// which Linux doubles what it is given, for its own bookkeeping). A snapshot of
+	// a room with much metadata fits.
+	sendBuffer = 256 << 10
+
+	// maxSaid is how many bytes of a peer are thrown away. It has nothing to say once
+	// it has asked.
+	maxSaid = 16 << 10
+)
+
+// stream is one connection that is told of rooms.
+type stream struct {
+	all    *Streams
+	subs   []*sub // one for each room
+	ids    bool   // events have ids: there is one room
+	slot   int    // when it is sent keepalives
+	joined *joined
+	until  time.Time // when it ends, of those in Streams.timed
+	why    Code
+	onEnd  func() // may be nil
+
+	mu     sync.Mutex // guards:
+	conn   net.Conn   // nil until it is taken over
+	raw    syscall.RawConn
+	rest   []byte // of what is being sent, owned by push while that runs
+	busy   bool   // push runs
+	lost   bool   // a sub could not be sent something meanwhile
+	ending []byte // what is sent last
+	last   bool   // that is being sent
+	opened bool   // the head was sent, or is being sent
+	closed bool
+}
+
+// writer writes to one stream after the other without waiting.
+type writer struct {
+	bytes int // that were taken, of all streams
+
+	b    []byte
+	n    int
+	err  error
+	once func(fd uintptr) bool
+}
+
+func newWriter() *writer {
+	w := &writer{}
+	w.once = func(fd uintptr) bool {
+		w.n, w.err = attempt(fd, w.b)
+		return true
+	}
+	return w
+}
+
+// write writes what s takes of b at once.
+func (w *writer) write(s *stream, b []byte) (n int, err error) {
+	if s.raw == nil {
+		return 0, nil
+	}
+	w.b, w.n, w.err = b, 0, nil
+	if err = s.raw.Write(w.once); err == nil {
+		err = w.err
+	}
+	w.bytes += w.n
+	return w.n, err
+}
+
+// begin takes the connection over.
+func (s *stream) begin(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn = conn; s.closed { // all streams were, meanwhile
+		_ = conn.Close()
+		return
+	}
+	_ = conn.SetDeadline(time.Time{})
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok || !canAttempt {
+		return
+	}
+	if raw, err := tcp.SyscallConn(); err == nil {
+		s.raw = raw
+		_ = tcp.SetWriteBuffer(s.all.sendBuffer)
+		limitSilence(raw, patience)
+	}
+}
+
+// send sends b, and reports false if what was sent before is still on its way: then
+// pending is asked for what the stream is to be sent after that.
+func (s *stream) send(w *writer, b []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed || !s.opened || s.ending != nil:
+		return true // it is told nothing more
+	case s.busy:
+		s.lost = true
+		return false
+	}
+	s.sendLocked(w, b)
+	return true
+}
+
+// offer sends b if nothing else is on its way.
+func (s *stream) offer(w *writer, b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed && s.opened && s.ending == nil && !s.busy {
+		s.sendLocked(w, b)
+	}
+}
+
+func (s *stream) sendLocked(w *writer, b []byte) {
+	if len(b) == 0 || s.closed {
+		return
+	}
+	n, err := w.write(s, b)
+	switch {
+	case err != nil:
+		s.closeLocked()
+	case n < len(b):
+		s.rest, s.busy = b[n:], true
+		s.all.running.Go(s.push) // s itself runs, so that nobody waits yet
+	case s.last:
+		s.closeLocked()
+	}
+}
+
+// finish tells the peer why the stream ends, and ends it.
+func (s *stream) finish(why Code) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.ending != nil {
+		return
+	}
+	s.ending = why.end()
+	s.all.metrics.events[kindEnd].Inc()
+	if s.opened && !s.busy {
+		s.last = true
+		s.sendLocked(newWriter(), s.ending)
+	}
+}
+
+// open sends head, and first after it unless the stream is to end.
+func (s *stream) open(w *writer, head, first []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.opened = true; s.ending != nil {
+		first, s.last = s.ending, true
+	}
+	s.sendLocked(w, append(head, first...))
+	return !s.last
+}
+
+func (s *stream) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeLocked()
+}
+
+func (s *stream) closeLocked() {
+	s.closed = true
+	if s.conn != nil {
+		_ = s.conn.Close() // it may be closed already
+	}
+}
+
+// push sends the rest of what the peer did not take at once, and what it is to be sent
+// after that.
+func (s *stream) push() {
+	for {
+		for len(s.rest) > 0 {
+			n, err := s.progress(s.rest)
+			s.all.metrics.bytes.Add(float64(n))
+			if s.rest = s.rest[n:]; err != nil {
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					s.all.metrics.cut.Inc()
+				}
+				s.rest = nil
+				s.close()
+				return
+			}
+		}
+		s.rest = nil
+		if !s.pending() {
+			return
+		}
+	}
+}
+
+// pending makes what the peer is to be sent next the rest, and reports whether there is
+// anything. If not, push has ended.
+func (s *stream) pending() bool {
+	s.mu.Lock()
+	switch {
+	case s.closed, s.last:
+		s.closeLocked()
+		s.mu.Unlock()
+		return false
+	case s.ending != nil:
+		s.rest, s.last = s.ending, true
+		s.mu.Unlock()
+		return true
+	case !s.lost:
+		s.busy = false
+		if s.raw != nil {
+			_ = s.conn.SetWriteDeadline(time.Time{})
+		}
+		s.mu.Unlock()
+		return false
+	}
+	s.lost = false
+	s.mu.Unlock()
+	var next bytes.Buffer
+	for _, sub := range s.subs { // which takes their feeds' locks, that come before this one
+		next.Write(sub.feed.anew(sub))
+	}
+	s.rest = next.Bytes()
+	return true
+}
+
+// progress sends a part of b, and waits until the peer takes it.
+func (s *stream) progress(b []byte) (n int, err error) {
+	if err := s.conn.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		return 0, err
+	}
+	if s.raw == nil {
+		return s.conn.Write(b[:min(len(b), chunk)])
+	}
+	var failed error
+	err = s.raw.Write(func(fd uintptr) bool {
+		n, failed = attempt(fd, b)
+		return n > 0 || failed != nil
+	})
+	return n, errors.Join(err, failed)
+}
+
+// wait returns when the peer, or this side, has closed.
+func (s *stream) wait() {
+	var b [16]byte
+	for said := 0; said < maxSaid; {
+		n, err := s.conn.Read(b[:])
+		if said += n; err != nil {
+			break
+		}
+	}
+	s.end()
+}
+
+// end ends all that the stream has begun.
+func (s *stream) end() {
+	s.close()
+	for _, sub := range s.subs {
+		sub.feed.remove(sub)
+	}
+	if s.joined != nil {
+		s.joined.end()
+	}
+	s.all.ended(s)
+	s.tellEnd()
+}
+
+func (s *stream) tellEnd() {
+	if s.onEnd != nil {
+		s.onEnd()
+	}
+}
