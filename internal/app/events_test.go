@@ -113,9 +113,10 @@ func TestStreamsThatCannotBe(t *testing.T) {
 	a := start(t, nil).ready(t)
 	b := newBrowser(t)
 	key := []string{"Authorization", "Bearer " + a.RunKey()}
-	rooms := "a"
+	var rooms strings.Builder
+	rooms.WriteString("a")
 	for i := range 51 {
-		rooms += ",r" + strings.Repeat("x", i)
+		rooms.WriteString(",r" + strings.Repeat("x", i))
 	}
 	for path, want := range map[string]int{
 		"/v1/rooms/a.b/events":                                404,
@@ -131,10 +132,10 @@ func TestStreamsThatCannotBe(t *testing.T) {
 		"/v1/rooms/lobby/events?join=a%20b&user=u":            422,
 		"/v1/rooms/lobby/events?join=c&user=u&name=":          422,
 		"/v1/rooms/lobby/events?join=c&user=u&name=%E2%80%AE": 422,
-		"/v1/events":                       422,
-		"/v1/events?rooms=":                422,
-		"/v1/events?rooms=" + rooms:        422,
-		"/v1/events?rooms=a&join=c&user=u": 422,
+		"/v1/events":                         422,
+		"/v1/events?rooms=":                  422,
+		"/v1/events?rooms=" + rooms.String(): 422,
+		"/v1/events?rooms=a&join=c&user=u":   422,
 	} {
 		if resp, body := b.do(http.MethodGet, a.url(path), "", key...); resp.StatusCode != want {
 			t.Errorf("%s: %s %s", path, resp.Status, body)

@@ -216,11 +216,15 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	return body, nil
 }
 
-// What is wrong with a body as a whole.
-var (
-	errNotUTF8   = errors.New("Please send UTF-8.")
-	errNoObject  = errors.New("Please send a JSON object, such as {}.")
-	errMoreFound = errors.New("Please send one JSON object, and nothing after it.")
+// unreadable says, as a sentence for the sender, what is wrong with a body as a whole.
+type unreadable string
+
+func (u unreadable) Error() string { return string(u) }
+
+const (
+	errNotUTF8   unreadable = "Please send UTF-8."
+	errNoObject  unreadable = "Please send a JSON object, such as {}."
+	errMoreFound unreadable = "Please send one JSON object, and nothing after it."
 )
 
 // parse reads a body. encoding/json alone would take "USER" for "user", and the last of

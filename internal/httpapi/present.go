@@ -201,10 +201,10 @@ func (o *object) user(g *access.Grant) (string, error) {
 // nameAllowed returns an error of access if the sender may not give the name that is given.
 func (o *object) nameAllowed(g *access.Grant) error {
 	var name string
-	if !o.has("name") || json.Unmarshal(o.fields["name"], &name) != nil {
-		return nil
+	if o.has("name") && json.Unmarshal(o.fields["name"], &name) == nil {
+		return g.CheckName(name) //nolint:wrapcheck // is what is answered
 	}
-	return g.CheckName(name) //nolint:wrapcheck // is what is answered
+	return nil
 }
 
 // defaultName is what a user is called who joins without a name: as the token says, else

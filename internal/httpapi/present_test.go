@@ -104,8 +104,11 @@ func TestTokenSpeaksForOneUser(t *testing.T) {
 			method, body string
 			who          []string
 		}{
-			{"PUT", `{"user":"bob"}`, plain}, {"PUT", `{"user":"a b","ttl":1}`, plain}, {"PUT", `{"user":""}`, plain},
-			{"PUT", `{"name":"Eve"}`, named}, {"PATCH", `{"name":"Eve"}`, named},
+			{"PUT", `{"user":"bob"}`, plain},
+			{"PUT", `{"user":"a b","ttl":1}`, plain},
+			{"PUT", `{"user":""}`, plain},
+			{"PUT", `{"name":"Eve"}`, named},
+			{"PATCH", `{"name":"Eve"}`, named},
 		} {
 			s.want(403, refused.method, c1, refused.body, refused.who...).has(t, "code", "forbidden")
 		}
@@ -262,7 +265,7 @@ func TestLimitsOfRoomsAndAddresses(t *testing.T) {
 // A replica remembers what was put through it when Redis loses its data, for the time
 // that is left.
 func TestPutsSurviveALossOfData(t *testing.T) {
-	bubble(t, func(t *testing.T, s *server, fake *redistest.Fake) {
+	bubble(t, func(_ *testing.T, s *server, fake *redistest.Fake) {
 		s.look("lobby")
 		s.want(201, "PUT", "/v1/rooms/lobby/connections/c1", `{"user":"u1","name":"One","meta":{"a":1},"ttl":120}`)
 		s.want(201, "PUT", "/v1/rooms/tea/connections/c2", `{"user":"u2","ttl":20}`)

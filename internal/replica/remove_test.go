@@ -14,15 +14,14 @@ import (
 )
 
 // remembers has the process know a connection without a socket.
-func (p *process) remembers(id, user string) presence.Connection {
+func (p *process) remembers(id, user string) {
 	p.t.Helper()
-	held, err := p.Put(p.t.Context(), lobby, store.Wanted{
+	_, err := p.Put(p.t.Context(), lobby, store.Wanted{
 		Connection: presence.Connection{ID: id, User: presence.User{ID: user, Name: user}}, TTL: 5 * time.Minute,
 	})
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return held.Connection
 }
 
 // Who was removed is gone for good, through whatever it was there, on all replicas, and

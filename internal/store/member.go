@@ -41,15 +41,15 @@ func (s *Store) Pick(ctx context.Context, users []string, rooms ...string) []Pic
 	}
 	s.run(ctx, calls...)
 	picked := make([]Picked, len(rooms))
-	for i, c := range calls {
-		of := &picked[i]
+	for i, room := range rooms {
+		of, c := &picked[i], calls[i]
 		if c.err == nil {
 			r := replyOf(c.reply)
 			of.Occupancy, of.Birth = r.occupancy()
 			of.Members, c.err = membersOf(r, users)
 		}
 		if c.err != nil {
-			of.Err = fmt.Errorf("read %s: %w", rooms[i], c.err)
+			of.Err = fmt.Errorf("read %s: %w", room, c.err)
 		}
 	}
 	return picked

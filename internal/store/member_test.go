@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"presence/internal/presence"
@@ -33,19 +34,19 @@ func TestPickReadsSomeUsersOfSomeRooms(t *testing.T) {
 		join(t, s, "b", conn("c1", "gen1", "Ben"))
 		picked := s.Pick(t.Context(), []string{"id-of-Ben", "id-of-Ann", "id-of-Eve"}, "a", "b", "c")
 		want := "2 3 [Ben 1 Ann 2] | 1 1 [Ben 1] | 0 0 []"
-		var got string
+		var got strings.Builder
 		for i, p := range picked {
 			var names []string
 			for _, m := range p.Members {
 				names = append(names, fmt.Sprint(m.Name, " ", m.Connections))
 			}
 			if i > 0 {
-				got += " | "
+				got.WriteString(" | ")
 			}
-			got += fmt.Sprint(p.Users, p.Connections, " ", names)
+			got.WriteString(fmt.Sprint(p.Users, p.Connections, " ", names))
 		}
-		if got != want {
-			t.Errorf("picked %s, want %s", got, want)
+		if got.String() != want {
+			t.Errorf("picked %s, want %s", got.String(), want)
 		}
 		if p := s.Pick(t.Context(), nil, "a")[0]; p.Users != 2 || p.Members != nil || p.Birth == "" {
 			t.Errorf("numbers alone: %+v", p)
