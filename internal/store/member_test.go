@@ -43,7 +43,7 @@ func TestPickReadsSomeUsersOfSomeRooms(t *testing.T) {
 			if i > 0 {
 				got.WriteString(" | ")
 			}
-			got.WriteString(fmt.Sprint(p.Users, p.Connections, " ", names))
+			fmt.Fprint(&got, p.Users, p.Connections, " ", names)
 		}
 		if got.String() != want {
 			t.Errorf("picked %s, want %s", got.String(), want)
