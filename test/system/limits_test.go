@@ -207,7 +207,7 @@ func TestSlowReader(t *testing.T) {
 	t.Parallel()
 	_, url := startRedis(t)
 	r := start(t, 1, brisk, url)
-	watcher := harness.Open(t, harness.Options{}, r[0].URL)
+	watcher := harness.Open(t, harness.Options{Names: true}, r[0].URL)
 	slow := dialDeaf(t, r[0].Addr)
 	defer func() { _ = slow.Close() }()
 	send := func(name string) error {
@@ -236,8 +236,10 @@ func TestSlowReader(t *testing.T) {
 		case <-gone:
 			waiting = false
 		default:
-			ben.MustJoin(fmt.Sprint("Ben ", i))
-			within(t, watcher.SeesUsers(5*time.Second, 2), time.Second, "seeing a join beside a slow reader")
+			name := fmt.Sprint("Ben ", i)
+			ben.MustJoin(name)
+			took := watcher.Sees(5*time.Second, name, func(s harness.Sight) bool { return s.Socket && !s.Stale && strings.Contains(s.Names, name) })
+			within(t, took, time.Second, "seeing a join beside a slow reader")
 			if err := ben.Leave(); err != nil {
 				t.Fatalf("leave: %v", err)
 			}
