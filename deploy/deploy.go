@@ -37,7 +37,7 @@ func onLoopback(config, listen string, replicas []string) string {
 		case section == "resolvers" || len(fields) == 0:
 			continue
 		case fields[0] == "bind":
-			line = "  bind " + listen
+			line = strings.Join(append([]string{"  bind", listen}, fields[2:]...), " ")
 		case fields[0] == "server-template":
 			for i, replica := range replicas {
 				fmt.Fprintf(&b, "  server replica-%d %s %s\n", i+1, replica, withoutLookups(fields[4:]))

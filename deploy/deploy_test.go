@@ -8,7 +8,7 @@ func TestOnLoopback(t *testing.T) {
 resolvers docker
   nameserver dns 127.0.0.11:53
 frontend public
-  bind :8080
+  bind :8080 tcp-ut 9s # of a socket
 backend replicas
   default-server check inter 1s resolvers docker init-addr none
   server-template replica 20 app:8080 weight 5 # as many as there are
@@ -16,7 +16,7 @@ backend replicas
 	want := `global
   maxconn 9
 frontend public
-  bind 127.0.0.1:1
+  bind 127.0.0.1:1 tcp-ut 9s
 backend replicas
   default-server check inter 1s
   server replica-1 127.0.0.1:2 weight 5

@@ -21,6 +21,8 @@ func TestHAProxySettings(t *testing.T) {
 	text := read(t, "deploy/haproxy/haproxy.cfg")
 	for _, line := range []string{
 		"option http-no-delay",
+		"option abortonclose",
+		"tcp-ut 30s",
 		"timeout check",
 		"http-check disable-on-404",
 		"http-check send meth GET uri /lbz",

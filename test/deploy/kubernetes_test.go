@@ -37,8 +37,11 @@ func TestManifests(t *testing.T) {
 			for _, problem := range s.check(manifest) {
 				t.Errorf("%s: %s", path, problem)
 			}
-			if manifest["kind"] == "NetworkPolicy" {
+			switch manifest["kind"] {
+			case "NetworkPolicy":
 				checkRedisIsReached(t, manifest)
+			case "HTTPRoute":
+				checkNoTimeLimit(t, manifest)
 			}
 		}
 		return nil
@@ -93,6 +96,26 @@ func checkRedisIsReached(t *testing.T, policy object) {
 	want := object{"app.kubernetes.io/name": "redis"}
 	if len(peers) == 0 || fmt.Sprint(peers[0]) != fmt.Sprint(want) {
 		t.Errorf("egress leads to %v, want %v first", peers, want)
+	}
+}
+
+// checkNoTimeLimit demands that what stays open is never cut for its age: sockets, which
+// have the address of their page, and event streams.
+func checkNoTimeLimit(t *testing.T, route object) {
+	t.Helper()
+	for _, path := range []string{"/", "/rooms/lobby", "/v1/events", "/v1/rooms/lobby/events"} {
+		longest, limits := "", any(nil)
+		for _, rule := range valueOf[[]any](at(route, "spec", "rules")) {
+			for _, match := range valueOf[[]any](at(rule, "matches")) {
+				prefix := fmt.Sprint(at(match, "path", "value"))
+				if at(match, "path", "type") == "PathPrefix" && strings.HasPrefix(path, prefix) && len(prefix) > len(longest) {
+					longest, limits = prefix, at(rule, "timeouts")
+				}
+			}
+		}
+		if at(limits, "request") != "0s" || at(limits, "backendRequest") != nil {
+			t.Errorf("%s is cut after %v", path, limits)
+		}
 	}
 }
 

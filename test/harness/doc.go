@@ -2,6 +2,7 @@
 // Redis in its several shapes, a balancer, and networks that fail.
 //
 //   - replica.go: a server process, started, killed, stopped, paused
+//   - follower.go: a program that follows a room by its event stream, and calls the API
 //   - visitor.go: a person with the page open, who speaks the browser's protocol
 //   - sight.go: what somebody reads off a page
 //   - redis.go: Redis by Sentinel, in a Cluster, behind an ACL; failovers

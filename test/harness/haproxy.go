@@ -29,10 +29,16 @@ type HAProxy struct {
 // with the test.
 func StartHAProxy(t testing.TB, replicas ...string) *HAProxy {
 	t.Helper()
+	return StartHAProxyWith(t, func(config string) string { return config }, replicas...)
+}
+
+// StartHAProxyWith is StartHAProxy, with a change of the configuration.
+func StartHAProxyWith(t testing.TB, change func(config string) string, replicas ...string) *HAProxy {
+	t.Helper()
 	binary := redistest.Tool(t, "haproxy")
 	addr := "127.0.0.1:" + strconv.Itoa(redistest.FreePort(t))
 	path := filepath.Join(t.TempDir(), "haproxy.cfg")
-	config := deploy.HAProxyOnLoopback(addr, replicas)
+	config := change(deploy.HAProxyOnLoopback(addr, replicas))
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}

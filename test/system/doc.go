@@ -32,6 +32,7 @@
 //	malformed and hostile frames     TestHostileFrames
 //	full rooms, full replica         TestFullRoom, TestFullReplica
 //	least rights in Redis            TestLeastRightsInRedisAreEnough
+//	event streams by a balancer      TestStreamsBehindHAProxy
 //
 // Of these, test/browser has again with real browsers: TestPromises, which holds
 // three replicas behind the balancer to all that is promised. Two more need a

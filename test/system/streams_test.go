@@ -1,0 +1,76 @@
+package system
+
+import (
+	"fmt"
+	"net/http"
+	"regexp"
+	"testing"
+	"time"
+
+	"presence/internal/redistest"
+	"presence/test/harness"
+)
+
+// startAPI is start with an API key that may do everything.
+func startAPI(t *testing.T, n int, p pace, url string) (replicas []*harness.Replica, key string) {
+	t.Helper()
+	key, flags := harness.Key(t)
+	return start(t, n, p, url, flags...), key
+}
+
+// An event stream comes through the balancer as it would without one: events at
+// once, for as long as it is open, however quiet the room; and the server notices
+// at once that a client has gone.
+func TestStreamsBehindHAProxy(t *testing.T) {
+	t.Parallel()
+	_, url := startRedis(t)
+	r, key := startAPI(t, 1, pace{heartbeat: time.Second, ttl: 20 * time.Second, grace: time.Second}, url)
+	// Comments come every 12 s, and timeouts are shortened as far as that allows.
+	const idle = 13500 * time.Millisecond
+	balancer := harness.StartHAProxyWith(t, func(config string) string {
+		timeouts := regexp.MustCompile(`timeout (client|server|tunnel) +\d+s`)
+		if n := len(timeouts.FindAllString(config, -1)); n != 3 {
+			t.Errorf("%d timeouts are shortened, want 3", n)
+		}
+		return timeouts.ReplaceAllString(config, fmt.Sprintf("timeout $1 %dms", idle.Milliseconds()))
+	}, r[0].Addr)
+	redistest.Eventually(t, 10*time.Second, "the balancer has found the replica", func() bool {
+		return status(t, balancer.URL+"/") == http.StatusOK
+	})
+	quiet := harness.Follow(t, "", "lobby", "", nil, balancer.URL)
+	ann := harness.Follow(t, key, "lobby", "join=c1&user=ann", nil, balancer.URL)
+	quiet.SeesUsers(5*time.Second, 1)
+	program := harness.NewProgram(t, balancer.URL, key)
+	program.Put("lobby", "ben", `,"ttl":60`)
+	within(t, quiet.SeesUsers(5*time.Second, 2), shown, "the join of a program")
+	if n := r[0].Metric("presence_streams"); n != 2 {
+		t.Errorf("%v streams are open, want 2", n)
+	}
+
+	from := time.Now()
+	ann.Close()
+	redistest.Eventually(t, 5*time.Second, "the server has noticed that a client has gone", func() bool {
+		return r[0].Metric("presence_streams") == 1
+	})
+	within(t, time.Since(from), 250*time.Millisecond, "to notice that a client has gone")
+	quiet.SeesUsers(5*time.Second, 1)
+	within(t, time.Since(from), 2*time.Second, "the leave of who was there by a stream")
+	left := quiet.Events(from, "diff")
+	if len(left) != 1 || fmt.Sprint(left[0].Leaves) != "[{ann closed}]" {
+		t.Errorf("events after that: %+v", left)
+	}
+	notBefore(t, left[0].At.Sub(from), time.Second-50*time.Millisecond, "the leave of who was there by a stream")
+
+	silent := time.Now()
+	harness.Observe(t, idle+time.Second, "the balancer would have cut a stream without keepalives")
+	if n := len(quiet.Events(silent, "")); n == 0 {
+		t.Error("there were no keepalives")
+	}
+	program.Put("lobby", "cem", "")
+	quiet.SeesUsers(5*time.Second, 2)
+	if n := quiet.Streams(); n != 1 {
+		t.Errorf("%d streams were opened, want the first only", n)
+	}
+	quiet.Close()
+	redistest.Eventually(t, 5*time.Second, "no stream is left", func() bool { return r[0].Metric("presence_streams") == 0 })
+}
