@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -25,35 +24,34 @@ const (
 // Events serves GET /v1/rooms/{room}/events: an event stream of a room, which with join
 // is somebody's presence, too.
 func (a *API) Events(w http.ResponseWriter, r *http.Request) {
-	name, query := r.PathValue("room"), r.URL.Query()
+	name, q := r.PathValue("room"), queryOf(r)
 	grant, ok := a.watches(w, r, name)
 	if !ok {
 		return
 	}
-	joins := query.Has("join")
+	joins := q.values.Has("join")
 	if joins {
 		if err := grant.Need(access.Join, name); err != nil {
 			fail(w, err)
 			return
 		}
 	}
-	var wrong faults
-	want := stream.Want{Rooms: []string{name}, Counts: wrong.countsOnly(query), After: wrong.after(r, query), Until: grant.Expires}
+	want := stream.Want{Rooms: []string{name}, Counts: q.countsOnly(), After: q.after(r), Until: grant.Expires}
 	if joins {
 		var err error
-		if want.Join, err = a.joins(r, connection{room: name, grant: grant}, query, &wrong); err != nil {
+		if want.Join, err = a.joins(r, connection{room: name, grant: grant}, q); err != nil {
 			fail(w, err)
 			return
 		}
 	}
-	a.stream(w, r, grant, want, wrong)
+	a.stream(w, r, grant, want, q.faults)
 }
 
 // EventsOfRooms serves GET /v1/events?rooms=a,b: an event stream of several rooms.
 func (a *API) EventsOfRooms(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
+	q := queryOf(r)
 	var rooms []string
-	for _, list := range query["rooms"] {
+	for _, list := range q.values["rooms"] {
 		for name := range strings.SplitSeq(list, ",") {
 			if list != "" && len(rooms) <= maxEventRooms && !slices.Contains(rooms, name) {
 				rooms = append(rooms, name)
@@ -64,15 +62,14 @@ func (a *API) EventsOfRooms(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	var wrong faults
-	want := stream.Want{Rooms: rooms, Several: true, Counts: wrong.countsOnly(query), Until: grant.Expires}
+	want := stream.Want{Rooms: rooms, Several: true, Counts: q.countsOnly(), Until: grant.Expires}
 	if len(rooms) == 0 || len(rooms) > maxEventRooms {
-		wrong.add("/rooms", fmt.Sprintf("Please name 1 to %d rooms, with commas between them.", maxEventRooms))
+		q.faults.add("/rooms", fmt.Sprintf("Please name 1 to %d rooms, with commas between them.", maxEventRooms))
 	}
-	if query.Has("join") {
-		wrong.add("/join", "Only a stream of one room can join it: use /v1/rooms/ROOM/events.")
+	if q.values.Has("join") {
+		q.faults.add("/join", "Only a stream of one room can join it: use /v1/rooms/ROOM/events.")
 	}
-	a.stream(w, r, grant, want, wrong)
+	a.stream(w, r, grant, want, q.faults)
 }
 
 // watches returns what the sender of r may do, who may observe rooms; else it has
@@ -96,19 +93,20 @@ func (a *API) watches(w http.ResponseWriter, r *http.Request, rooms ...string) (
 }
 
 // countsOnly reports whether only numbers are wanted.
-func (f *faults) countsOnly(query url.Values) bool {
-	if query.Has("mode") && query.Get("mode") != "count" {
-		f.add("/mode", "The only mode that can be asked for is count.")
+func (q *query) countsOnly() bool {
+	mode := q.text("mode")
+	if q.values.Has("mode") && mode != "count" {
+		q.faults.add("/mode", "The only mode that can be asked for is count.")
 	}
-	return query.Get("mode") == "count"
+	return mode == "count"
 }
 
 // after returns the version that the client has. What EventSource sends by itself may be
 // anything, and wins.
-func (f *faults) after(r *http.Request, query url.Values) int64 {
-	asked, ok := versionOf(query.Get("after"))
-	if query.Has("after") && !ok {
-		f.add("/after", "Please give the version of a room, as events and answers have it.")
+func (q *query) after(r *http.Request) int64 {
+	asked, ok := versionOf(q.text("after"))
+	if q.values.Has("after") && !ok {
+		q.faults.add("/after", "Please give the version of a room, as events and answers have it.")
 	}
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		asked, _ = versionOf(id)
@@ -126,11 +124,11 @@ func versionOf(text string) (version int64, ok bool) {
 
 // joins returns who is to be present by a stream of c's room. The error is one of access
 // or of the room.
-func (a *API) joins(r *http.Request, c connection, query url.Values, wrong *faults) (*store.Wanted, error) {
-	id, user, name := query.Get("join"), query.Get("user"), query.Get("name")
-	w := &store.Wanted{SetName: query.Has("name")}
+func (a *API) joins(r *http.Request, c connection, q *query) (*store.Wanted, error) {
+	id, user, name := q.text("join"), q.text("user"), q.text("name")
+	w := &store.Wanted{SetName: q.values.Has("name")}
 	switch {
-	case c.grant.Token && query.Has("user"):
+	case c.grant.Token && q.values.Has("user"):
 		if err := c.grant.CheckUser(user); err != nil {
 			return nil, err //nolint:wrapcheck // is what is answered
 		}
@@ -144,20 +142,20 @@ func (a *API) joins(r *http.Request, c connection, query url.Values, wrong *faul
 	}
 	for pointer, id := range map[string]string{"/join": id, "/user": user} {
 		if presence.CheckID(id) != nil {
-			wrong.add(pointer, idRule)
+			q.faults.add(pointer, idRule)
 		}
 	}
 	var err error
 	if w.SetName {
 		name, err = presence.CleanName(name)
-	} else if len(*wrong) == 0 {
+	} else if len(q.faults) == 0 {
 		name, err = a.defaultName(r.Context(), c, user)
 	}
 	if err != nil {
 		if !errors.As(err, new(*presence.NameError)) {
 			return nil, err
 		}
-		wrong.add("/name", err.Error())
+		q.faults.add("/name", err.Error())
 	}
 	keys, ok := a.opts.Keys(r.Context())
 	if !ok {
