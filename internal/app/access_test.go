@@ -241,6 +241,15 @@ func TestOrderOfAnswers(t *testing.T) {
 	}{
 		{"GET", "/v1/nothing", "Bearer bad", 404, "not_found"},
 		{"PATCH", "/v1/rooms/lobby", "Bearer bad", 405, "method_not_allowed"},
+		{"GET", "/v1//rooms", "", 404, "not_found"}, // is no other address
+		{"PUT", "/v1/rooms//members", "", 404, "not_found"},
+		{"GET", "/v1/./rooms", "", 404, "not_found"},
+		{"GET", "/v1/rooms/../members", "Bearer bad", 404, "no_such_room"},
+		{"GET", "/v1/rooms/.", "Bearer bad", 404, "no_such_room"},
+		{"GET", "/v1/rooms/%2e%2e", "Bearer bad", 404, "no_such_room"},
+		{"DELETE", "/v1/rooms/lobby/members/..", "Bearer bad", 401, "unauthorized"},
+		{"DELETE", "/v1/rooms/lobby/members/..", "Bearer " + testKey, 422, "invalid"},
+		{"POST", "/v1/rooms/lobby/connections/../leave", "Bearer " + testKey, 422, "invalid"},
 		{"GET", "/v1/rooms/a.b", "Bearer bad", 404, "no_such_room"},
 		{"GET", "/v1/rooms/a.b/members?limit=x", "Bearer bad", 404, "no_such_room"},
 		{"GET", "/v1/rooms/a.b/events?join=..", "", 404, "no_such_room"},

@@ -66,7 +66,35 @@ func (a *App) routes() http.Handler {
 	mux.Handle("/", a.elsewhere(mux.ServeMux))
 
 	trusted, _ := forwarded.ParseTrusted(a.config.TrustedProxies) // validated
-	return a.counted(mux, forwarded.Handler(trusted, a.proxies(trusted, a.secure(a.crossOrigin(mux.ServeMux, a.sameOrigin(limitForms(mux)))))))
+	return literal(a.counted(mux, forwarded.Handler(trusted, a.proxies(trusted, a.secure(a.crossOrigin(mux.ServeMux, a.sameOrigin(limitForms(mux))))))))
+}
+
+// literal has the API see addresses as they were sent. The mux would lead from one with an
+// empty segment, or with . or .. for a name, to another that means something else.
+func literal(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if sent := r.URL.EscapedPath(); isAPI(r) && (strings.Contains(sent, "//") || strings.Contains(sent, "/.")) {
+			r = r.WithContext(r.Context())
+			r.URL = literalURL(*r.URL, sent)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// literalURL returns at, whose path was sent, with segments that the mux leaves as they are.
+func literalURL(at url.URL, sent string) *url.URL {
+	if strings.Contains(sent, "//") {
+		at.Path, at.RawPath = "/v1/", "" // leads nowhere
+		return &at
+	}
+	segments := strings.Split(sent, "/")
+	for i, segment := range segments {
+		if segment == "." || segment == ".." {
+			segments[i] = strings.ReplaceAll(segment, ".", "%2e")
+		}
+	}
+	at.RawPath = strings.Join(segments, "/")
+	return &at
 }
 
 // limitForms bounds what is read of a form. The API has bounds of its own.
