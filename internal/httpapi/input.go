@@ -106,8 +106,9 @@ func number(text string, most int64) (n int64, ok bool) {
 
 // cursor returns what a cursor stands for: "" for the first page.
 func (q *query) cursor() string {
-	text, err := base64.RawURLEncoding.Strict().DecodeString(q.text("cursor"))
-	if err != nil {
+	cursor := q.text("cursor")
+	text, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	if err != nil || cursorOf(string(text)) != cursor { // the decoder leaves newlines out
 		q.badCursor()
 	}
 	return string(text)
@@ -331,11 +332,21 @@ func encodeMeta(meta map[string]any) (string, error) {
 	if err := encoder.Encode(meta); err != nil {
 		return "", err //nolint:wrapcheck // not for what was decoded
 	}
-	text := strings.TrimSuffix(out.String(), "\n")
+	text := lineSeparators(strings.TrimSuffix(out.String(), "\n"))
 	if len(text) > maxMeta {
 		return "", errMetaSize
 	}
 	return text, nil
+}
+
+// lineSeparators writes U+2028 and U+2029 as they are, which encoding/json writes for
+// JavaScript, in twice the bytes.
+func lineSeparators(text string) string {
+	if !strings.Contains(text, `\u202`) {
+		return text
+	}
+	// A pair of backslashes is one that was sent.
+	return strings.NewReplacer(`\\`, `\\`, `\u2028`, "\u2028", `\u2029`, "\u2029").Replace(text)
 }
 
 // errMetaSize says how large metadata may be.

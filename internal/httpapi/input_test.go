@@ -47,6 +47,8 @@ func TestBadInput(t *testing.T) {
 			{"GET", members + "?cursor=" + cursorOf("o 7 a b"), "", "/cursor"},
 			{"GET", members + "?cursor=" + cursorOf("o +7 a"), "", "/cursor"},
 			{"GET", members + "?cursor=AB%3D", "", "/cursor"},
+			{"GET", members + "?cursor=%0a", "", "/cursor"},
+			{"GET", "/v1/rooms?cursor=" + cursorOf("lobby") + "%0d%0a", "", "/cursor"},
 			{"GET", members + "/a%20b", "", "/user"},
 			{"GET", members + "/" + long, "", "/user"},
 			{"GET", "/v1/rooms/lobby/changes", "", "/after"},
@@ -223,6 +225,20 @@ func TestBodyOfUnknownLength(t *testing.T) {
 		var wrong *mistake
 		if errors.As(err, &wrong); wrong != nil && wrong.code != c.want || (wrong == nil) != (c.want == "") {
 			t.Errorf("%d bytes: %v", c.size, err)
+		}
+	}
+}
+
+// What is counted of metadata is what was sent, without blanks.
+func TestMetadataAreAsLongAsWhatWasSent(t *testing.T) {
+	for _, text := range []string{
+		`{"a":"` + strings.Repeat("\u2028", 338) + `"}`, `{"a":"` + strings.Repeat("\u2029", 338) + `"}`,
+		`{"a":"\\u2028\\\\u2029` + "\u2028" + `\\"}`, `{"a":"<&>"}`,
+	} {
+		meta, err := decodeMeta(text)
+		got, err2 := encodeMeta(meta)
+		if err := errors.Join(err, err2); err != nil || got != text {
+			t.Errorf("%.80q is taken for %.80q: %v", text, got, err)
 		}
 	}
 }
