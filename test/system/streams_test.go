@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,4 +74,57 @@ func TestStreamsBehindHAProxy(t *testing.T) {
 	}
 	quiet.Close()
 	redistest.Eventually(t, 5*time.Second, "no stream is left", func() bool { return r[0].Metric("presence_streams") == 0 })
+}
+
+// A replica is killed that holds 200 people, by pages, streams and programs: whoever
+// follows the room elsewhere is told of each of them once, and why.
+func TestEveryLeaveOfAKilledReplicaIsTold(t *testing.T) {
+	t.Parallel()
+	p := pace{heartbeat: time.Second, ttl: 4 * time.Second, grace: 2 * time.Second}
+	_, url := startRedis(t)
+	r, key := startAPI(t, 2, p, url)
+	const pages, streams, puts = 20, 40, 140
+	watcher := harness.Follow(t, "", "lobby", "", nil, r[1].URL)
+	program := harness.NewProgram(t, r[0].URL, key)
+	join(t, pages, harness.Options{Still: true}, r[0].URL)
+	for i := range streams {
+		harness.Follow(t, key, "lobby", fmt.Sprintf("join=s%d&user=s%d", i, i), nil, r[0].URL)
+	}
+	var beats strings.Builder
+	harness.InParallel(puts, func(i int) { program.Put("lobby", fmt.Sprint("p", i), "") })
+	for i := range puts {
+		fmt.Fprintf(&beats, `,{"room":"lobby","connection":"p%d"}`, i)
+	}
+	watcher.SeesUsers(5*time.Second, pages+streams+puts)
+	there := watcher.Now().Members
+	var answer struct{ Renewed int }
+	program.Must(http.MethodPost, "/heartbeats", `{"connections":[`+beats.String()[1:]+`]}`, &answer)
+	if answer.Renewed != puts {
+		t.Errorf("%d connections are renewed, want %d", answer.Renewed, puts)
+	}
+	killed := time.Now()
+	r[0].Kill()
+	watcher.SeesUsers(p.ttl+5*time.Second, 0)
+	told := map[string]int{}
+	last := killed
+	for _, e := range watcher.Events(killed, "diff") {
+		for _, l := range e.Leaves {
+			if told[l.User]++; l.Reason != "timeout" {
+				t.Errorf("%s leaves for the reason %s", l.User, l.Reason)
+			}
+			last = e.At
+		}
+	}
+	for user := range there {
+		if told[user] != 1 {
+			t.Errorf("%s leaves %d times", user, told[user])
+		}
+	}
+	if len(there) != pages+streams+puts || len(told) != len(there) {
+		t.Errorf("%d leave of %d", len(told), len(there))
+	}
+	within(t, last.Sub(killed), p.ttl+time.Second, "the last leave")
+	if n := len(watcher.Events(killed, "snapshot")); n > 0 {
+		t.Errorf("%d snapshots are told instead", n)
+	}
 }
