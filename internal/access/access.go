@@ -77,11 +77,11 @@ func New(o Options) (*Access, error) {
 	a := &Access{keys: o.Keys, configured: o.Configured || len(o.Keys) > 0 || len(o.TokenSecret) > 0}
 	a.watched.init()
 	a.refusals = newRefusals(o.Registerer)
-	public := patterns{{any: true}}
+	public := presence.AllRooms()
 	if o.PublicRooms != nil {
 		var err error
-		if public, err = parsePatterns(o.PublicRooms); err != nil {
-			return nil, err
+		if public, err = presence.ParsePatterns(o.PublicRooms); err != nil {
+			return nil, err //nolint:wrapcheck // says all there is to say
 		}
 	}
 	a.anonymous = &Grant{access: a, public: public}
@@ -98,6 +98,9 @@ func New(o Options) (*Access, error) {
 // RunKey returns the API key that was made for this run, with all rights in all
 // rooms, or "" if there is none. It is to be told to the operator alone.
 func (a *Access) RunKey() string { return a.runKey }
+
+// Anybody returns what everybody may, without credentials.
+func (a *Access) Anybody() *Grant { return a.anonymous }
 
 // Grant returns what the sender of r may do. Without credentials that is what
 // everybody may. The error is a [*Refusal] with [Unauthorized] for credentials that are
@@ -172,6 +175,12 @@ func bearer(h http.Header) (string, *Refusal) {
 	return credential, nil
 }
 
+// A rule grants rights in the rooms of a pattern.
+type rule struct {
+	pattern presence.Pattern
+	rights  Right
+}
+
 // A Grant is what the sender of a request may do. It never changes, also when its
 // token expires: whoever keeps one looks at Expires.
 type Grant struct {
@@ -197,21 +206,36 @@ type Grant struct {
 	Expires time.Time
 
 	access *Access
-	public patterns
+	public presence.Patterns
 	rules  []rule
 }
 
 // May reports whether right is granted in room.
 func (g *Grant) May(right Right, room string) bool {
-	if right == Observe && g.public.match(room) {
+	if right == Observe && g.public.Match(room) {
 		return true
 	}
 	for _, rule := range g.rules {
-		if rule.rights&right != 0 && rule.pattern.match(room) {
+		if rule.rights&right != 0 && rule.pattern.Match(room) {
 			return true
 		}
 	}
 	return false
+}
+
+// Rooms returns the rooms in which right is granted, apart from each other and in the order
+// of their names.
+func (g *Grant) Rooms(right Right) presence.Patterns {
+	var rooms presence.Patterns
+	if right == Observe {
+		rooms = append(rooms, g.public...)
+	}
+	for _, rule := range g.rules {
+		if rule.rights&right != 0 {
+			rooms = append(rooms, rule.pattern)
+		}
+	}
+	return rooms.Apart()
 }
 
 // Need returns nil if right is granted in room, else a [*Refusal]: [Unauthorized] if

@@ -31,7 +31,7 @@ type Key struct {
 
 // newKey returns the key for a run, which has the rights in all rooms.
 func newKey(name, key string, rights Right) Key {
-	return Key{Name: name, hash: sha256.Sum256([]byte(key)), rules: []rule{{pattern{any: true}, rights}}}
+	return Key{Name: name, hash: sha256.Sum256([]byte(key)), rules: []rule{{presence.Pattern{Prefix: true}, rights}}}
 }
 
 // ParseKeys reads the lines of a file of API keys:
@@ -89,7 +89,7 @@ func parseKey(fields []string) (Key, error) {
 	if !ok {
 		return Key{}, errors.New("the third field must be rooms= and patterns with commas between them, such as rooms=lobby,team-*")
 	}
-	patterns, err := parsePatterns(strings.Split(rooms, ","))
+	patterns, err := presence.ParsePatterns(strings.Split(rooms, ","))
 	if err != nil {
 		return Key{}, fmt.Errorf("rooms=: %w", err)
 	}

@@ -169,7 +169,7 @@ func rules(value json.RawMessage) ([]rule, error) {
 	}
 	var list []rule
 	for text, names := range rooms {
-		p, err := parsePattern(text)
+		p, err := presence.ParsePattern(text)
 		if err != nil {
 			return nil, &claimError{"In its presence.rooms " + err.Error() + "."}
 		}

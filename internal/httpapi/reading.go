@@ -11,6 +11,7 @@ import (
 	"presence/internal/access"
 	"presence/internal/presence"
 	"presence/internal/room"
+	"presence/internal/store"
 	"presence/internal/stream"
 )
 
@@ -22,10 +23,6 @@ const (
 
 	// maxChanges is how many entries of the log are told at a time.
 	maxChanges = 256
-
-	// maxLooks is how often, for one page of rooms, more rooms are looked at of which the
-	// caller may see none.
-	maxLooks = 10
 )
 
 // Occupancy is how many are in a room.
@@ -99,10 +96,15 @@ func (a *API) Rooms(w http.ResponseWriter, r *http.Request) {
 	if prefix != "" && presence.CheckRoom(prefix) != nil {
 		q.faults.add("/prefix", "A prefix is the beginning of a room's name: up to 64 characters of A-Z, a-z, 0-9, _ and -.")
 	}
-	if after != "" && presence.CheckRoom(after) != nil {
+	if store.CheckListed(after) != nil {
 		q.badCursor()
 	}
 	if err := q.faults.err(); err != nil {
+		fail(w, err)
+		return
+	}
+	rooms, next, err := a.rooms.List(r.Context(), g.Rooms(access.Observe).Under(prefix), after, limit)
+	if err != nil {
 		fail(w, err)
 		return
 	}
@@ -114,28 +116,9 @@ func (a *API) Rooms(w http.ResponseWriter, r *http.Request) {
 	page := struct {
 		Rooms []count `json:"rooms"`
 		Next  string  `json:"next,omitempty"`
-	}{Rooms: []count{}}
-	size := max(limit, defaultLimit) + 1
-	for look, more := 0, true; more && page.Next == ""; look++ {
-		rooms, err := a.rooms.List(r.Context(), prefix, after, size)
-		if err != nil {
-			fail(w, err)
-			return
-		}
-		more = len(rooms) == size
-		for _, one := range rooms {
-			if len(page.Rooms) == limit {
-				page.Next = cursorOf(after)
-				break
-			}
-			after = one.Room
-			if g.May(access.Observe, one.Room) {
-				page.Rooms = append(page.Rooms, count{one.Room, one.Users, one.Connections})
-			}
-		}
-		if more && page.Next == "" && look == maxLooks {
-			page.Next = cursorOf(after)
-		}
+	}{make([]count, len(rooms)), cursorOf(next)}
+	for i, one := range rooms {
+		page.Rooms[i] = count{one.Room, one.Users, one.Connections}
 	}
 	answer(w, page)
 }

@@ -109,6 +109,34 @@ func TestOutage(t *testing.T) {
 	})
 }
 
+// A list of rooms looks the same, and goes on at the same place, whatever there is that the
+// caller may not see.
+func TestListOfRoomsTellsNothingOfOthers(t *testing.T) {
+	bubble(t, func(t *testing.T, s *server, _ *redistest.Fake) {
+		s.put("public-1", "c1", "u1")
+		s.put("public-2", "c1", "u1")
+		time.Sleep(3 * time.Second)
+		list := func() string {
+			var all strings.Builder
+			for _, query := range []string{"", "limit=1", "prefix=p", "prefix=q", "prefix=public-2", "cursor=" + cursorOf("a"), "cursor=" + cursorOf("public-1")} {
+				all.WriteString(s.want(200, "GET", "/v1/rooms?"+query, "", "Authorization", "").Body.String())
+			}
+			return all.String()
+		}
+		before := list()
+		for i := range 1200 {
+			if _, err := s.store.Put(t.Context(), fmt.Sprintf("hidden-%04d", i), store.Wanted{Connection: presence.Connection{ID: "c1", Generation: "g", User: presence.User{ID: "u1", Name: "u1"}}, TTL: time.Minute}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(3 * time.Second)
+		s.want(200, "GET", "/v1/rooms?prefix=hidden&limit=1", "").has(t, "rooms.0.room", "hidden-0000")
+		if after := list(); after != before {
+			t.Errorf("with rooms that may not be seen the lists are\n%s, without them\n%s", after, before)
+		}
+	})
+}
+
 func TestRoomsAreListedByName(t *testing.T) {
 	bubble(t, func(t *testing.T, s *server, _ *redistest.Fake) {
 		s.want(200, "GET", "/v1/rooms", "").has(t, "rooms", "[]", "next", "null")

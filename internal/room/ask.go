@@ -125,14 +125,14 @@ func (rs *Rooms) current(ctx context.Context) error {
 }
 
 // List lists rooms with users in them, as [store.Store.List] does.
-func (rs *Rooms) List(ctx context.Context, prefix, after string, limit int) (rooms []store.RoomCount, err error) {
+func (rs *Rooms) List(ctx context.Context, among presence.Patterns, after string, limit int) (rooms []store.RoomCount, next string, err error) {
 	err = rs.ask(ctx, "", func() (err error) {
-		if rooms, err = rs.store.List(ctx, prefix, after, limit); err == nil {
+		if rooms, next, err = rs.store.List(ctx, among, after, limit); err == nil {
 			err = rs.current(ctx)
 		}
 		return err
 	})
-	return rooms, err
+	return rooms, next, err
 }
 
 // Changes returns what changed in a room, as [store.Store.Changes] does.

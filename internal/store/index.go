@@ -128,20 +128,66 @@ func (s *Store) Busiest(ctx context.Context, limit int) ([]RoomCount, error) {
 	return s.list(ctx, "busy", limit)
 }
 
-// List lists rooms with users in them whose names begin with prefix and come after the
-// name after, by name, at most limit. Numbers are as replicas saw them last.
-func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]RoomCount, error) {
-	low, high := "["+prefix, "["+prefix+"\xff"
-	if after >= prefix {
-		low = "(" + after
-	}
-	if prefix == "" {
-		high = "+"
-		if after == "" {
+// List lists rooms with users in them, of those that among stand for, by name, at most
+// limit: the first that come after the name after, "" for the first of all. Patterns must
+// be apart, and in order, as [presence.Patterns.Apart] returns them. Numbers are as
+// replicas saw them last.
+//
+// next is where the list goes on, to be given as after, or "" where it is whole. It is made
+// of rooms that among stand for, and tells nothing of others. There may be fewer rooms than
+// limit before it, even none.
+func (s *Store) List(ctx context.Context, among presence.Patterns, after string, limit int) (rooms []RoomCount, next string, err error) {
+	for calls := 0; len(among) > 0; among = among[1:] {
+		p := among[0]
+		if after >= endOf(p) {
+			continue
+		}
+		if calls == maxListCalls {
+			return rooms, after, nil
+		}
+		calls++
+		low, high := "["+p.Text, "["+p.Text
+		if p.Prefix {
+			high = "(" + endOf(p)
+		}
+		if after >= p.Text && after != "" {
+			low = "(" + after
+		}
+		if low == "[" {
 			low = "-"
 		}
+		more, err := s.list(ctx, "name", limit-len(rooms)+1, low, high)
+		if err != nil {
+			return nil, "", err
+		}
+		if rooms = append(rooms, more...); len(rooms) > limit {
+			return rooms[:limit], rooms[limit-1].Room, nil
+		}
+		after = endOf(p)
 	}
-	return s.list(ctx, "name", limit, low, high)
+	return rooms, "", nil
+}
+
+// maxListCalls bounds the calls of one list of rooms that many patterns stand for.
+const maxListCalls = 50
+
+// afterAll comes after all characters of which the names of rooms are made.
+const afterAll = "~"
+
+// endOf is a text after which no room of p comes, but those of later patterns do.
+func endOf(p presence.Pattern) string {
+	if p.Prefix {
+		return p.Text + afterAll
+	}
+	return p.Text
+}
+
+// CheckListed returns nil for a text after which a list of rooms may go on.
+func CheckListed(after string) error {
+	if after == "" || after == afterAll {
+		return nil
+	}
+	return presence.CheckRoom(strings.TrimSuffix(after, afterAll))
 }
 
 func (s *Store) list(ctx context.Context, how string, limit int, span ...any) ([]RoomCount, error) {

@@ -2,9 +2,11 @@ package store
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"presence/internal/presence"
 	"presence/internal/redistest"
 )
 
@@ -19,7 +21,8 @@ func TestIndexListsRoomsByNameAndByUsers(t *testing.T) {
 		join(t, b, "tea", conn("c0", "gen2", "user 0"))
 		join(t, b, "tea", conn("c9", "gen1", "user 0"))
 		list := func(prefix, after string, limit int) string {
-			return fmt.Sprint(must(b.List(t.Context(), prefix, after, limit)))
+			rooms, _, err := b.List(t.Context(), presence.AllRooms().Under(prefix), after, limit)
+			return fmt.Sprint(must(rooms, err))
 		}
 		redistest.Eventually(t, 5*time.Second, "all rooms are in the index", func() bool {
 			return list("", "", 10) == "[{lobby 2 2} {tea 5 6} {team 4 4} {team-a 3 3} {team-b 1 1}]"
@@ -47,13 +50,72 @@ func TestIndexListsRoomsByNameAndByUsers(t *testing.T) {
 	})
 }
 
+// byName lists all rooms.
+func byName(t *testing.T, s *Store) []RoomCount {
+	t.Helper()
+	rooms, _, err := s.List(t.Context(), presence.AllRooms(), "", 1000)
+	return must(rooms, err)
+}
+
+// Where a list goes on tells nothing of rooms that it does not list.
+func TestListGoesOnAmongItsOwnRooms(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		var names []string
+		for i := range 2 * maxListCalls {
+			names = append(names, fmt.Sprintf("exact-%03d", i))
+		}
+		for _, room := range []string{"a", "exact-000", "exact-000b", "exact-075", "open-1", "open-2", "open-3", "secret", "zoo"} {
+			join(t, s, room, conn("c", "gen1", "Ann"))
+		}
+		redistest.Eventually(t, 5*time.Second, "all rooms are in the index", func() bool { return len(byName(t, s)) == 9 })
+		for _, test := range []struct {
+			among []string
+			limit int
+			want  string
+		}{
+			{nil, 5, "[]"},
+			{[]string{"secrets", "b*"}, 5, "[]"},
+			{[]string{"open-*", "zoo", "a"}, 2, "[a open-1] open-1 [open-2 open-3] open-3 [zoo]"},
+			{[]string{"open-*", "zoo", "a"}, 4, "[a open-1 open-2 open-3] open-3 [zoo]"},
+			{[]string{"open-*"}, 3, "[open-1 open-2 open-3]"},
+			{append(names, "open-*"), 9, "[exact-000] exact-049 [exact-075] exact-099 [open-1 open-2 open-3]"},
+			{[]string{"*"}, 8, "[a exact-000 exact-000b exact-075 open-1 open-2 open-3 secret] secret [zoo]"},
+		} {
+			var got []any
+			for after := ""; ; {
+				rooms, next, err := s.List(t.Context(), must(presence.ParsePatterns(test.among)).Apart(), after, test.limit)
+				var page []string
+				for _, one := range must(rooms, err) {
+					page = append(page, one.Room)
+				}
+				if got = append(got, page); next == "" {
+					break
+				}
+				if CheckListed(next) != nil {
+					t.Errorf("%v goes on after %q, which is refused", test.among, next)
+				}
+				got, after = append(got, next), next
+			}
+			if text := strings.Trim(fmt.Sprintln(got...), "\n"); text != test.want {
+				t.Errorf("of %v: %s, want %s", test.among, text, test.want)
+			}
+		}
+		for _, bad := range []string{"a.b", "~~", "a~b", "*"} {
+			if CheckListed(bad) == nil {
+				t.Errorf("a list goes on after %q", bad)
+			}
+		}
+	})
+}
+
 // A replica that noted a room writes it again though nothing has changed: Redis may
 // have lost the index alone.
 func TestLostIndexIsWrittenAgain(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
 		join(t, s, "r", conn("c", "gen1", "Ann"))
-		there := func() bool { return len(must(s.List(t.Context(), "", "", 10))) == 1 }
+		there := func() bool { return len(byName(t, s)) == 1 }
 		redistest.Eventually(t, 5*time.Second, "the room is in the index", there)
 		e.admin.Del(t.Context(), s.keys.index()...)
 		s.notes.mu.Lock()
@@ -86,9 +148,8 @@ func TestDamagedIndexBeginsAnew(t *testing.T) {
 				if err != nil || len(busy) != 1 {
 					t.Errorf("%s %s: busiest %v, %v", key, kind, busy, err)
 				}
-				byName, err := s.List(t.Context(), "", "", 10)
-				if err != nil || len(byName) != 1 {
-					t.Errorf("%s %s: by name %v, %v", key, kind, byName, err)
+				if list := byName(t, s); len(list) != 1 {
+					t.Errorf("%s %s: by name %v", key, kind, list)
 				}
 			}
 		}
@@ -136,7 +197,7 @@ func TestIndexFollowsTheRooms(t *testing.T) {
 					want = append(want, RoomCount{room, snap.Users, snap.Connections})
 				}
 			}
-			if got := must(stores[1].List(t.Context(), "", "", 10)); fmt.Sprint(got) != fmt.Sprint(want) {
+			if got := byName(t, stores[1]); fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("%s: the index is %v, the rooms are %v", step, got, want)
 			}
 			if got := must(stores[0].Busiest(t.Context(), 10)); len(got) != len(want) {
