@@ -142,12 +142,12 @@ type View struct {
 	Members map[string]Member
 }
 
-// Text is who is there, under which name and by how many connections, in one
-// order.
+// Text is who is there, as what and since when, in one order.
 func (v View) Text() string {
 	var all strings.Builder
 	for _, user := range slices.Sorted(maps.Keys(v.Members)) {
-		fmt.Fprintf(&all, "%s=%s/%d ", user, v.Members[user].Name, v.Members[user].Connections)
+		m := v.Members[user]
+		fmt.Fprintf(&all, "%s=%s%s/%d since %s\n", user, m.Name, m.Meta, m.Connections, m.Since)
 	}
 	return all.String()
 }

@@ -33,6 +33,9 @@
 //	full rooms, full replica         TestFullRoom, TestFullReplica
 //	least rights in Redis            TestLeastRightsInRedisAreEnough
 //	event streams by a balancer      TestStreamsBehindHAProxy
+//	streams of a killed replica      TestEveryLeaveOfAKilledReplicaIsTold
+//	a room of 700, and small again   TestRoomOfManyIsFollowedAndListed
+//	streams, GET, changes and pages  TestNobodyDisagrees
 //
 // Of these, test/browser has again with real browsers: TestPromises, which holds
 // three replicas behind the balancer to all that is promised. Two more need a

@@ -128,3 +128,98 @@ func TestEveryLeaveOfAKilledReplicaIsTold(t *testing.T) {
 		t.Errorf("%d snapshots are told instead", n)
 	}
 }
+
+// listing is a page of the members of a room.
+type listing struct {
+	Users   int
+	Members []harness.Member
+	Next    string
+}
+
+// list reads all pages of the members of a room, and returns how often each user
+// came, and in how many pages. between is called after each page.
+func list(program *harness.Program, room string, limit int, between func(page int)) (times map[string]int, pages int) {
+	times = map[string]int{}
+	for cursor := ""; ; pages++ {
+		var page listing
+		program.Must(http.MethodGet, fmt.Sprintf("/rooms/%s/members?limit=%d&cursor=%s", room, limit, cursor), "", &page)
+		for _, m := range page.Members {
+			times[m.User]++
+		}
+		if cursor = page.Next; cursor == "" {
+			return times, pages + 1
+		}
+		between(pages)
+	}
+}
+
+// A room grows to 700 people and shrinks again. Who follows it is told of each, then
+// of numbers, then of each again; and pages of members have everybody.
+func TestRoomOfManyIsFollowedAndListed(t *testing.T) {
+	t.Parallel()
+	_, url := startRedis(t)
+	r, key := startAPI(t, 2, steady, url)
+	here, there := harness.NewProgram(t, r[0].URL, key), harness.NewProgram(t, r[1].URL, key)
+	follower := harness.Follow(t, "", "lobby", "", nil, r[1].URL)
+	put := func(from, to int) {
+		harness.InParallel(to-from, func(i int) { here.Put("lobby", fmt.Sprint("u", from+i), `,"ttl":60`) })
+	}
+	// isRight waits for that many, and compares them with those who are listed.
+	isRight := func(users int) {
+		t.Helper()
+		follower.Sees(5*time.Second, fmt.Sprint(users, " people by name"), func(v harness.View) bool {
+			return !v.Counts && len(v.Members) == users
+		})
+		listed, _ := list(there, "lobby", 1000, func(int) {})
+		for user := range follower.Now().Members {
+			if listed[user] != 1 {
+				t.Errorf("of %d, %s is listed %d times", users, user, listed[user])
+			}
+		}
+		if len(listed) != users {
+			t.Errorf("%d are listed, want %d", len(listed), users)
+		}
+	}
+	const most = 700
+	put(0, 250)
+	isRight(250)
+	put(250, most)
+	follower.Sees(5*time.Second, "700 people by number", func(v harness.View) bool { return v.Counts && v.Users == most })
+
+	times, pages := list(there, "lobby", 50, func(int) {})
+	for user, n := range times {
+		if n != 1 {
+			t.Errorf("%s is listed %d times in a quiet room", user, n)
+		}
+	}
+	if len(times) != most || pages < 7 {
+		t.Errorf("%d people on %d pages, want %d on many", len(times), pages, most)
+	}
+	times, pages = list(there, "lobby", 50, func(page int) { // while others come and go
+		harness.InParallel(10, func(i int) {
+			here.Put("lobby", fmt.Sprintf("x%d-%d", page, i), `,"ttl":60`)
+			if page > 0 {
+				here.Delete("lobby", fmt.Sprintf("x%d-%d", page-1, i))
+			}
+		})
+	})
+	for i := range most {
+		if times[fmt.Sprint("u", i)] == 0 {
+			t.Errorf("u%d is not listed while others come and go", i)
+		}
+	}
+	harness.InParallel(10, func(i int) { here.Delete("lobby", fmt.Sprintf("x%d-%d", pages-2, i)) })
+
+	follower.SeesUsers(5*time.Second, most)
+	harness.InParallel(most-199, func(i int) { here.Delete("lobby", fmt.Sprint("u", 199+i)) })
+	isRight(199)
+	put(199, 210)
+	isRight(210)
+	var modes []string
+	for _, e := range follower.Events(time.Time{}, "mode") {
+		modes = append(modes, e.Mode)
+	}
+	if fmt.Sprint(modes) != "[count diff]" {
+		t.Errorf("modes %v, want count, then diff", modes)
+	}
+}
