@@ -51,6 +51,7 @@ func Options(a Assets) []livetemplate.Option {
 type Notice struct {
 	Title string // what is the matter, such as "There is no such room"
 	Text  string // what to do about it, in a sentence
+	Home  string // where the name of the site leads: / or /rooms; empty: there are no pages
 }
 
 // NotFound is the notice for addresses that lead nowhere.
@@ -66,6 +67,7 @@ func (n Notice) Render(a Assets) ([]byte, error) { return execute(a, "notice.tmp
 // Rooms is the page that lists rooms, and has a field to open any other.
 type Rooms struct {
 	Busiest []RoomLink // the busiest first
+	Home    string     // where the name of the site leads: / or /rooms
 
 	// Asked is what was typed into the field, and Refused says that no room can
 	// have that name.

@@ -29,7 +29,7 @@ func state() controller.PresenceState {
 			{Name: "lobby", Path: "/", Here: true},
 			{Name: "tea", Path: "/rooms/tea"},
 		},
-		Replica: "replica-1", Backend: "single replica, in memory", Refresh: 10,
+		Home: "/", Replica: "replica-1", Backend: "single replica, in memory", Refresh: 10,
 	}
 }
 
@@ -290,11 +290,23 @@ func TestUpdatesCarryOnlyWhatChanged(t *testing.T) {
 }
 
 func TestNotice(t *testing.T) {
-	text, err := NotFound.Render(assets{})
-	if err != nil {
-		t.Fatalf("Render: %v", err)
+	show := func(home string) document {
+		t.Helper()
+		n := NotFound
+		n.Home = home
+		text, err := n.Render(assets{})
+		if err != nil {
+			t.Fatalf("Render: %v", err)
+		}
+		return parse(t, text)
 	}
-	page := parse(t, text)
+	for home, links := range map[string]int{"": 0, "/rooms": 2} {
+		page := show(home)
+		page.has(t, "[class=brand]", "Presence")
+		page.count(t, "a", links)
+		page.count(t, "a[href=/rooms]", links)
+	}
+	page := show("/")
 	page.has(t, "h1", NotFound.Title)
 	page.contains(t, "title", "Presence")
 	page.count(t, "script", 0)
@@ -323,5 +335,7 @@ func TestRooms(t *testing.T) {
 	page.attr(t, "input", "value", `a"b`)
 	page.attr(t, "input", "aria-invalid", "true")
 	page.has(t, "[role=alert]", "No room can have this name.")
-	page.contains(t, "main", "Nobody is in any room")
+	page.contains(t, "main", "Nobody is in any room that everybody may see.")
+	page = show(Rooms{Home: "/"})
+	page.contains(t, "main", "Go to the lobby")
 }

@@ -161,6 +161,8 @@ func TestBadSettingIsOneLineAndExitCode2(t *testing.T) {
 		"api-keys-file line":      {args: []string{"-api-keys-file", short}, want: []string{"-api-keys-file", short, "line 1: a line is NAME sha256:HEX"}},
 		"token-secret-file":       {args: []string{"-token-secret-file", short}, want: []string{"-token-secret-file", short, "at least 16 bytes"}},
 		"token-secret-file away":  {args: []string{"-token-secret-file", missing}, want: []string{"-token-secret-file", missing, "no such file"}},
+		"public-rooms":            {args: []string{"-public-rooms", "lobby,a*b"}, want: []string{"-public-rooms", `"a*b"`, "the name of a room, or a prefix"}},
+		"page":                    {args: []string{"-page=perhaps"}, want: []string{"-page", `"perhaps"`, "true or false"}},
 		"trusted-proxies":         {args: []string{"-trusted-proxies", "10.0.0.0/33"}, want: []string{"-trusted-proxies", `"10.0.0.0/33"`, "a CIDR such as 10.0.0.0/8"}},
 		"max-connections":         {args: []string{"-max-connections", "-1"}, want: []string{"-max-connections", `"-1"`, "0 (no limit) or more"}},
 		"max-connections-per-ip":  {args: []string{"-max-connections-per-ip", "many"}, want: []string{"-max-connections-per-ip", `"many"`, "a whole number"}},
@@ -348,7 +350,7 @@ func TestEmptyVariableIsAValueWhereEmptyHasAMeaning(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := app.Default()
-	want.AdminListen = ""
+	want.AdminListen, want.PublicRooms = "", ""
 	if config != want {
 		t.Errorf("got  %+v\nwant %+v", config, want)
 	}

@@ -18,6 +18,8 @@ func (a *App) openAccess() (err error) {
 		Embedded:   a.config.RedisURL == "",
 		Configured: a.config.APIKeysFile != "" || a.config.TokenSecretFile != "",
 		Registerer: a.registry,
+
+		PublicRooms: a.config.publicRooms(),
 	}
 	if file := a.config.APIKeysFile; file != "" {
 		text, err := os.ReadFile(file) //nolint:gosec // the operator names the file

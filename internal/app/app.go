@@ -143,6 +143,7 @@ func NewOf(parts Parts, config Config, log *slog.Logger) (_ *App, err error) {
 		Alone:             a.embedded != nil,
 		Secret:            a.secret.offer,
 		Shared:            a.secret.learn,
+		Listed:            a.access.Anybody().Rooms(access.Observe),
 		Logger:            log,
 		Registerer:        a.registry,
 
@@ -195,6 +196,7 @@ func (a *App) makePages() error {
 		Keys:    a.cookies.Keys,
 		Replica: a.name,
 		Backend: a.backend,
+		Home:    a.home(),
 		Refresh: a.config.HeartbeatInterval,
 		Pages:   a.parts.Pages,
 		Logger:  a.log,

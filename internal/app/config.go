@@ -31,6 +31,8 @@ type Config struct {
 	SessionSecretFile string
 	APIKeysFile       string
 	TokenSecretFile   string
+	PublicRooms       string
+	Page              bool
 
 	HeartbeatInterval time.Duration
 	MemberTTL         time.Duration
@@ -60,6 +62,8 @@ func Default() Config {
 		Listen:              ":8080",
 		AdminListen:         "127.0.0.1:9090",
 		RedisPrefix:         store.DefaultPrefix,
+		PublicRooms:         "*",
+		Page:                true,
 		HeartbeatInterval:   replica.DefaultHeartbeatInterval,
 		MemberTTL:           store.DefaultMemberTTL,
 		LeaveGrace:          store.DefaultLeaveGrace,
@@ -86,7 +90,7 @@ func EnvName(name string) string {
 // EmptyCounts reports whether an empty environment variable sets the flag of that
 // name, since empty is a value of its own there, and not what is used without. All
 // other empty variables count as none.
-func EmptyCounts(name string) bool { return name == "admin-listen" }
+func EmptyCounts(name string) bool { return name == "admin-listen" || name == "public-rooms" }
 
 // Flags defines a flag for every setting, with c's values as defaults. The usage
 // texts are those of the README's table.
@@ -100,6 +104,8 @@ func (c *Config) Flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.SessionSecretFile, "session-secret-file", c.SessionSecretFile, "file with the key of session cookies and ids, the same on all replicas; empty: one is made and shared through Redis")
 	fs.StringVar(&c.APIKeysFile, "api-keys-file", c.APIKeysFile, "file with a line for each API key: NAME sha256:HEX rooms=PATTERN,… rights=read,write; empty with the embedded store and without -token-secret-file: a key is made and printed")
 	fs.StringVar(&c.TokenSecretFile, "token-secret-file", c.TokenSecretFile, "file with the secret that member tokens are signed with (HS256), the same on all replicas; empty: none are taken")
+	fs.StringVar(&c.PublicRooms, "public-rooms", c.PublicRooms, "comma-separated rooms, or prefixes followed by *, that everybody may see; the others have no page, and reading them needs a key or token; empty: none")
+	fs.BoolVar(&c.Page, "page", c.Page, "serve the pages of rooms, and /rooms; false: the API alone")
 	fs.DurationVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "time between two renewals of a member")
 	fs.DurationVar(&c.MemberTTL, "member-ttl", c.MemberTTL, "how long a member counts without renewal; at least twice the heartbeat interval")
 	fs.DurationVar(&c.LeaveGrace, "leave-grace", c.LeaveGrace, "how long a member whose socket is gone still counts")
@@ -174,6 +180,11 @@ func (c *Config) Validate() error {
 			return bad(name, fmt.Sprint(n), "it must be 0 (no limit) or more")
 		}
 	}
+	for _, pattern := range commaList(c.PublicRooms) {
+		if _, err := presence.ParsePattern(pattern); err != nil {
+			return bad("public-rooms", pattern, err.Error())
+		}
+	}
 	for _, origin := range c.origins() {
 		if !isOrigin(origin) {
 			return bad("allowed-origins", origin, "an origin is http:// or https://, a host and perhaps a port, and nothing else")
@@ -209,6 +220,9 @@ func scheme(raw string) string {
 
 // origins are the allowed origins besides the page's own.
 func (c *Config) origins() []string { return commaList(c.AllowedOrigins) }
+
+// publicRooms are the patterns of the rooms that everybody may see.
+func (c *Config) publicRooms() []string { return append([]string{}, commaList(c.PublicRooms)...) }
 
 // anyOrigin stands for every origin in -api-origins.
 const anyOrigin = "*"

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"presence/internal/access"
 	"presence/internal/controller"
 	"presence/internal/forwarded"
 	"presence/internal/httpapi"
@@ -52,11 +53,13 @@ func (a *App) routes() http.Handler {
 	})
 	mux := &routeMux{ServeMux: http.NewServeMux()}
 	call := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, a.limited(h)) }
-	mux.Handle("/{$}", a.onlyRooms(page))
-	mux.Handle("/rooms/{room}", a.onlyRooms(page))
-	mux.HandleFunc("/rooms/{room}/{$}", a.withoutSlash)
-	mux.HandleFunc("GET /rooms/{$}", a.withoutSlash)
-	mux.HandleFunc("GET /rooms", a.rooms)
+	if a.config.Page {
+		mux.Handle("/{$}", a.onlyRooms(page))
+		mux.Handle("/rooms/{room}", a.onlyRooms(page))
+		mux.HandleFunc("/rooms/{room}/{$}", a.withoutSlash)
+		mux.HandleFunc("GET /rooms/{$}", a.withoutSlash)
+		mux.HandleFunc("GET /rooms", a.rooms)
+	}
 	mux.HandleFunc("GET /robots.txt", robots)
 	mux.Handle("GET "+web.Favicon, a.assets)
 	mux.Handle("GET "+web.Prefix, a.assets)
@@ -133,8 +136,8 @@ func roomOf(r *http.Request) string {
 // onlyRooms lets through what a page of a room can be asked for.
 func (a *App) onlyRooms(page http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if presence.CheckRoom(roomOf(r)) != nil {
-			a.notice(w, http.StatusNotFound, templates.NotFound)
+		if !a.hasPage(roomOf(r)) {
+			a.notFound(w)
 			return
 		}
 		switch r.Method {
@@ -174,8 +177,8 @@ func (a *App) badForm(w http.ResponseWriter, err error) {
 
 // withoutSlash leads from an address with a slash at its end to the one without.
 func (a *App) withoutSlash(w http.ResponseWriter, r *http.Request) {
-	if room := r.PathValue("room"); room != "" && presence.CheckRoom(room) != nil {
-		a.notice(w, http.StatusNotFound, templates.NotFound)
+	if room := r.PathValue("room"); room != "" && !a.hasPage(room) {
+		a.notFound(w)
 		return
 	}
 	to := url.URL{Path: strings.TrimSuffix(r.URL.Path, "/"), RawQuery: r.URL.RawQuery}
@@ -185,7 +188,7 @@ func (a *App) withoutSlash(w http.ResponseWriter, r *http.Request) {
 // rooms lists the busiest rooms, and leads to the one that was asked for.
 func (a *App) rooms(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusOK
-	var list templates.Rooms
+	list := templates.Rooms{Home: a.home()}
 	if query := r.URL.Query(); query.Has("room") {
 		list.Asked = strings.TrimSpace(query.Get("room"))
 		if presence.CheckRoom(list.Asked) == nil {
@@ -222,7 +225,7 @@ func (a *App) elsewhere(mux *http.ServeMux) http.Handler {
 		case isAPI(r):
 			httpapi.Problem(w, httpapi.NotFound, "The README lists what can be asked for.")
 		default:
-			a.notice(w, http.StatusNotFound, templates.NotFound)
+			a.notFound(w)
 		}
 	})
 }
@@ -242,7 +245,38 @@ func (a *App) notAllowed(w http.ResponseWriter, r *http.Request, allow string) {
 func isAPI(r *http.Request) bool { return r.URL.Path == "/v1" || strings.HasPrefix(r.URL.Path, "/v1/") }
 
 // notice answers with what is said where there is no room to show.
-func (a *App) notice(w http.ResponseWriter, status int, n templates.Notice) { a.page(w, status, n) }
+func (a *App) notice(w http.ResponseWriter, status int, n templates.Notice) {
+	n.Home = a.home()
+	a.page(w, status, n)
+}
+
+// notFound answers where there is no page, in the same way for all such addresses.
+func (a *App) notFound(w http.ResponseWriter) {
+	n := templates.NotFound
+	if !a.config.Page {
+		n.Text = "This server has an API, and no pages."
+	}
+	a.notice(w, http.StatusNotFound, n)
+}
+
+// hasPage reports whether there can be a room of that name, and everybody may see it. No
+// credentials open a page.
+func (a *App) hasPage(room string) bool {
+	return presence.CheckRoom(room) == nil && a.access.Anybody().May(access.Observe, room)
+}
+
+// home is where the name of the site leads: to the lobby, unless it has no page; empty
+// where there are no pages.
+func (a *App) home() string {
+	switch {
+	case !a.config.Page:
+		return ""
+	case a.hasPage(controller.Lobby):
+		return controller.RoomPath(controller.Lobby)
+	default:
+		return "/rooms"
+	}
+}
 
 // page answers with a page that is not a room's.
 func (a *App) page(w http.ResponseWriter, status int, page interface {

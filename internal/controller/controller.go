@@ -69,6 +69,9 @@ type Options struct {
 	Replica string
 	Backend string
 
+	// Home is where the name of the site leads.
+	Home string
+
 	// Refresh is how often a page without JavaScript reloads itself, which is
 	// its heartbeat.
 	Refresh time.Duration
@@ -154,7 +157,7 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 		return s, fmt.Errorf("mount: %w", err)
 	}
 	s.Room, s.Visit = v.room, v.id
-	s.Replica, s.Backend = c.opts.Replica, c.opts.Backend
+	s.Replica, s.Backend, s.Home = c.opts.Replica, c.opts.Backend, c.opts.Home
 	s.Refresh = int(c.opts.Refresh.Seconds())
 	if v.socket {
 		return s, nil // OnConnect does the rest

@@ -49,6 +49,7 @@ type PresenceState struct {
 
 	Replica string `live:"own"` // which replica serves this page
 	Backend string `live:"own"` // what a visitor should know of where its data is; mostly empty
+	Home    string `live:"own"` // where the name of the site leads
 	Refresh int    `live:"own"` // seconds after which a page that is not live reloads itself
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"presence/internal/presence"
 	"presence/internal/store"
 )
 
@@ -34,6 +35,9 @@ type Options struct {
 	// Alone says that no other replica uses this Redis, nor did one before this:
 	// at the start nobody has anything to put back.
 	Alone bool
+
+	// Listed are the rooms that [Replica.Busiest] may list; nil: all.
+	Listed presence.Patterns
 
 	// Secret returns the secret to be put into Redis should it have none, or "".
 	// late says that every replica that knows one has had the time to put it there.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -892,6 +893,39 @@ func TestVisitorsWithoutSocketsSurviveAnOutageThatLosesAll(t *testing.T) {
 		// Who is never heard of again leaves all the same.
 		time.Sleep(2 * store.DefaultMemberTTL)
 		b.saw("0", "1", "2", "2 stale", "2", "1")
+	})
+}
+
+// The busiest of the rooms that may be listed are the same, whatever others there are.
+func TestBusiestAreOfTheListedRooms(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		all := start(t, fake)
+		some := startWith(t, fake, Options{Listed: presence.Patterns{{Text: "lobby"}, {Text: "open-", Prefix: true}}})
+		none := startWith(t, fake, Options{Listed: presence.Patterns{}})
+		fill := func(room string, users int) {
+			t.Helper()
+			for i := range users {
+				if _, _, err := all.Join(t.Context(), room, connection(fmt.Sprint("user", i), "gen1"), living{}, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for i := range maxBusiest + 3 {
+			fill(fmt.Sprint("secret-", i), 3)
+			fill(fmt.Sprint("open-", 'a'+i), 1)
+		}
+		fill("open-z", 2)
+		time.Sleep(store.DefaultLeaveGrace + 3*time.Second)
+		got := some.Busiest()
+		if len(got) != maxBusiest || got[0].Room != "open-z" || slices.ContainsFunc(got, func(c store.RoomCount) bool { return !strings.HasPrefix(c.Room, "open-") }) {
+			t.Errorf("Busiest = %v", got)
+		}
+		if got := none.Busiest(); len(got) != 0 {
+			t.Errorf("where none may be listed, Busiest = %v", got)
+		}
+		if got := all.Busiest(); len(got) != maxBusiest || got[0].Users != 3 {
+			t.Errorf("where all may be listed, Busiest = %v", got)
+		}
 	})
 }
 

@@ -1,8 +1,10 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +18,9 @@ const (
 
 	// maxBusiest is how many rooms are listed for people to go to.
 	maxBusiest = 12
+
+	// maxRanked is how many rooms are looked at for that where not all may be listed.
+	maxRanked = 1000
 )
 
 // sweeper knows when each room has to be looked at next.
@@ -123,7 +128,7 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 
 // rankOnce looks up the busiest rooms.
 func (r *Replica) rankOnce(ctx context.Context) {
-	busiest, err := r.store.Busiest(ctx, maxBusiest)
+	busiest, err := r.busiest(ctx)
 	if err != nil {
 		r.roomFailed(ctx, "", err)
 		return
@@ -131,6 +136,27 @@ func (r *Replica) rankOnce(ctx context.Context) {
 	r.sweeper.mu.Lock()
 	defer r.sweeper.mu.Unlock()
 	r.sweeper.busiest = busiest
+}
+
+// busiest reads the busiest of the rooms that may be listed. What it returns does not
+// depend on others: where these are not all rooms, it looks at the first of them by name.
+func (r *Replica) busiest(ctx context.Context) ([]store.RoomCount, error) {
+	if r.opts.Listed == nil || r.opts.Listed.All() {
+		return r.store.Busiest(ctx, maxBusiest) //nolint:wrapcheck // says what was tried
+	}
+	var rooms []store.RoomCount
+	for after := ""; len(rooms) < maxRanked; {
+		more, next, err := r.store.List(ctx, r.opts.Listed, after, maxRanked-len(rooms))
+		if err != nil {
+			return nil, err //nolint:wrapcheck // likewise
+		}
+		rooms = append(rooms, more...)
+		if after = next; next == "" {
+			break
+		}
+	}
+	slices.SortStableFunc(rooms, func(a, b store.RoomCount) int { return cmp.Compare(b.Users, a.Users) })
+	return slices.Clone(rooms[:min(len(rooms), maxBusiest)]), nil
 }
 
 // list takes over the list of rooms in use. Those that are not on it are forgotten,
