@@ -185,7 +185,8 @@ func (a *API) list(r *http.Request, name string, from place, limit int) (view ro
 	return view, next, err
 }
 
-// Member serves GET /v1/rooms/{room}/members/{user}.
+// Member serves GET /v1/rooms/{room}/members/{user}. What is stale is not told, since
+// nothing of the answer would say so.
 func (a *API) Member(w http.ResponseWriter, r *http.Request) {
 	name, _, ok := a.asked(w, r, access.Observe)
 	if !ok {
@@ -200,6 +201,8 @@ func (a *API) Member(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err != nil:
 		fail(w, err)
+	case views[0].Stale:
+		fail(w, presence.ErrUnavailable)
 	case len(views[0].Members) == 0:
 		Problem(w, NotPresent, "This user is not in the room.")
 	default:

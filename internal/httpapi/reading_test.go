@@ -74,8 +74,8 @@ func TestOutage(t *testing.T) {
 		}{
 			{200, "GET", "/v1/rooms/lobby", "", []string{"users", "2", "stale", "true"}},
 			{200, "GET", "/v1/rooms/lobby/members?limit=1", "", []string{"users", "2", "stale", "true", "members.0.user", "u1", "members.1", "none"}},
-			{200, "GET", "/v1/rooms/lobby/members/u2", "", []string{"user", "u2"}},
-			{404, "GET", "/v1/rooms/lobby/members/u3", "", nil},
+			{503, "GET", "/v1/rooms/lobby/members/u2", "", nil}, // which has no mark
+			{503, "GET", "/v1/rooms/lobby/members/u3", "", nil},
 			{200, "POST", "/v1/query", `{"rooms":["lobby"],"users":["u1","u9"]}`, []string{"rooms.0.stale", "true", "users.0.rooms.0", "lobby", "users.1.rooms", "[]"}},
 			{200, "GET", "/v1/rooms/large", "", []string{"users", "300", "stale", "true"}},
 			{200, "POST", "/v1/query", `{"rooms":["lobby","large"]}`, []string{"rooms.1.users", "300", "users", "[]"}},
