@@ -73,9 +73,17 @@ func (p *puts) forgetLocked(room, id string) {
 
 // has reports whether a connection is known, and its lease is not over.
 func (p *puts) has(room, id string) bool {
+	left, _ := p.left(room, id)
+	return left > 0
+}
+
+// left is for how long a connection that is known counts still, and where those are who
+// asked for it.
+func (p *puts) left(room, id string) (left time.Duration, address string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return time.Now().Before(p.rooms[room][id].until)
+	l := p.rooms[room][id]
+	return time.Until(l.until), l.conn.Address
 }
 
 // end forgets connections whose lease is over.
@@ -136,7 +144,8 @@ func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.H
 	}
 	defer r.members.answered(tab)
 	w.Connection.Generation = presence.NewHTTPGeneration()
-	if r.forgot(room) {
+	known := r.forgot(room)
+	if known {
 		w = r.puts.recall(room, w)
 	}
 	held, err := r.store.Put(ctx, room, w)
@@ -147,9 +156,31 @@ func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.H
 		return held, err
 	}
 	r.saw(ctx, room, held.Birth)
+	if !known && r.forgot(room) { // this put is the first to find it lost
+		held = r.asBefore(ctx, room, w, held)
+	}
 	held.Connection.Address = w.Connection.Address
 	r.remember(room, held.Connection, w.TTL)
 	return held, nil
+}
+
+// asBefore gives a user whom a put has just brought back into a room that had lost its data
+// the name and metadata from before, and returns what is held then.
+func (r *Replica) asBefore(ctx context.Context, room string, w store.Wanted, held store.Held) store.Held {
+	was := held.Connection.User
+	if was.Since != held.Version { // was there already
+		return held
+	}
+	to := r.puts.recall(room, w).Connection.User
+	if to.Since = was.Since; to == was {
+		return held
+	}
+	member, occupancy, err := r.store.Update(ctx, room, w.Connection.ID, was, to)
+	if err != nil { // somebody was faster, or it stays as it is
+		return held
+	}
+	held.Connection.User, held.Occupancy = member.User, occupancy
+	return held
 }
 
 // remember notes what is known of a connection that was put or renewed: as long as it has

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -183,6 +184,67 @@ func TestRenewalRightAfterALoss(t *testing.T) {
 			time.Sleep(10 * time.Second)
 			if names := a.names(); names != "[Ann Ben]" {
 				t.Errorf("all %v: there are %s", all, names)
+			}
+		})
+	}
+}
+
+// A program that puts what it has put before, or changes it, before the replica has noticed
+// that Redis lost the room, finds its user as before.
+func TestPutRightAfterALoss(t *testing.T) {
+	for _, all := range []bool{true, false} {
+		bubble(t, func(t *testing.T, fake *redistest.Fake) {
+			a := start(t, fake)
+			time.Sleep(5 * time.Second)
+			who := func(name, meta string) presence.Connection {
+				c := connection(name, "")
+				c.User.Name, c.User.Meta = name+" "+name, meta
+				return c
+			}
+			for _, name := range []string{"Ann", "Ben", "Cem"} {
+				if _, err := a.Put(t.Context(), lobby, store.Wanted{Connection: who(name, `{"a":1}`), TTL: time.Minute, SetName: true, SetMeta: true}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(DefaultHeartbeatInterval)
+			want := "Ann Ann{\"a\":1} Ben Ben{\"a\":2} Cem new{\"a\":1}"
+			lose(fake, all)
+			if _, _, err := a.Update(t.Context(), lobby, "c-Ben", func(u presence.User) (presence.User, error) {
+				u.Meta = `{"a":2}`
+				return u, nil
+			}); err != nil {
+				t.Errorf("all %v: changed: %v", all, err)
+			}
+			time.Sleep(DefaultHeartbeatInterval)
+			lose(fake, all)
+			held, err := a.Put(t.Context(), lobby, store.Wanted{Connection: connection("Ann", ""), TTL: time.Minute})
+			if err != nil || held.Connection.User.Name != "Ann Ann" {
+				t.Errorf("all %v: put: %+v, %v", all, held, err)
+			}
+			renamed := who("Cem", "")
+			renamed.User.Name = "Cem new"
+			if _, err := a.Put(t.Context(), lobby, store.Wanted{Connection: renamed, TTL: time.Minute, SetName: true}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(DefaultHeartbeatInterval)
+			snap, err := a.rooms.Look(t.Context(), lobby)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, m := range snap.Members {
+				got = append(got, m.Name+m.Meta)
+			}
+			slices.Sort(got)
+			if got := strings.Join(got, " "); got != want {
+				t.Errorf("all %v: there are %s, want %s", all, got, want)
+			}
+			// One that ended is not remembered.
+			if _, err := a.End(t.Context(), lobby, "c-Ann"); err != nil {
+				t.Fatal(err)
+			}
+			if held, err := a.Put(t.Context(), lobby, store.Wanted{Connection: connection("Ann", ""), TTL: time.Minute}); err != nil || held.Connection.User.Name != "Ann" {
+				t.Errorf("all %v: put anew: %+v, %v", all, held, err)
 			}
 		})
 	}

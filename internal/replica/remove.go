@@ -92,10 +92,17 @@ func (p *puts) remove(room, user string, version int64) {
 // or an error, which Update returns; it may be called again when somebody else was faster.
 // The errors are those of [presence.ErrNotPresent] and of the store.
 func (r *Replica) Update(ctx context.Context, room, id string, change func(presence.User) (presence.User, error)) (presence.Member, presence.Occupancy, error) {
-	for {
+	for sought := false; ; {
 		conn, connections, found, err := r.store.Find(ctx, room, id)
 		if err == nil && !found {
-			err = presence.ErrNotPresent
+			if left, address := r.puts.left(room, id); left > 0 && !sought { // Redis may have lost it
+				sought = true
+				if _, err = r.Renew(ctx, room, []string{id}, left, address); err == nil {
+					continue
+				}
+			} else {
+				err = presence.ErrNotPresent
+			}
 		}
 		if err != nil {
 			return presence.Member{}, presence.Occupancy{}, err
