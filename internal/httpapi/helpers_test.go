@@ -23,6 +23,7 @@ import (
 	"presence/internal/replica"
 	"presence/internal/room"
 	"presence/internal/store"
+	"presence/internal/stream"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -42,6 +43,7 @@ type server struct {
 	rooms   *room.Rooms
 	replica *replica.Replica
 	store   *store.Store
+	streams *stream.Streams
 }
 
 // bubble runs a test on the API of a replica of its own, where minutes take no time.
@@ -64,11 +66,13 @@ func newServer(t testing.TB, fake *redistest.Fake, so store.Options) *server {
 	s.replica = replica.New(s.store, replica.Options{MaxMembersPerAddress: 50, MaxRoomsPerAddress: 5})
 	s.rooms = room.New(s.store, s.replica, room.Options{})
 	s.replica.Tell(s.rooms)
+	s.streams = stream.New(s.rooms, s.replica, stream.Options{})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.store.Run(ctx) })
 	wg.Go(func() { _ = s.replica.Run(ctx) })
 	wg.Go(func() { _ = s.rooms.Run(ctx) })
+	wg.Go(func() { _ = s.streams.Run(ctx) })
 	t.Cleanup(func() {
 		cancel()
 		wg.Wait()
@@ -87,8 +91,8 @@ func newServer(t testing.TB, fake *redistest.Fake, so store.Options) *server {
 	New(s.rooms, s.replica, Options{
 		Access:    who,
 		Keys:      func(context.Context) (presence.Keys, bool) { return presence.NewKeys([]byte(secret)), true },
-		MemberTTL: store.DefaultMemberTTL,
-		Address:   func(r *http.Request) string { return r.RemoteAddr },
+		MemberTTL: store.DefaultMemberTTL, Streams: s.streams,
+		Address: func(r *http.Request) string { return r.RemoteAddr },
 	}).Handle(func(pattern string, h http.HandlerFunc) { s.HandleFunc(pattern, h) })
 	return s
 }

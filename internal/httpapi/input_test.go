@@ -1,9 +1,11 @@
 package httpapi
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -319,41 +321,63 @@ func FuzzObject(f *testing.F) {
 	})
 }
 
-// FuzzRequest holds: nothing that a client sends makes a 5xx, an answer that is no JSON,
-// or a room whose keys do not fit together.
+// FuzzRequest holds: nothing that a client sends makes a 5xx, an answer that is no JSON or
+// no event stream, a stream that does not end with its client, or a room whose keys do not
+// fit together.
 func FuzzRequest(f *testing.F) {
 	routes := []string{
 		"GET /v1/rooms", "GET /v1/rooms/{room}", "GET /v1/rooms/{room}/members", "GET /v1/rooms/{room}/members/{id}",
 		"DELETE /v1/rooms/{room}/members/{id}", "GET /v1/rooms/{room}/changes", "PUT /v1/rooms/{room}/connections/{id}",
 		"PATCH /v1/rooms/{room}/connections/{id}", "DELETE /v1/rooms/{room}/connections/{id}",
 		"POST /v1/rooms/{room}/connections/{id}/leave", "POST /v1/heartbeats", "POST /v1/query",
+		"GET /v1/rooms/{room}/events", "GET /v1/events", "HEAD /v1/rooms/{room}/events", "HEAD /v1/rooms/{room}",
 	}
-	f.Add(uint8(6), "lobby", "c1", "", `{"user":"u","name":"N","meta":{"a":1},"ttl":5}`, "application/json")
-	f.Add(uint8(7), "lobby", "c1", "", `{"name":null,"meta":{"a":null}}`, "")
-	f.Add(uint8(10), "", "", "", `{"ttl":5,"connections":[{"room":"lobby","connection":"c1"},{"room":"lobby","connection":"c1"}]}`, "text/plain")
-	f.Add(uint8(11), "", "", "", `{"rooms":["lobby"],"users":["u"]}`, "multipart/form-data")
-	f.Add(uint8(2), "lobby", "", "limit=1&cursor="+cursorOf("s 5 7"), "", "")
-	f.Add(uint8(5), "lobby", "", "after=0&limit=256", "", "")
-	f.Add(uint8(0), "", "", "prefix=l&limit=1000", "", "")
+	who := []string{"Bearer " + key, "Bearer " + readKey, "Bearer " + token("42", time.Hour, everywhere), ""}
+	f.Add(uint8(6), uint8(0), "lobby", "c1", "", `{"user":"u","name":"N","meta":{"a":1},"ttl":5}`, "application/json", "")
+	f.Add(uint8(6), uint8(2), "lobby", "c1", "", `{"meta":{"a":"\u2028"}}`, "", "")
+	f.Add(uint8(7), uint8(0), "lobby", "c1", "", `{"name":null,"meta":{"a":null}}`, "", "")
+	f.Add(uint8(9), uint8(3), "lobby", "c1", "", `{"token":"a.b.c"}`, "text/plain", "")
+	f.Add(uint8(10), uint8(0), "", "", "", `{"ttl":5,"connections":[{"room":"lobby","connection":"c1"},{"room":"lobby","connection":"c1"}]}`, "text/plain", "")
+	f.Add(uint8(11), uint8(1), "", "", "", `{"rooms":["lobby"],"users":["u"]}`, "multipart/form-data", "")
+	f.Add(uint8(2), uint8(0), "lobby", "", "limit=1&cursor="+cursorOf("s 5 7"), "", "", "")
+	f.Add(uint8(5), uint8(0), "lobby", "", "after=0&limit=256", "", "", "")
+	f.Add(uint8(0), uint8(0), "", "", "prefix=l&limit=1000", "", "", "")
+	f.Add(uint8(1), uint8(0), "lobby", "", "", "", "", `W/"1", *`)
+	f.Add(uint8(12), uint8(0), "lobby", "", "join=s1&user=u1&name=N", "", "", "1700000000000000")
+	f.Add(uint8(12), uint8(2), "lobby", "", "mode=count&after=0&join=s1", "", "", "x")
+	f.Add(uint8(12), uint8(3), "public", "", "access_token=x", "", "", "")
+	f.Add(uint8(13), uint8(0), "", "", "rooms=lobby,a,b&mode=count", "", "", "-1")
 	fake := redistest.NewFake(f)
 	s := newServer(f, fake, store.Options{})
 	redistest.Eventually(f, 10*time.Second, "the replica trusts Redis", func() bool { return s.replica.Trusted("lobby") == nil })
 	for i := range 5 {
 		s.put("lobby", fmt.Sprint("c", i), fmt.Sprint("u", i))
 	}
-	f.Fuzz(func(t *testing.T, route uint8, room, id, query, body, kind string) {
+	f.Fuzz(func(t *testing.T, route, as uint8, room, id, query, body, kind, known string) {
 		method, path, _ := strings.Cut(routes[int(route)%len(routes)], " ")
 		path = strings.NewReplacer("{room}", url.PathEscape(room), "{id}", url.PathEscape(id)).Replace(path)
 		u, err := url.Parse("http://x" + path)
 		if err != nil || slices.Contains([]string{".", "..", ""}, room) || slices.Contains([]string{".", "..", ""}, id) {
-			return // no client sends these
+			return // which the program sees to
 		}
 		u.RawQuery = query
 		r := httptest.NewRequestWithContext(t.Context(), method, "/", strings.NewReader(body))
-		r.URL, r.Header = u, http.Header{"Authorization": {"Bearer " + key}, "Content-Type": {kind}}
-		w := httptest.NewRecorder()
+		r.URL, r.Header = u, http.Header{"Content-Type": {kind}, "Last-Event-Id": {known}, "If-None-Match": {known}}
+		if credential := who[int(as)%len(who)]; credential != "" {
+			r.Header.Set("Authorization", credential)
+		}
+		w := &taken{ResponseRecorder: httptest.NewRecorder()}
 		s.ServeHTTP(w, r)
-		if w.Code >= 500 || w.Body.Len() > 0 && !json.Valid(w.Body.Bytes()) && w.Code < 300 {
+		switch {
+		case w.client != nil:
+			first := make([]byte, 1<<10)
+			n, err := w.client.Read(first)
+			if err != nil || !strings.HasPrefix(string(first[:n]), "HTTP/1.1 200 OK\r\n") {
+				t.Errorf("%s %s?%s: %q, %v", method, path, query, first[:n], err)
+			}
+			_ = w.client.Close()
+			redistest.Eventually(t, 10*time.Second, "the stream has ended", func() bool { return s.streams.Len() == 0 })
+		case w.Code >= 500 || w.Body.Len() > 0 && !json.Valid(w.Body.Bytes()):
 			t.Errorf("%s %s?%s %q: %d %s", method, path, query, body, w.Code, w.Body)
 		}
 		for _, name := range []string{room, "lobby"} {
@@ -365,4 +389,18 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 	})
+}
+
+// taken is a response whose connection may be taken over.
+type taken struct {
+	*httptest.ResponseRecorder
+
+	client net.Conn // nil: it was not
+}
+
+// Hijack hands the server's end of a connection out.
+func (w *taken) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	server, client := net.Pipe()
+	w.client = client
+	return server, nil, nil
 }
