@@ -7,7 +7,7 @@ GOLANGCI_LINT_VERSION := v2.15.0
 # The name says the version: a new one is built by the next `make lint`.
 GOLANGCI_LINT := bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
 
-# What npm delivers. Both files come from one build; one of them stands for it.
+# What npm delivers, and the browser module. All come from one build; one of them stands for it.
 ASSETS := web/dist/client.js
 
 UNIT    := ./cmd/... ./deploy/... ./internal/... ./templates/... ./web/... ./test/gotest/...
@@ -35,7 +35,7 @@ build: assets ## build bin/server, with the browser assets in it
 .PHONY: assets
 assets: $(ASSETS) ## install the browser assets of web/package-lock.json
 
-$(ASSETS): web/package.json web/package-lock.json web/.npmrc web/build.mjs
+$(ASSETS): web/package.json web/package-lock.json web/.npmrc web/build.mjs web/presence/presence.js
 	@command -v npm >/dev/null || { echo "make: npm is missing: please install Node.js (https://nodejs.org)" >&2; exit 1; }
 	cd web && npm ci --ignore-scripts --no-audit --no-fund && npm run --silent build
 

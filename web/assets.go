@@ -31,11 +31,20 @@ type asset struct {
 	name string
 	file string // in files
 
-	// The rest is set for files that npm run build delivers.
+	// path is where it stays when its content changes; "": its path has a hash.
+	path string
+
+	// source is served where npm run build has made no file yet.
+	source string
+
+	// The rest is set for files that npm run build takes from a package.
 	pkg       string // npm package, whose version package.json names
-	source    string // path in the package
+	packed    string // path in the package
 	integrity string // SHA-384 of the file, as in the integrity attribute
 }
+
+// Module is where programs in other pages find the browser module, for good.
+const Module = Prefix + "presence.js"
 
 // all are the assets. Their hashes belong to the versions in package.json; a
 // test compares them with the built files.
@@ -44,14 +53,15 @@ var all = []asset{
 	{name: "page.css", file: "src/page.css"},
 	{name: "icon.svg", file: "src/icon.svg"},
 	{name: "favicon.ico", file: "src/favicon.ico"},
+	{name: "presence.js", file: "dist/presence.js", path: Module, source: "presence/presence.js"},
 	{
 		name: "client.js", file: "dist/client.js",
-		pkg: "@livetemplate/client", source: "dist/livetemplate-client.browser.js",
+		pkg: "@livetemplate/client", packed: "dist/livetemplate-client.browser.js",
 		integrity: "sha384-eu851tpv39Qz6AFvnOIZYOo7iRBSw1j7/To2GHXrRIKQVtI3uZDhh9rOJJR9ehmR",
 	},
 	{
 		name: "pico.css", file: "dist/pico.css",
-		pkg: "@picocss/pico", source: "css/pico.classless.min.css",
+		pkg: "@picocss/pico", packed: "css/pico.classless.min.css",
 		integrity: "sha384-NZhm4G1I7BpEGdjDKnzEfy3d78xvy7ECKUwwnKTYi036z42IyF056PbHfpQLIYgL",
 	},
 }
@@ -65,9 +75,10 @@ var mimeTypes = map[string]string{
 	".ico": "image/vnd.microsoft.icon",
 }
 
-// Assets serves the files of this package under paths that contain a hash of
-// their content: a path never changes its content, so browsers keep it for
-// good, and a new version is a new path. It is read-only and so safe for
+// Assets serves the files of this package. Most are under paths that contain a hash
+// of their content: a path never changes its content, so browsers keep it for
+// good, and a new version is a new path. The others stay where they are, and
+// browsers ask each time whether they have changed. It is read-only and so safe for
 // concurrent use.
 type Assets struct {
 	urls      map[string]string // by name
@@ -78,6 +89,7 @@ type Assets struct {
 // served is what is sent for one path.
 type served struct {
 	mime        string
+	etag        string // "" under a path with a hash
 	plain, gzip []byte
 }
 
@@ -94,9 +106,12 @@ func load(fsys fs.FS) (*Assets, error) {
 	a := &Assets{urls: map[string]string{}, integrity: map[string]string{}, served: map[string]served{}}
 	for _, x := range all {
 		content, err := fs.ReadFile(fsys, x.file)
+		if x.source != "" && errors.Is(err, fs.ErrNotExist) {
+			content, err = fs.ReadFile(fsys, x.source)
+		}
 		switch {
 		case err == nil:
-			if err := a.add(x.name, content); err != nil {
+			if err := a.add(x, content); err != nil {
 				return nil, fmt.Errorf("web: %s: %w", x.name, err)
 			}
 		case x.pkg != "" && errors.Is(err, fs.ErrNotExist):
@@ -104,7 +119,7 @@ func load(fsys fs.FS) (*Assets, error) {
 			if version == "" {
 				return nil, fmt.Errorf("web: package.json names no version of %s", x.pkg)
 			}
-			a.urls[x.name] = fmt.Sprintf("%s/npm/%s@%s/%s", cdn, x.pkg, version, x.source)
+			a.urls[x.name] = fmt.Sprintf("%s/npm/%s@%s/%s", cdn, x.pkg, version, x.packed)
 			a.integrity[x.name] = x.integrity
 		default:
 			return nil, fmt.Errorf("web: %w", err)
@@ -129,8 +144,8 @@ func versionsOf(fsys fs.FS) (map[string]string, error) {
 	return manifest.Dependencies, nil
 }
 
-func (a *Assets) add(name string, content []byte) error {
-	ext := path.Ext(name)
+func (a *Assets) add(x asset, content []byte) error {
+	ext := path.Ext(x.file)
 	mime := mimeTypes[ext]
 	if mime == "" {
 		return fmt.Errorf("no media type for %q", ext)
@@ -148,9 +163,16 @@ func (a *Assets) add(name string, content []byte) error {
 	}
 
 	sum := sha256.Sum256(content)
-	url := Prefix + strings.TrimSuffix(name, ext) + "." + hex.EncodeToString(sum[:hashBytes]) + ext
-	a.urls[name] = url
-	a.served[url] = served{mime: mime, plain: content, gzip: packed.Bytes()}
+	hash := hex.EncodeToString(sum[:hashBytes])
+	file := served{mime: mime, plain: content, gzip: packed.Bytes()}
+	url := x.path
+	if url == "" {
+		url = Prefix + strings.TrimSuffix(x.name, ext) + "." + hash + ext
+	} else {
+		file.etag = `W/"` + hash + `"` // of any encoding
+	}
+	a.urls[x.name] = url
+	a.served[url] = file
 	return nil
 }
 
@@ -193,6 +215,9 @@ func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		cache = "no-store"
 	}
+	if file.etag != "" {
+		cache = "no-cache"
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
@@ -204,6 +229,17 @@ func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", cache)
 	h.Set("Vary", "Accept-Encoding")
+	if r.URL.Path == Module { // for pages of any origin
+		h.Set("Access-Control-Allow-Origin", "*")
+		h.Set("Cross-Origin-Resource-Policy", "cross-origin")
+	}
+	if file.etag != "" {
+		h.Set("ETag", file.etag)
+		if hasETag(strings.Join(r.Header.Values("If-None-Match"), ","), file.etag) {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+	}
 	body := file.plain
 	if acceptsGzip(strings.Join(r.Header.Values("Accept-Encoding"), ",")) {
 		h.Set("Content-Encoding", "gzip")
@@ -230,6 +266,17 @@ func unhashed(urlPath string) string {
 
 // hashBytes is how much of an asset's SHA-256 its path carries.
 const hashBytes = 8
+
+// hasETag reports whether an If-None-Match header names etag, which is weak, or anything
+// (RFC 9110, section 13.1.2).
+func hasETag(header, etag string) bool {
+	for part := range strings.SplitSeq(header, ",") {
+		if part = strings.TrimSpace(part); part == "*" || part == etag || part == strings.TrimPrefix(etag, "W/") {
+			return true
+		}
+	}
+	return false
+}
 
 // acceptsGzip reports whether an Accept-Encoding header allows gzip (RFC 9110,
 // section 12.5.3): by its name or by *, unless the quality given to it is 0.

@@ -22,7 +22,7 @@ import (
 func sources(t *testing.T) fstest.MapFS {
 	t.Helper()
 	fsys := fstest.MapFS{}
-	for _, name := range []string{"package.json", "src/page.js", "src/page.css", "src/icon.svg", "src/favicon.ico"} {
+	for _, name := range []string{"package.json", "src/page.js", "src/page.css", "src/icon.svg", "src/favicon.ico", "presence/presence.js"} {
 		content, err := fs.ReadFile(files, name)
 		if err != nil {
 			t.Fatal(err)
@@ -38,6 +38,7 @@ func built(t *testing.T) fstest.MapFS {
 	fsys := sources(t)
 	fsys["dist/client.js"] = &fstest.MapFile{Data: []byte(strings.Repeat("void 0;\n", 500))}
 	fsys["dist/pico.css"] = &fstest.MapFile{Data: []byte(strings.Repeat("a{color:red}\n", 500))}
+	fsys["dist/presence.js"] = &fstest.MapFile{Data: []byte("export function presence(){}\n")}
 	return fsys
 }
 
@@ -120,6 +121,9 @@ func TestServeBuiltAssets(t *testing.T) {
 		"favicon.ico": "image/vnd.microsoft.icon",
 	}
 	for _, x := range all {
+		if x.path != "" {
+			continue
+		}
 		r := serve(a, http.MethodGet, a.URL(x.name), "")
 		if r.StatusCode != http.StatusOK {
 			t.Errorf("GET %s: status %d", x.name, r.StatusCode)
@@ -237,6 +241,7 @@ func TestUnbuiltTakesTheSameFilesFromTheCDN(t *testing.T) {
 
 func TestLoadRefusesABrokenBuild(t *testing.T) {
 	tests := map[string]func(fstest.MapFS){
+		"no module":         func(f fstest.MapFS) { delete(f, "presence/presence.js") },
 		"no page script":    func(f fstest.MapFS) { delete(f, "src/page.js") },
 		"no manifest":       func(f fstest.MapFS) { delete(f, "package.json") },
 		"broken manifest":   func(f fstest.MapFS) { f["package.json"] = &fstest.MapFile{Data: []byte("{")} },
@@ -259,7 +264,7 @@ func TestIntegrityMatchesWhatNpmDelivers(t *testing.T) {
 		if x.pkg == "" {
 			continue
 		}
-		for _, file := range []string{x.file, filepath.Join("node_modules", x.pkg, x.source)} {
+		for _, file := range []string{x.file, filepath.Join("node_modules", x.pkg, x.packed)} {
 			content, err := os.ReadFile(file)
 			if err != nil {
 				continue
@@ -286,5 +291,71 @@ func TestServeFavicon(t *testing.T) {
 	}
 	if got := r.Header.Get("Cache-Control"); got != "public, max-age=86400" {
 		t.Errorf("Cache-Control is %q", got)
+	}
+}
+
+// maxModule is how many bytes the browser module may have, without an encoding.
+const maxModule = 4096
+
+// Other products name the module in their pages: its path stays, so that browsers ask
+// whether it has changed.
+func TestServeTheModuleToAnyOrigin(t *testing.T) {
+	fsys := built(t)
+	a := mustLoad(t, fsys)
+	first := serve(a, http.MethodGet, "/assets/presence.js", "")
+	etag := first.Header.Get("ETag")
+	for key, value := range map[string]string{
+		"Content-Type":                 "text/javascript; charset=utf-8",
+		"Cache-Control":                "no-cache",
+		"Access-Control-Allow-Origin":  "*",
+		"Cross-Origin-Resource-Policy": "cross-origin",
+		"X-Content-Type-Options":       "nosniff",
+		"Vary":                         "Accept-Encoding",
+	} {
+		if got := first.Header.Get(key); first.StatusCode != http.StatusOK || got != value {
+			t.Errorf("status %d, %s = %q; want 200, %q", first.StatusCode, key, got, value)
+		}
+	}
+	if got := body(t, first); !bytes.Equal(got, fsys["dist/presence.js"].Data) {
+		t.Errorf("it is served as %q", got)
+	}
+
+	ask := func(a *Assets, tag string) *http.Response {
+		r := httptest.NewRequest(http.MethodGet, Module, nil)
+		r.Header.Set("If-None-Match", tag)
+		r.Header.Set("Accept-Encoding", "gzip")
+		w := httptest.NewRecorder()
+		a.ServeHTTP(w, r)
+		return w.Result()
+	}
+	for tag, want := range map[string]int{
+		etag: 304, `"other", ` + etag: 304, strings.TrimPrefix(etag, "W/"): 304, "*": 304, `"other"`: 200, "": 200, "nonsense": 200,
+	} {
+		r := ask(a, tag)
+		if n := len(body(t, r)); r.StatusCode != want || want == 304 && n != 0 || r.Header.Get("ETag") != etag || r.Header.Get("Access-Control-Allow-Origin") != "*" {
+			t.Errorf("If-None-Match: %s: status %d, %d bytes, %v; want %d, with ETag %s", tag, r.StatusCode, n, r.Header, want, etag)
+		}
+	}
+	fsys["dist/presence.js"] = &fstest.MapFile{Data: []byte("changed")}
+	if r := ask(mustLoad(t, fsys), etag); r.StatusCode != http.StatusOK {
+		t.Errorf("after a change: status %d, want 200", r.StatusCode)
+	}
+	delete(fsys, "dist/presence.js")
+	if got := body(t, serve(mustLoad(t, fsys), http.MethodGet, Module, "")); !bytes.Equal(got, fsys["presence/presence.js"].Data) {
+		t.Errorf("without a build it is served as %.80q, want as it is written", got)
+	}
+}
+
+func TestModuleIsSmall(t *testing.T) {
+	content, err := fs.ReadFile(files, "dist/presence.js")
+	switch {
+	case err == nil:
+	case os.Getenv("CI") != "":
+		t.Fatalf("The module is not built, and CI must not go without it: %v", err)
+	default:
+		t.Skip("The module is not built: run `npm ci && npm run build` in web/")
+	}
+	if n := len(content); n == 0 || n > maxModule {
+		t.Errorf("The module has %d bytes, want at most %d", n, maxModule)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"presence/internal/access"
+	"presence/web"
 )
 
 // testKey is an API key, and keyLine its line in a file.
@@ -304,5 +305,24 @@ func TestOrderOfAnswers(t *testing.T) {
 		if lines := a.linesOf(t, secret); len(lines) > 0 {
 			t.Errorf("credentials are logged: %s", lines[0])
 		}
+	}
+}
+
+// Pages of other products take the module from here, whatever else they may.
+func TestModuleIsForPagesOfAnyOrigin(t *testing.T) {
+	a := start(t, nil).ready(t)
+	b := newBrowser(t)
+	resp, body := b.do("GET", a.url(web.Module), "", "Origin", "https://elsewhere.example")
+	h := resp.Header
+	if resp.StatusCode != 200 || !strings.Contains(body, "presence") || h.Get("Content-Type") != "text/javascript; charset=utf-8" ||
+		h.Get("Access-Control-Allow-Origin") != "*" || h.Get("Cross-Origin-Resource-Policy") != "cross-origin" || h.Get("Cache-Control") != "no-cache" {
+		t.Errorf("%s, %v", resp.Status, h)
+	}
+	if resp, _ := b.do("GET", a.url(web.Module), "", "If-None-Match", h.Get("ETag")); resp.StatusCode != http.StatusNotModified {
+		t.Errorf("the same again: %s", resp.Status)
+	}
+	resp, _ = b.do("GET", a.url(a.assets.URL("page.js")), "", "Origin", "https://elsewhere.example")
+	if h := resp.Header; h.Get("Access-Control-Allow-Origin") != "" || h.Get("Cross-Origin-Resource-Policy") != "same-origin" {
+		t.Errorf("another asset: %v", h)
 	}
 }

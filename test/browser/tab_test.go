@@ -392,9 +392,17 @@ func (tab *tab) leave() {
 	tab.sees(soon, "left", func(s sight) bool { return s.As == "" })
 }
 
-// duplicate opens a copy of the tab, as the browser's menu does: with the same
-// session storage.
+// duplicate opens a copy of the tab, and returns when that is live.
 func (tab *tab) duplicate() *tab {
+	tab.t.Helper()
+	duplicate := tab.double()
+	duplicate.sees(soon, "live", sight.live)
+	return duplicate
+}
+
+// double opens a copy of the tab, as the browser's menu does: with the same
+// session storage.
+func (tab *tab) double() *tab {
 	tab.t.Helper()
 	ctx, cancel := context.WithTimeout(tab.ctx, soon)
 	defer cancel()
@@ -404,9 +412,7 @@ func (tab *tab) duplicate() *tab {
 	if !ok {
 		tab.t.Fatal("no new tab")
 	}
-	duplicate := tab.b.newTab(chromedp.WithTargetID(id))
-	duplicate.sees(soon, "live", sight.live)
-	return duplicate
+	return tab.b.newTab(chromedp.WithTargetID(id))
 }
 
 // close closes the tab, and returns the time just before.

@@ -1,0 +1,333 @@
+package browser
+
+import (
+	"fmt"
+	"html"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
+	"github.com/golang-jwt/jwt/v5"
+
+	"presence/internal/redistest"
+)
+
+const tokenSecret = "a secret of the product and the server"
+
+// product is another web application, whose pages use the browser module, and which
+// gives its users tokens.
+type product struct {
+	site *site
+	life atomic.Int64 // of tokens
+	made atomic.Int64 // tokens
+	last atomic.Value // token that is given again when life is 0
+	URL  string
+}
+
+// newProduct starts a site, and a product beside it.
+func newProduct(t *testing.T, flags ...string) *product {
+	t.Helper()
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte(tokenSecret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := &product{site: newSite(t, append([]string{"-token-secret-file", secret, "-api-origins", "*"}, flags...)...)}
+	p.life.Store(int64(time.Hour))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		query := r.URL.Query()
+		if r.URL.Path == "/token" {
+			p.made.Add(1)
+			_, _ = fmt.Fprint(w, p.token(t, query.Get("user")))
+			return
+		}
+		// The page of the product: it notes all that it is told.
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = fmt.Fprintf(w, `<!doctype html><html lang="en"><title>Product</title><link rel="icon" href="data:,">
+<script type="module">
+	import { presence } from %q;
+	const user = %q;
+	const token = user && (async () => (await fetch("/token?user=" + user)).text());
+	window.seen = [];
+	const note = (room, change) => seen.push({ ...room, change, at: Date.now() });
+	const server = presence({ token });
+	window.me = user ? server.join("doc", note) : server.watch("doc", note);
+	window.server = server;
+</script>`, query.Get("server")+"/assets/presence.js", html.EscapeString(query.Get("user")))
+	}))
+	t.Cleanup(server.Close)
+	p.URL = server.URL
+	return p
+}
+
+// token returns a token for a user.
+func (p *product) token(t *testing.T, user string) string {
+	t.Helper()
+	life := time.Duration(p.life.Load())
+	if life == 0 {
+		return p.last.Load().(string)
+	}
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
+		"sub": user, "exp": float64(time.Now().Add(life).UnixMilli()) / 1000,
+		"presence": map[string]any{"rooms": map[string]any{"doc": []string{"observe", "join"}}},
+	}).SignedString([]byte(tokenSecret))
+	if err != nil {
+		t.Error(err)
+	}
+	p.last.Store(token)
+	return token
+}
+
+// visit opens the product's page, which uses the server at an address: as user, or, if that
+// is "", to look only.
+func (p *product) visit(t *testing.T, b *browser, server, user string) *tab {
+	t.Helper()
+	tab := b.newTab(chromedp.WithExistingBrowserContext(b.id))
+	tab.navigate(p.URL + "/?server=" + server + "&user=" + user)
+	return tab
+}
+
+// call calls the API of replica B as a user.
+func (p *product) call(t *testing.T, method, path, user string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, p.site.b.URL+"/v1/rooms/doc/"+path, strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+p.token(t, user))
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		t.Fatalf("%s %s: %s", method, path, resp.Status)
+	}
+}
+
+// told is what the module told a page.
+type told struct {
+	Users       int  `json:"users"`
+	Connections int  `json:"connections"`
+	Live        bool `json:"live"`
+	Complete    bool `json:"complete"`
+	Members     []struct {
+		User string `json:"user"`
+	} `json:"members"`
+	Problem *struct {
+		Code, Retry string
+	} `json:"problem"`
+	At float64 `json:"at"`
+}
+
+// has reports whether exactly these users are there.
+func (r told) has(users ...string) bool {
+	var there []string
+	for _, m := range r.Members {
+		there = append(there, m.User)
+	}
+	return r.Users == len(users) && slices.Equal(slices.Sorted(slices.Values(there)), users)
+}
+
+// hears waits until cond holds of what the module says on a page.
+func (tab *tab) hears(what string, cond func(told) bool) told {
+	tab.t.Helper()
+	var room told
+	redistest.Eventually(tab.t, soon, "the page hears "+what, func() bool {
+		now, err := try[*told](tab, "window.me?.room")
+		if err != nil || now == nil {
+			return false
+		}
+		room = *now
+		return cond(room)
+	})
+	return room
+}
+
+// alwaysHeard fails the test when cond did not hold of all that a page was told after it
+// first did.
+func (tab *tab) alwaysHeard(what string, cond func(told) bool) {
+	tab.t.Helper()
+	all := eval[[]told](tab, "window.seen")
+	first := slices.IndexFunc(all, cond)
+	for _, room := range all[max(first, 0):] {
+		if !cond(room) {
+			tab.t.Errorf("the page was told %+v; want always: %s", room, what)
+			return
+		}
+	}
+}
+
+func has(users ...string) func(told) bool {
+	return func(r told) bool { return r.Live && r.has(users...) }
+}
+
+func annIsThere(r told) bool { return strings.Contains(fmt.Sprint(r.Members), "{ann}") }
+
+func TestModuleOutlivesAReplica(t *testing.T) {
+	t.Parallel()
+	p := newProduct(t)
+	balancer := newBalancer(t, p.site.a)
+	ann, viewer := p.visit(t, newBrowser(t), balancer.URL, "ann"), p.visit(t, newBrowser(t), p.site.b.URL, "")
+	ann.hears("of herself", has("ann"))
+	viewer.hears("of Ann", has("ann"))
+	ann.outage = true
+	p.site.a.Kill()
+	ann.hears("nothing", func(r told) bool { return !r.Live && r.has("ann") })
+	balancer.switchTo(p.site.b)
+	p.call(t, http.MethodPut, "connections/c1", "ben")
+	ann.hears("of both", has("ann", "ben"))
+	viewer.hears("of both", has("ann", "ben"))
+	viewer.alwaysHeard("Ann is there", annIsThere)
+	p.call(t, http.MethodDelete, "connections/c1", "ben")
+	ann.hears("that Ben left", has("ann"))
+	if reason := eval[string](ann, `seen.at(-1).change.leaves[0].reason`); reason != "left" {
+		t.Errorf("Ben left because of %q", reason)
+	}
+}
+
+// networkConditions are the parameters of emulateNetwork.
+type networkConditions struct {
+	Offline  bool    `json:"offline"`
+	Latency  float64 `json:"latency"`
+	Download float64 `json:"downloadThroughput"`
+	Upload   float64 `json:"uploadThroughput"`
+}
+
+// emulateNetwork takes a tab's network away, and its page hears of that. cdproto leaves
+// this command out.
+var emulateNetwork = cdp.Command[networkConditions, cdp.Empty]{Method: "Network.emulateNetworkConditions"}
+
+func TestModuleOutlivesANetwork(t *testing.T) {
+	t.Parallel()
+	p := newProduct(t)
+	ann, viewer := p.visit(t, newBrowser(t), p.site.a.URL, "ann"), p.visit(t, newBrowser(t), p.site.b.URL, "")
+	ann.hears("of herself", has("ann"))
+	viewer.hears("of Ann", has("ann"))
+	ann.outage = true
+	call(ann, emulateNetwork, networkConditions{Offline: true, Download: -1, Upload: -1})
+	ann.hears("nothing", func(r told) bool { return !r.Live })
+	p.call(t, http.MethodPut, "connections/c1", "ben")
+	viewer.hears("of both", has("ann", "ben"))
+	call(ann, emulateNetwork, networkConditions{Download: -1, Upload: -1})
+	ann.hears("of both", has("ann", "ben"))
+	viewer.alwaysHeard("Ann is there", annIsThere)
+}
+
+func TestModuleOutlivesAFreeze(t *testing.T) {
+	t.Parallel()
+	p := newProduct(t)
+	ann, viewer := p.visit(t, newBrowser(t), p.site.a.URL, "ann"), p.visit(t, newBrowser(t), p.site.b.URL, "")
+	ann.hears("of herself", has("ann"))
+	state := func(s page.SetWebLifecycleStateState) {
+		call(ann, page.SetWebLifecycleState, page.SetWebLifecycleStateParams{State: s})
+	}
+	state(page.SetWebLifecycleStateStateFrozen)
+	p.call(t, http.MethodPut, "connections/c1", "ben")
+	viewer.hears("of both", has("ann", "ben"))
+	state(page.SetWebLifecycleStateStateActive)
+	ann.hears("of both", has("ann", "ben"))
+	viewer.alwaysHeard("Ann is there", annIsThere)
+}
+
+// A token that has expired is no end where there is a new one.
+func TestModuleRenewsItsToken(t *testing.T) {
+	t.Parallel()
+	p := newProduct(t)
+	viewer := p.visit(t, newBrowser(t), p.site.b.URL, "")
+	viewer.hears("of nobody", has())
+	p.life.Store(int64(time.Second))
+	ann := p.visit(t, newBrowser(t), p.site.a.URL, "ann")
+	redistest.Eventually(t, soon, "a token is made", func() bool { return p.made.Load() > 0 })
+	p.life.Store(int64(time.Hour))
+	made := p.made.Load()
+	redistest.Eventually(t, soon, "the next token is made", func() bool { return p.made.Load() > made })
+	p.call(t, http.MethodPut, "connections/c1", "ben")
+	ann.hears("of both", has("ann", "ben"))
+	viewer.alwaysHeard("Ann is there", annIsThere)
+	ann.alwaysHeard("live", func(r told) bool { return r.Live })
+}
+
+// After "never" it does not come back by itself.
+func TestModuleStopsWhenItIsToldTo(t *testing.T) {
+	t.Parallel()
+	p := newProduct(t, "-leave-grace=1s")
+	p.life.Store(int64(time.Second))
+	b := newBrowser(t)
+	ann, viewer := p.visit(t, b, p.site.a.URL, "ann"), p.visit(t, newBrowser(t), p.site.b.URL, "")
+	redistest.Eventually(t, soon, "a token is made", func() bool { return p.made.Load() > 0 })
+	p.life.Store(0)   // the same is given again
+	ann.outage = true // a refusal is an error of the network
+	over := ann.hears("that it is over", func(r told) bool { return r.Problem != nil })
+	if over.Live || over.Problem.Code != "unauthorized" || over.Problem.Retry != "never" {
+		t.Errorf("without another token: %+v", over)
+	}
+	viewer.hears("of nobody", has())
+
+	p.life.Store(int64(time.Hour))
+	made := p.made.Load()
+	ann.reload()
+	ann.hears("of herself", has("ann"))
+	p.call(t, http.MethodDelete, "connections/"+eval[string](ann, "me.connection"), "ann")
+	over = ann.hears("that it is over", func(r told) bool { return r.Problem != nil })
+	if over.Live || over.Problem.Code != "left" || over.Problem.Retry != "never" {
+		t.Errorf("after a leave elsewhere: %+v", over)
+	}
+	viewer.hears("of nobody", has())
+	if n := p.made.Load(); n != made+1 {
+		t.Errorf("%d tokens were asked for since the reload, want 1", n-made)
+	}
+}
+
+// A reload is the same connection, a duplicated tab another; leaving is at once.
+func TestModuleKnowsItsTab(t *testing.T) {
+	t.Parallel()
+	p := newProduct(t, "-leave-grace=1m")
+	ann, viewer := p.visit(t, newBrowser(t), p.site.a.URL, "ann"), p.visit(t, newBrowser(t), p.site.b.URL, "")
+	ann.hears("of herself", has("ann"))
+	viewer.hears("of Ann", has("ann"))
+	before := eval[string](ann, "me.connection")
+	ann.reload()
+	ann.hears("of herself", has("ann"))
+	if after := eval[string](ann, "me.connection"); after != before {
+		t.Errorf("after a reload the connection is %q, was %q", after, before)
+	}
+	viewer.alwaysHeard("one connection", func(r told) bool { return r.Connections == 1 })
+
+	copied := ann.double()
+	viewer.hears("of two connections", func(r told) bool { return r.has("ann") && r.Connections == 2 })
+	if other := eval[string](copied, "me.connection"); other == before {
+		t.Error("a duplicated tab has the same connection")
+	}
+	eval[chromedp.Void](copied, "void me.leave().then((took) => { window.took = took; })")
+	viewer.hears("of one connection", func(r told) bool { return r.has("ann") && r.Connections == 1 })
+	redistest.Eventually(t, soon, "leave says that it was taken", func() bool { return eval[bool](copied, "window.took === true") })
+
+	eval[chromedp.Void](ann, `addEventListener("pagehide", () => void me.leave())`)
+	ann.navigate("about:blank")
+	viewer.hears("of nobody", has())
+
+	// A page that comes back from the browser's memory is there again.
+	ben := p.visit(t, newBrowser(t), p.site.a.URL, "ben")
+	viewer.hears("of Ben", has("ben"))
+	connection := eval[string](ben, "me.connection")
+	ben.navigate(p.URL + "/?server=" + p.site.a.URL + "&user=")
+	ben.hears("of himself, still", has("ben"))
+	eval[chromedp.Void](ben, "void history.back()")
+	ben.hears("of himself, joined", func(r told) bool {
+		joined, err := try[bool](ben, "Boolean(me.connection)")
+		return err == nil && joined && r.Live && r.has("ben")
+	})
+	if back := eval[string](ben, "me.connection"); back != connection {
+		t.Errorf("back, the connection is %q, was %q", back, connection)
+	}
+	viewer.hears("of one connection", func(r told) bool { return r.has("ben") && r.Connections == 1 })
+}
