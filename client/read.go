@@ -1,0 +1,200 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// Occupancy is how many are in a room.
+type Occupancy struct {
+	Room        string    `json:"room"`
+	Users       int       `json:"users"`       // distinct users online
+	Connections int       `json:"connections"` // their connections
+	Version     int64     `json:"version"`     // rises with every change
+	Stale       bool      `json:"stale"`       // Redis is away: the rest is the last that was known
+	AsOf        time.Time `json:"as_of"`       // when it was read
+}
+
+// RoomCount is a room of the list of rooms.
+type RoomCount struct {
+	Room        string `json:"room"`
+	Users       int    `json:"users"`
+	Connections int    `json:"connections"`
+}
+
+// Member is a user who is in a room.
+type Member struct {
+	User        string          `json:"user"` // the id
+	Name        string          `json:"name"`
+	Meta        json.RawMessage `json:"meta,omitempty"` // an object, or nil
+	Connections int             `json:"connections"`
+	Since       time.Time       `json:"since"`
+}
+
+// Reason is why a user is no longer in a room.
+type Reason string
+
+// The reasons.
+const (
+	ReasonLeft    Reason = "left"    // the user said so, or came back as somebody else
+	ReasonClosed  Reason = "closed"  // the last socket or stream ended, and the grace passed
+	ReasonTimeout Reason = "timeout" // nobody renewed the lease
+	ReasonRemoved Reason = "removed" // a backend ended it
+)
+
+// Leave is a user who is no longer in a room.
+type Leave struct {
+	User   string `json:"user"` // the id
+	Reason Reason `json:"reason"`
+}
+
+// Change is one change of a room: it leads to Version, at which so many are there. No user
+// is in it twice.
+type Change struct {
+	Version     int64    `json:"version"`
+	Users       int      `json:"users"`
+	Connections int      `json:"connections"`
+	Joins       []Member `json:"joins"`
+	Updates     []Member `json:"updates"` // of whom anything is different
+	Leaves      []Leave  `json:"leaves"`
+}
+
+// pageSize is how many elements of a list are asked for at a time, the most that may be.
+const pageSize = 1000
+
+// Room returns how many are in a room. A room that nobody is in has 0 users.
+func (c *Client) Room(ctx context.Context, room string) (o Occupancy, err error) {
+	err = c.get(ctx, &o, nil, "rooms", room)
+	return o, err
+}
+
+// Rooms yields the rooms that have somebody in them, whose names begin with prefix, and
+// that the caller may see: by name, each once, with numbers that are some seconds old. An
+// error is the last that it yields.
+func (c *Client) Rooms(ctx context.Context, prefix string) iter.Seq2[RoomCount, error] {
+	return list(func(cursor string) (page, error) {
+		return c.page(ctx, cursor, url.Values{"prefix": {prefix}}, "rooms")
+	}, func(p page) []RoomCount { return p.Rooms })
+}
+
+// Members yields the users of a room, each once: all who are there the whole time. Up to
+// 256 are in order of joining, more in no order. An error is the last that it yields.
+func (c *Client) Members(ctx context.Context, room string) iter.Seq2[Member, error] {
+	all := list(func(cursor string) (page, error) {
+		return c.page(ctx, cursor, url.Values{}, "rooms", room, "members")
+	}, func(p page) []Member { return p.Members })
+	return func(yield func(Member, error) bool) {
+		seen := map[string]bool{} // while others leave, the server may list a user twice
+		for m, err := range all {
+			if seen[m.User] && err == nil {
+				continue
+			}
+			seen[m.User] = true
+			if !yield(m, err) {
+				return
+			}
+		}
+	}
+}
+
+// page is a page of a list.
+type page struct {
+	Rooms   []RoomCount `json:"rooms"`
+	Members []Member    `json:"members"`
+	Next    string      `json:"next"` // cursor of the next page; "": there is none
+}
+
+// page returns the page of a list that a cursor stands for; "" is the first.
+func (c *Client) page(ctx context.Context, cursor string, query url.Values, segments ...string) (p page, err error) {
+	query.Set("limit", strconv.Itoa(pageSize))
+	if cursor != "" {
+		query.Set("cursor", cursor)
+	}
+	err = c.get(ctx, &p, query, segments...)
+	return p, err
+}
+
+// list yields the elements of all pages.
+func list[T any](get func(cursor string) (page, error), elements func(page) []T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for cursor := ""; ; {
+			p, err := get(cursor)
+			if err != nil {
+				var none T
+				yield(none, err)
+				return
+			}
+			for _, one := range elements(p) {
+				if !yield(one, nil) {
+					return
+				}
+			}
+			if cursor = p.Next; cursor == "" {
+				return
+			}
+		}
+	}
+}
+
+// Member returns one user of a room; a [*Problem] with [NotPresent] if the user is not
+// there.
+func (c *Client) Member(ctx context.Context, room, user string) (m Member, err error) {
+	err = c.get(ctx, &m, nil, "rooms", room, "members", user)
+	return m, err
+}
+
+// Changes yields what changed in a room since a version, up to now. An error is the last
+// that it yields. It is a [*Problem] with [Gone] if the room's log does not tell: then
+// read the room, and go on from its version.
+func (c *Client) Changes(ctx context.Context, room string, after int64) iter.Seq2[Change, error] {
+	return func(yield func(Change, error) bool) {
+		for {
+			var part struct {
+				Version int64    `json:"version"`
+				Changes []Change `json:"changes"`
+			}
+			query := url.Values{"after": {strconv.FormatInt(after, 10)}}
+			if err := c.get(ctx, &part, query, "rooms", room, "changes"); err != nil {
+				yield(Change{}, err)
+				return
+			}
+			for _, change := range part.Changes {
+				if !yield(change, nil) {
+					return
+				}
+				after = change.Version
+			}
+			if len(part.Changes) == 0 || after >= part.Version {
+				return
+			}
+		}
+	}
+}
+
+// UserRooms is in which of the rooms that were asked about a user is.
+type UserRooms struct {
+	User  string   `json:"user"`
+	Rooms []string `json:"rooms"`
+}
+
+// Found is the answer to a query, in the order in which it asked.
+type Found struct {
+	Rooms []Occupancy `json:"rooms"`
+	Users []UserRooms `json:"users"`
+}
+
+// Query returns how many are in each of up to 100 rooms, and in which of these rooms each
+// of up to 100 users is.
+func (c *Client) Query(ctx context.Context, rooms, users []string) (f Found, err error) {
+	body := struct {
+		Rooms []string `json:"rooms"`
+		Users []string `json:"users"`
+	}{append([]string{}, rooms...), append([]string{}, users...)}
+	_, err = c.call(ctx, http.MethodPost, body, &f, nil, "query")
+	return f, err
+}

@@ -1,0 +1,259 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math/rand/v2"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// silence is how long a stream may say nothing at all: three times of what the
+	// server promises to say something in.
+	silence = 45 * time.Second
+
+	// defaultRetry is after how long a client comes back at first whom no server has told
+	// another time, and maxRetry the longest time between two tries.
+	defaultRetry = 2 * time.Second
+	maxRetry     = 30 * time.Second
+)
+
+// errSilent is why a stream was given up of which nothing was heard.
+var errSilent = errors.New("presence client: nothing was heard of the stream for " + silence.String())
+
+// WatchOptions say how a room is watched. The zero value tells everything.
+type WatchOptions struct {
+	// CountsOnly leaves out who is there: all events are counts.
+	CountsOnly bool
+
+	// After is the version of the room that the caller has: what it has missed follows, or
+	// a snapshot. 0: it has none.
+	After int64
+
+	// Join, if not "", is the connection by which a user is present as long as the room
+	// is watched, and for the server's leave grace after that. User and Name say who; with
+	// a token they may be "". A Name is set whenever the stream begins anew; without one
+	// the user keeps the name, or is called as by [Client.Put].
+	Join, User, Name string
+
+	// Lost, if not nil, is called when a stream was lost, or could not be opened: why, and
+	// after how long the next is tried.
+	Lost func(err error, wait time.Duration)
+}
+
+// Watch yields what happens in a room: a snapshot, then every change; see [View] for a
+// room that follows them. When the stream ends or breaks it goes on with another, from
+// where it was, until the loop over it ends.
+//
+// An error is the last that it yields: of ctx if that ends; an [*EndError] if the server
+// has ended the stream for good; a [*Problem] if it refuses another. All else is tried
+// again. While the loop body runs nothing is read: a caller who is too slow gets a
+// snapshot in place of what it missed.
+func (c *Client) Watch(ctx context.Context, room string, o WatchOptions) iter.Seq2[Event, error] {
+	query := url.Values{}
+	if o.CountsOnly {
+		query.Set("mode", "count")
+	}
+	for name, value := range map[string]string{"join": o.Join, "user": o.User, "name": o.Name} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	return c.watch(ctx, o, query, "rooms", room, "events")
+}
+
+// WatchRooms is [Client.Watch] of up to 50 rooms by one stream. Join and After can't be
+// used: each room begins with a snapshot, also when the stream begins anew.
+func (c *Client) WatchRooms(ctx context.Context, rooms []string, o WatchOptions) iter.Seq2[Event, error] {
+	query := url.Values{"rooms": {strings.Join(rooms, ",")}}
+	if o.CountsOnly {
+		query.Set("mode", "count")
+	}
+	o.After = 0
+	return c.watch(ctx, o, query, "events")
+}
+
+// watch yields the events of one stream after the other.
+func (c *Client) watch(ctx context.Context, o WatchOptions, query url.Values, segments ...string) iter.Seq2[Event, error] {
+	address, err := c.url(query, segments...)
+	return func(yield func(Event, error) bool) {
+		if err != nil {
+			yield(Event{}, err)
+			return
+		}
+		w := &watch{client: c, address: address, retry: defaultRetry, yield: yield}
+		if o.After > 0 {
+			w.last = strconv.FormatInt(o.After, 10)
+		}
+		for tries := 0; ; tries++ {
+			lived, err := w.stream(ctx)
+			if lived {
+				tries = 0
+			}
+			switch {
+			case errors.Is(err, errDone):
+				return
+			case ctx.Err() != nil:
+				yield(Event{}, ctx.Err())
+				return
+			case w.final(ctx, err):
+				yield(Event{}, err)
+				return
+			}
+			wait := w.wait(err, lived, tries)
+			if o.Lost != nil {
+				o.Lost(err, wait)
+			}
+			if !sleep(ctx, wait) {
+				yield(Event{}, ctx.Err())
+				return
+			}
+		}
+	}
+}
+
+// watch is a caller who watches, by one stream after the other.
+type watch struct {
+	client  *Client
+	address string
+	yield   func(Event, error) bool
+
+	last       string        // id of the last event, to go on from; "": from a snapshot
+	retry      time.Duration // after which the server wants to be asked again
+	credential string        // of the last stream
+}
+
+// errDone is what ends a stream whose caller has ended the loop.
+var errDone = errors.New("done")
+
+// stream yields the events of one stream, and reports whether it lived: told something, or
+// lasted for a while. The error is never nil.
+func (w *watch) stream(ctx context.Context) (lived bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := time.AfterFunc(silence, func() { cancel(errSilent) })
+	defer watchdog.Stop()
+	defer func() {
+		if errors.Is(context.Cause(ctx), errSilent) {
+			err = errSilent
+		}
+	}()
+	body, err := w.open(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer body.Close() //nolint:errcheck // nothing is written
+	opened := time.Now()
+	in := newReader(body, func() { watchdog.Reset(silence) })
+	for {
+		kind, data, err := in.next()
+		if in.retry > 0 {
+			w.retry = in.retry
+		}
+		lived = lived || time.Since(opened) >= w.retry
+		if err != nil {
+			return lived, err
+		}
+		if kind == "end" {
+			end := &EndError{}
+			if err := json.Unmarshal(data, end); err != nil {
+				return lived, fmt.Errorf("presence client: read the end of a stream: %w", err)
+			}
+			return lived, end
+		}
+		e, known, err := parse(kind, data)
+		if err != nil {
+			return lived, err
+		}
+		if known {
+			watchdog.Stop() // the caller may take its time
+			if !w.yield(e, nil) {
+				return true, errDone
+			}
+			watchdog.Reset(silence)
+			lived = true
+		}
+		switch {
+		case e.Stale: // when it is right again, a room that has not changed would be told nothing
+			w.last = ""
+		case in.id != "":
+			w.last = in.id
+		}
+	}
+}
+
+// open opens a stream.
+func (w *watch) open(ctx context.Context) (io.ReadCloser, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, w.address, nil)
+	if err != nil {
+		return nil, fmt.Errorf("presence client: %w", err)
+	}
+	r.Header.Set("Accept", "text/event-stream")
+	if w.last != "" {
+		r.Header.Set("Last-Event-ID", w.last)
+	}
+	if w.credential, err = w.client.credential(ctx); err != nil {
+		return nil, err
+	}
+	resp, err := w.client.send(w.client.streams, r, w.credential)
+	if err != nil {
+		return nil, err
+	}
+	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind != "text/event-stream" {
+		_ = resp.Body.Close()
+		return nil, &Problem{
+			Title: "This is no event stream", Status: resp.StatusCode, Retry: RetryNever,
+			Detail: "What answers at this address is no presence server.",
+		}
+	}
+	return resp.Body, nil
+}
+
+// final reports whether another stream would end in the same way.
+func (w *watch) final(ctx context.Context, err error) bool {
+	if end, ok := errors.AsType[*EndError](err); ok {
+		if end.Code == TokenExpired && w.client.opts.Token != nil {
+			token, err := w.client.credential(ctx)
+			return err == nil && token == w.credential
+		}
+		return end.Retry == RetryNever
+	}
+	problem, ok := errors.AsType[*Problem](err)
+	return ok && problem.Retry == RetryNever
+}
+
+// wait returns how long to wait after a stream that ended with err: tries is how many that
+// did not live came before.
+func (w *watch) wait(err error, lived bool, tries int) time.Duration {
+	end, ok := errors.AsType[*EndError](err)
+	if ok && lived && end.Retry != RetryBackoff {
+		return 0
+	}
+	most := min(w.retry<<min(tries, 10), max(w.retry, maxRetry))
+	wait := most/2 + rand.N(most/2+1)
+	if problem, ok := errors.AsType[*Problem](err); ok {
+		wait = max(wait, problem.RetryAfter)
+	}
+	return wait
+}
+
+// sleep waits, and reports false if ctx has ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
