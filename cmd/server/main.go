@@ -30,6 +30,10 @@ func main() {
 // PRESENCE_VERSION to say what they hold.
 const versionFlag = "version"
 
+// newKeyFlag makes an API key, and starts no server. It is none either: a server that a
+// variable keeps from starting would be hard to explain.
+const newKeyFlag = "new-api-key"
+
 // run is the whole program, for a test to call.
 func run(ctx context.Context, args []string, lookupEnv func(string) (string, bool), stdout, stderr io.Writer) (code int) {
 	config := app.Default()
@@ -37,6 +41,7 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 	fs.SetOutput(stderr)
 	config.Flags(fs)
 	healthcheck := fs.Bool("healthcheck", false, "ask the running server's /readyz and exit with 0 or 1")
+	newKey := fs.String(newKeyFlag, "", "print a new API key of that name and its line for -api-keys-file, and exit")
 	version := fs.Bool(versionFlag, false, "print the version and exit")
 	if err := parse(fs, args, lookupEnv); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -48,6 +53,9 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 	if *version {
 		_, _ = fmt.Fprintln(stdout, app.BuildInfo())
 		return 0
+	}
+	if isSet(fs, newKeyFlag) {
+		return printKey(*newKey, stdout, stderr)
 	}
 	if *healthcheck {
 		if err := app.CheckHealth(ctx, config); err != nil {
@@ -81,6 +89,35 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 	return 0
 }
 
+// isSet reports whether the flag of that name was given.
+func isSet(fs *flag.FlagSet, name string) (set bool) {
+	fs.Visit(func(f *flag.Flag) { set = set || f.Name == name })
+	return set
+}
+
+// printKey prints a new API key and its line of the keys file, for programs to read, and
+// says on stderr what they are. They are written nowhere else.
+func printKey(name string, stdout, stderr io.Writer) (code int) {
+	key, line, err := app.NewKey(name)
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, err)
+		return 2
+	}
+	_, err = fmt.Fprintf(stdout, "%s\n%s\n", key, line)
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, err)
+		return 1
+	}
+	_, _ = fmt.Fprint(stderr, `
+The first line is the key. Give it to the program that calls, which sends it as
+"Authorization: Bearer psk_…". The server does not keep it.
+The second is for the file of -api-keys-file: the key's name, its SHA-256, the rooms it is
+for (rooms=lobby,team-*: names, or prefixes followed by *) and its rights (read to observe,
+write to join and to remove). Servers read the file again on SIGHUP.
+`)
+	return 0
+}
+
 // parse reads the flags, and the environment for those that are not given.
 func parse(fs *flag.FlagSet, args []string, lookupEnv func(string) (string, bool)) error {
 	fs.Usage = func() {
@@ -91,7 +128,7 @@ func parse(fs *flag.FlagSet, args []string, lookupEnv func(string) (string, bool
 	fs.VisitAll(func(f *flag.Flag) {
 		name := app.EnvName(f.Name)
 		value, set := lookupEnv(name)
-		if value == "" && !app.EmptyCounts(f.Name) || f.Name == versionFlag {
+		if value == "" && !app.EmptyCounts(f.Name) || f.Name == versionFlag || f.Name == newKeyFlag {
 			set = false
 		}
 		if set && problem == nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -21,6 +22,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"presence/internal/access"
 	"presence/internal/app"
 	"presence/internal/redistest"
 )
@@ -325,6 +327,57 @@ func TestKeyOfARunIsPrintedOnceAndNotLogged(t *testing.T) {
 	}
 }
 
+func TestNewAPIKeyIsPrintedWithItsLine(t *testing.T) {
+	made := map[string]bool{}
+	for range 2 {
+		var out, said buffer
+		if code := run(t.Context(), []string{"-new-api-key", "billing@shop"}, env(nil), &out, &said); code != 0 {
+			t.Fatalf("exit code %d: %s", code, &said)
+		}
+		parts := regexp.MustCompile(`^(psk_[A-Z2-7]{26,})\n(billing@shop sha256:[0-9a-f]{64} rooms=\* rights=read,write)\n$`).FindStringSubmatch(out.String())
+		if parts == nil {
+			t.Fatalf("printed %q", &out)
+		}
+		made[parts[1]] = true
+		keys, err := access.ParseKeys(parts[2] + "\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		who, err := access.New(access.Options{Keys: keys, PublicRooms: []string{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest(http.MethodGet, "/v1/rooms/lobby", nil)
+		r.Header.Set("Authorization", "Bearer "+parts[1])
+		if g, err := who.Grant(r, false); err != nil || !g.May(access.Observe, "lobby") || !g.May(access.Join, "x") || !g.May(access.Remove, "x") {
+			t.Errorf("the key has not the rights of its line: %v, %v", g, err)
+		}
+		for _, part := range []string{"-api-keys-file", "Authorization: Bearer", "SIGHUP", "rooms=", "rights"} {
+			if !strings.Contains(said.String(), part) {
+				t.Errorf("nothing is said of %s: %s", part, &said)
+			}
+		}
+		if strings.Contains(said.String(), parts[1]) {
+			t.Error("the key is told again")
+		}
+	}
+	if len(made) != 2 {
+		t.Error("a key was made twice")
+	}
+	for _, bad := range []string{"", "a b", "psk_ABCDEFGHIJKLMNOP", "..", "#x", "é", strings.Repeat("x", 129), "a\nb sha256:"} {
+		var out, said buffer
+		code := run(t.Context(), []string{"-new-api-key", bad}, env(nil), &out, &said)
+		if code != 2 || out.String() != "" || strings.Count(said.String(), "\n") != 1 || !strings.Contains(said.String(), "bad setting: -new-api-key: the NAME of a key is 1 to 128 characters") {
+			t.Errorf("named %q: exit code %d, %q, %q", bad, code, &out, &said)
+		}
+	}
+	// No variable keeps a server from starting.
+	s := start(t, map[string]string{"PRESENCE_NEW_API_KEY": "billing"})
+	if code := s.end(t); code != 0 {
+		t.Errorf("exit code %d with PRESENCE_NEW_API_KEY set", code)
+	}
+}
+
 func TestVersionIsPrinted(t *testing.T) {
 	var out, log buffer
 	code := run(t.Context(), []string{"-version"}, env(nil), &out, &log)
@@ -410,6 +463,7 @@ func settings() []setting {
 	}
 	return append(list,
 		setting{"healthcheck", app.EnvName("healthcheck"), "false", "ask the running server's /readyz and exit with 0 or 1"},
+		setting{"new-api-key", "", "", "print a new API key of that name and its line for -api-keys-file, and exit"},
 		setting{"version", "", "false", "print the version and exit"})
 }
 

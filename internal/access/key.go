@@ -1,6 +1,7 @@
 package access
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
@@ -15,6 +16,9 @@ const (
 	// keyPrefix is how every API key begins, so that scanners for secrets find it,
 	// and nobody takes it for a token.
 	keyPrefix = "psk_"
+
+	// hashPrefix begins the hash of a key.
+	hashPrefix = "sha256:"
 
 	// keySpeaker is who speaks by an API key, whichever it is.
 	keySpeaker = "key"
@@ -32,6 +36,26 @@ type Key struct {
 // newKey returns the key for a run, which has the rights in all rooms.
 func newKey(name, key string, rights Right) Key {
 	return Key{Name: name, hash: sha256.Sum256([]byte(key)), rules: []rule{{presence.Pattern{Prefix: true}, rights}}}
+}
+
+// NewKey returns a fresh API key that is called name, and its line of a file of keys, by
+// which it has all rights in all rooms. The error says what a name is, without naming it:
+// it may be a key that somebody took for one.
+func NewKey(name string) (key, line string, err error) {
+	if err := checkName(name); err != nil {
+		return "", "", err
+	}
+	key = keyPrefix + rand.Text()
+	hash := sha256.Sum256([]byte(key))
+	return key, name + " " + hashPrefix + hex.EncodeToString(hash[:]) + " rooms=* rights=read,write", nil
+}
+
+// checkName returns nil for what a key may be called.
+func checkName(name string) error {
+	if presence.CheckID(name) != nil || strings.Contains(name, keyPrefix) {
+		return errors.New("the NAME of a key is 1 to 128 characters of A-Z, a-z, 0-9 and _.:@|+=~-, and not the key")
+	}
+	return nil
 }
 
 // ParseKeys reads the lines of a file of API keys:
@@ -76,10 +100,10 @@ func parseKey(fields []string) (Key, error) {
 		return Key{}, errors.New("a line is NAME sha256:HEX rooms=PATTERN,… rights=read,write, with blanks between these four only")
 	}
 	k := Key{Name: fields[0]}
-	if presence.CheckID(k.Name) != nil || strings.Contains(k.Name, keyPrefix) {
-		return Key{}, errors.New("it begins with the NAME of the key, 1 to 128 characters of A-Z, a-z, 0-9 and _.:@|+=~-, which is not the key")
+	if err := checkName(k.Name); err != nil {
+		return Key{}, err
 	}
-	text, ok := strings.CutPrefix(fields[1], "sha256:")
+	text, ok := strings.CutPrefix(fields[1], hashPrefix)
 	hash, err := hex.DecodeString(text)
 	if !ok || err != nil || len(hash) != len(k.hash) {
 		return Key{}, errors.New("the second field must be sha256: and the SHA-256 of the whole key in 64 hexadecimal digits")

@@ -56,6 +56,15 @@ func readTokenSecret(file string) ([]byte, error) {
 	return text, nil
 }
 
+// NewKey returns a fresh API key that is called name, and its line for -api-keys-file. The
+// error wraps [ErrConfig].
+func NewKey(name string) (key, line string, err error) {
+	if key, line, err = access.NewKey(name); err != nil {
+		return "", "", fmt.Errorf("%w: -new-api-key: %w", ErrConfig, err)
+	}
+	return key, line, nil
+}
+
 // RunKey is the API key that was made for this run, or "" if others are configured. It
 // is for the operator, and stands in no log.
 func (a *App) RunKey() string { return a.access.RunKey() }
