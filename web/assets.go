@@ -46,6 +46,10 @@ type asset struct {
 // Module is where programs in other pages find the browser module, for good.
 const Module = Prefix + "presence.js"
 
+// Examples is the path of pages that use the browser module as those of other products
+// do. [Assets] serve them, too.
+const Examples = "/examples/"
+
 // all are the assets. Their hashes belong to the versions in package.json; a
 // test compares them with the built files.
 var all = []asset{
@@ -54,6 +58,12 @@ var all = []asset{
 	{name: "icon.svg", file: "src/icon.svg"},
 	{name: "favicon.ico", file: "src/favicon.ico"},
 	{name: "presence.js", file: "dist/presence.js", path: Module, source: "presence/presence.js"},
+	{name: "examples", file: "examples/index.html", path: Examples},
+	{name: "examples/document", file: "examples/document.html", path: Examples + "document.html"},
+	{name: "examples/document.js", file: "examples/document.js", path: Examples + "document.js"},
+	{name: "examples/badge", file: "examples/badge.html", path: Examples + "badge.html"},
+	{name: "examples/badge.js", file: "examples/badge.js", path: Examples + "badge.js"},
+	{name: "examples/examples.css", file: "examples/examples.css", path: Examples + "examples.css"},
 	{
 		name: "client.js", file: "dist/client.js",
 		pkg: "@livetemplate/client", packed: "dist/livetemplate-client.browser.js",
@@ -69,10 +79,11 @@ var all = []asset{
 // mimeTypes are fixed here rather than taken from the system's table, since
 // browsers refuse a script or style sheet of a wrong type.
 var mimeTypes = map[string]string{
-	".js":  "text/javascript; charset=utf-8",
-	".css": "text/css; charset=utf-8",
-	".svg": "image/svg+xml",
-	".ico": "image/vnd.microsoft.icon",
+	".js":   "text/javascript; charset=utf-8",
+	".css":  "text/css; charset=utf-8",
+	".html": "text/html; charset=utf-8",
+	".svg":  "image/svg+xml",
+	".ico":  "image/vnd.microsoft.icon",
 }
 
 // Assets serves the files of this package. Most are under paths that contain a hash

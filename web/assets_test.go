@@ -22,7 +22,11 @@ import (
 func sources(t *testing.T) fstest.MapFS {
 	t.Helper()
 	fsys := fstest.MapFS{}
-	for _, name := range []string{"package.json", "src/page.js", "src/page.css", "src/icon.svg", "src/favicon.ico", "presence/presence.js"} {
+	names, err := fs.Glob(files, "[eps]*/*") // examples, presence, src
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(names, "package.json") {
 		content, err := fs.ReadFile(files, name)
 		if err != nil {
 			t.Fatal(err)
@@ -343,6 +347,24 @@ func TestServeTheModuleToAnyOrigin(t *testing.T) {
 	delete(fsys, "dist/presence.js")
 	if got := body(t, serve(mustLoad(t, fsys), http.MethodGet, Module, "")); !bytes.Equal(got, fsys["presence/presence.js"].Data) {
 		t.Errorf("without a build it is served as %.80q, want as it is written", got)
+	}
+}
+
+// The examples stay where they are, too, but are for their own origin.
+func TestServeTheExamples(t *testing.T) {
+	a := mustLoad(t, built(t))
+	for path, mime := range map[string]string{
+		"/examples/": "text/html", "/examples/document.html": "text/html", "/examples/badge.html": "text/html",
+		"/examples/document.js": "text/javascript", "/examples/badge.js": "text/javascript", "/examples/examples.css": "text/css",
+	} {
+		r := serve(a, http.MethodGet, path, "gzip")
+		h := r.Header
+		if r.StatusCode != http.StatusOK || h.Get("Content-Type") != mime+"; charset=utf-8" || h.Get("Cache-Control") != "no-cache" || h.Get("ETag") == "" || h.Get("Access-Control-Allow-Origin") != "" {
+			t.Errorf("GET %s: status %d, %v", path, r.StatusCode, h)
+		}
+	}
+	if r := serve(a, http.MethodGet, "/examples/other.html", ""); r.StatusCode != http.StatusNotFound {
+		t.Errorf("another example: status %d, want 404", r.StatusCode)
 	}
 }
 

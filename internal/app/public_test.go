@@ -242,7 +242,7 @@ func TestRoomsThatAreNotPublicNeedARight(t *testing.T) {
 func TestWithoutPagesTheAPIStays(t *testing.T) {
 	a := start(t, func(c *Config) { c.Page = false }).ready(t)
 	b := newBrowser(t)
-	for _, path := range []string{"/", "/rooms", "/rooms/", "/rooms/tea", "/rooms/tea/", "/rooms/a.b", "/rooms?room=tea", "/rooms/tea/x"} {
+	for _, path := range []string{"/", "/rooms", "/rooms/", "/rooms/tea", "/rooms/tea/", "/rooms/a.b", "/rooms?room=tea", "/rooms/tea/x", "/examples", "/examples/", "/examples/badge.html"} {
 		for _, method := range []string{"GET", "POST", "PUT"} {
 			resp, body := b.do(method, a.url(path), "")
 			if resp.StatusCode != 404 || !strings.Contains(body, "no pages") || strings.Contains(body, "<a ") {
@@ -250,7 +250,7 @@ func TestWithoutPagesTheAPIStays(t *testing.T) {
 			}
 		}
 	}
-	for path, status := range map[string]int{"/v1/rooms/tea": 200, "/v1/rooms": 200, "/v1/nothing": 404, "/readyz": 200, "/lbz": 200, "/robots.txt": 200} {
+	for path, status := range map[string]int{"/v1/rooms/tea": 200, "/v1/rooms": 200, "/v1/nothing": 404, "/readyz": 200, "/lbz": 200, "/robots.txt": 200, "/assets/presence.js": 200} {
 		if resp, body := b.do("GET", a.url(path), ""); resp.StatusCode != status {
 			t.Errorf("GET %s: %s %s", path, resp.Status, body)
 		}

@@ -59,6 +59,7 @@ func (a *App) routes() http.Handler {
 		mux.HandleFunc("/rooms/{room}/{$}", a.withoutSlash)
 		mux.HandleFunc("GET /rooms/{$}", a.withoutSlash)
 		mux.HandleFunc("GET /rooms", a.rooms)
+		mux.Handle("GET "+web.Examples, a.assets)
 	}
 	mux.HandleFunc("GET /robots.txt", robots)
 	mux.Handle("GET "+web.Favicon, a.assets)

@@ -90,8 +90,14 @@ func (p *product) token(t *testing.T, user string) string {
 // is "", to look only.
 func (p *product) visit(t *testing.T, b *browser, server, user string) *tab {
 	t.Helper()
+	return b.goTo(p.URL + "/?server=" + server + "&user=" + user)
+}
+
+// goTo opens a tab at an address.
+func (b *browser) goTo(url string) *tab {
+	b.t.Helper()
 	tab := b.newTab(chromedp.WithExistingBrowserContext(b.id))
-	tab.navigate(p.URL + "/?server=" + server + "&user=" + user)
+	tab.navigate(url)
 	return tab
 }
 
@@ -330,4 +336,64 @@ func TestModuleKnowsItsTab(t *testing.T) {
 		t.Errorf("back, the connection is %q, was %q", back, connection)
 	}
 	viewer.hears("of one connection", func(r told) bool { return r.has("ben") && r.Connections == 1 })
+}
+
+// document is what the example of a document shows.
+type document struct {
+	People []string `json:"people"`
+	Status string   `json:"status"`
+	Leave  bool     `json:"leave"` // whether it can be pressed
+}
+
+// showsDocument waits until the example of a document shows people and a status.
+func (tab *tab) showsDocument(leave bool, status string, people ...string) {
+	tab.t.Helper()
+	var now document
+	redistest.Eventually(tab.t, soon, fmt.Sprintf("the document shows %v, %q", people, status), func() bool {
+		d, err := try[*document](tab, `({
+			people: [...document.querySelectorAll("#people li")].map(({ innerText, title }) => innerText + "/" + title),
+			status: document.getElementById("status").innerText,
+			leave: !document.getElementById("leave").hidden,
+		})`)
+		if err != nil || d == nil {
+			return false
+		}
+		now = *d
+		return slices.Equal(now.People, people) && now.Status == status && now.Leave == leave
+	})
+}
+
+func TestExamplesShowWhoIsThere(t *testing.T) {
+	t.Parallel()
+	axe := axe(t)
+	p := newProduct(t)
+	balancer := newBalancer(t, p.site.a)
+	ann := newBrowser(t).goTo(balancer.URL + "/examples/document.html?room=doc#token=" + p.token(t, "ann"))
+	viewer := newBrowser(t).goTo(p.site.b.URL + "/examples/document.html?room=doc")
+	badge := newBrowser(t).goTo(p.site.b.URL + "/examples/badge.html?room=doc")
+	const oneAvatar = "a\nann/ann"
+	ann.showsDocument(true, "1 looking", oneAvatar)
+	viewer.showsDocument(false, "1 looking", oneAvatar)
+	badgeSays := func(text string) {
+		t.Helper()
+		redistest.Eventually(t, soon, "the badge says "+text, func() bool {
+			now, err := try[string](badge, `document.getElementById("badge").innerText`)
+			return err == nil && now == text
+		})
+	}
+	badgeSays("1 online")
+	ann.check(axe, "the example of a document")
+	badge.check(axe, "the example of a badge")
+
+	ann.outage = true
+	p.site.a.Kill()
+	ann.showsDocument(true, "1 looking · reconnecting…", oneAvatar)
+	balancer.switchTo(p.site.b)
+	ann.showsDocument(true, "1 looking", oneAvatar)
+	ann.click("#leave")
+	ann.showsDocument(false, "0 looking")
+	viewer.showsDocument(false, "0 looking")
+	badgeSays("0 online")
+	badge.navigate(p.site.b.URL + "/examples/")
+	badge.check(axe, "the list of examples")
 }

@@ -101,9 +101,10 @@ export interface Presence {
 
   /**
    * Watches a room and is in it, as the user of the token, until the page is closed. `name`
-   * is for a token that has none.
+   * is for a token that has none. An API key, which belongs in no page that others can
+   * open, needs a `user`.
    */
-  join(room: string, onChange?: OnChange, options?: { name?: string }): Joined;
+  join(room: string, onChange?: OnChange, options?: { name?: string; user?: string }): Joined;
 }
 
 /** Returns the presence server at an address. It asks nothing yet. */
