@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -68,6 +69,9 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 		_, _ = fmt.Fprintln(stderr, err)
 		return 2
 	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // before it could end a server that starts
+	defer signal.Stop(hangups)
 	terminal := isTerminal(stderr)
 	log := config.Logger(stderr, terminal)
 	config.RouteLibraryLogs(stderr, terminal)
@@ -80,13 +84,32 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 		if key := server.RunKey(); key != "" { // before anything is answered
 			_, _ = fmt.Fprintln(stderr, "API key for this run:", key)
 		}
-		err = server.Run(ctx)
+		err = serve(ctx, server, hangups)
 	}
 	if err != nil {
 		log.ErrorContext(ctx, "failed", "err", err)
 		return 1
 	}
 	return 0
+}
+
+// serve runs server until ctx ends. At each hangup it reads its keys again.
+func serve(ctx context.Context, server *app.App, hangups <-chan os.Signal) error {
+	var reloads sync.WaitGroup
+	done := make(chan struct{})
+	reloads.Go(func() {
+		for {
+			select {
+			case <-hangups:
+				server.Reload(ctx)
+			case <-done:
+				return
+			}
+		}
+	})
+	defer reloads.Wait()
+	defer close(done)
+	return server.Run(ctx) //nolint:wrapcheck // says what failed
 }
 
 // isSet reports whether the flag of that name was given.

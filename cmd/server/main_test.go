@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -17,9 +18,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"go.uber.org/goleak"
 
 	"presence/internal/access"
@@ -323,6 +326,94 @@ func TestKeyOfARunIsPrintedOnceAndNotLogged(t *testing.T) {
 		s.end(t)
 		if strings.Contains(s.log.String(), "API key") {
 			t.Errorf("%s a key is printed:\n%s", name, s.log)
+		}
+	}
+}
+
+// A file that can't be used leaves what was read before in force; the log says which line
+// it is, and nothing of what stands there.
+func TestKeysAreReadAgainOnHangup(t *testing.T) {
+	dir := t.TempDir()
+	keys, secret := filepath.Join(dir, "keys"), filepath.Join(dir, "secret")
+	write := func(file, text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	line := func(key string) string {
+		return fmt.Sprintf("%s sha256:%x rooms=* rights=read,write\n", key[4:], sha256.Sum256([]byte(key)))
+	}
+	token := func(secret string) string {
+		text, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "42", "exp": time.Now().Add(time.Hour).Unix()}).SignedString([]byte(secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	const oldKey, newKey, oldSecret, newSecret = "psk_the-old-one", "psk_the-new-one", "the old secret of a test", "the new secret of a test"
+	write(keys, line(oldKey))
+	write(secret, oldSecret)
+	s := start(t, nil, "-api-keys-file", keys, "-token-secret-file", secret, "-log-level", "debug")
+	accepted := func(credential string) bool {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/v1/rooms", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer "+credential)
+		request.Close = true
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		return response.StatusCode != http.StatusUnauthorized
+	}
+	hangup := func(lines int) {
+		t.Helper()
+		before := strings.Count(s.log.String(), `read again`)
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		redistest.Eventually(t, 5*time.Second, "the log says what was read", func() bool { return strings.Count(s.log.String(), `read again`) == before+lines })
+	}
+	demand := func(when string, credentials map[string]bool) {
+		t.Helper()
+		for credential, want := range credentials {
+			if accepted(credential) != want {
+				t.Errorf("%s: %s is accepted: %v", when, credential, !want)
+			}
+		}
+	}
+	demand("at the start", map[string]bool{oldKey: true, newKey: false, token(oldSecret): true, token(newSecret): false})
+	write(keys, "# rotated\n"+line(newKey))
+	write(secret, newSecret)
+	hangup(2)
+	demand("after a change", map[string]bool{oldKey: false, newKey: true, token(oldSecret): false, token(newSecret): true})
+	write(keys, line(oldKey)+"billing "+oldKey+" rooms=* rights=read\n")
+	write(secret, "short")
+	hangup(2)
+	demand("after a bad change", map[string]bool{oldKey: false, newKey: true, token(oldSecret): false, token(newSecret): true})
+	for _, part := range []string{"line 2: the second field must be sha256:", "at least 16 bytes"} {
+		if !strings.Contains(s.log.String(), part) {
+			t.Errorf("the log does not say %q:\n%s", part, s.log)
+		}
+	}
+	for _, file := range []string{keys, secret} {
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hangup(2)
+	demand("without the files", map[string]bool{oldKey: false, newKey: true, token(oldSecret): false, token(newSecret): true})
+	write(keys, line(oldKey)+line(newKey))
+	write(secret, oldSecret)
+	hangup(2)
+	demand("when all is right again", map[string]bool{oldKey: true, newKey: true, token(oldSecret): true, token(newSecret): false})
+	for _, text := range []string{"psk_", "the-old-one", "secret of a test", token(oldSecret)[:20]} {
+		if strings.Contains(s.log.String(), text) {
+			t.Errorf("the log tells %q:\n%s", text, s.log)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -63,7 +64,7 @@ type Options struct {
 
 // Access decides on credentials. It is safe for concurrent use.
 type Access struct {
-	keys       []Key
+	keys       atomic.Pointer[[]Key]
 	tokens     *tokens // nil: none are taken
 	anonymous  *Grant
 	runKey     string
@@ -74,7 +75,8 @@ type Access struct {
 
 // New returns an Access. The error says what is wrong with a pattern.
 func New(o Options) (*Access, error) {
-	a := &Access{keys: o.Keys, configured: o.Configured || len(o.Keys) > 0 || len(o.TokenSecret) > 0}
+	a := &Access{configured: o.Configured || len(o.Keys) > 0 || len(o.TokenSecret) > 0}
+	a.SetKeys(o.Keys)
 	a.watched.init()
 	a.refusals = newRefusals(o.Registerer)
 	public := presence.AllRooms()
@@ -90,7 +92,7 @@ func New(o Options) (*Access, error) {
 	}
 	if o.Embedded && !a.configured {
 		a.runKey = keyPrefix + rand.Text()
-		a.keys = []Key{newKey("run", a.runKey, Observe|Join|Remove)}
+		a.SetKeys([]Key{newKey("run", a.runKey, Observe|Join|Remove)})
 	}
 	return a, nil
 }
@@ -98,6 +100,14 @@ func New(o Options) (*Access, error) {
 // RunKey returns the API key that was made for this run, with all rights in all
 // rooms, or "" if there is none. It is to be told to the operator alone.
 func (a *Access) RunKey() string { return a.runKey }
+
+// SetKeys has the API keys be these from now on. What a key opened that is none of them,
+// such as an event stream, stays open.
+func (a *Access) SetKeys(keys []Key) { a.keys.Store(&keys) }
+
+// SetTokenSecret has member tokens be signed with this secret from now on. It is for an
+// Access that has one.
+func (a *Access) SetTokenSecret(secret []byte) { a.tokens.secret.Store(&secret) }
 
 // Anybody returns what everybody may, without credentials.
 func (a *Access) Anybody() *Grant { return a.anonymous }

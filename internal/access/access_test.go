@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -165,6 +166,35 @@ func TestEveryRoomIsPublicUnlessSaidOtherwise(t *testing.T) {
 		if _, err := New(Options{PublicRooms: []string{"lobby", bad}}); err == nil {
 			t.Errorf("the pattern %q was accepted", bad)
 		}
+	}
+}
+
+func TestKeysChangeWhileTheyAreUsed(t *testing.T) {
+	a := open(t, line("one", testKey, "*", "read"), Options{PublicRooms: []string{}})
+	token := sign(t, jwt.MapClaims{"sub": "42", "exp": inAnHour()})
+	other := sign(t, jwt.MapClaims{"sub": "43", "exp": inAnHour()})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 200 {
+				if g := grant(t, a, "Bearer "+testKey); !g.May(Observe, "lobby") {
+					t.Error("a key that stands in all files is refused")
+				}
+				_, _ = a.Token(token)
+			}
+		})
+	}
+	for i := range 200 {
+		keys, err := ParseKeys(line("one", testKey, "*", "read") + line("two", fmt.Sprint("psk_", i), "*", "read"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.SetKeys(keys)
+		a.SetTokenSecret([]byte(fmt.Sprint("the secret of a test, number ", i)))
+	}
+	wg.Wait()
+	if _, err := a.Token(other); err == nil {
+		t.Error("a token of a former secret is accepted")
 	}
 }
 

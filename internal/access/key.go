@@ -143,9 +143,10 @@ func parseKey(fields []string) (Key, error) {
 func (a *Access) find(credential string) *Key {
 	hash := sha256.Sum256([]byte(credential))
 	var found *Key
-	for i := range a.keys {
-		if subtle.ConstantTimeCompare(hash[:], a.keys[i].hash[:]) == 1 {
-			found = &a.keys[i]
+	keys := *a.keys.Load()
+	for i := range keys {
+		if subtle.ConstantTimeCompare(hash[:], keys[i].hash[:]) == 1 {
+			found = &keys[i]
 		}
 	}
 	return found

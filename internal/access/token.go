@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -32,18 +33,19 @@ const (
 // tokens reads member tokens. It is safe for concurrent use.
 type tokens struct {
 	parser *jwt.Parser
-	secret []byte
+	secret atomic.Pointer[[]byte]
 }
 
 func newTokens(secret []byte) *tokens {
-	return &tokens{
+	t := &tokens{
 		parser: jwt.NewParser(
 			jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}),
 			jwt.WithExpirationRequired(),
 			jwt.WithStrictDecoding(), // one token is one text
 		),
-		secret: secret,
 	}
+	t.secret.Store(&secret)
+	return t
 }
 
 // errCritical is returned for a token that asks to be understood in a way that is not ours.
@@ -54,7 +56,7 @@ func (t *tokens) key(token *jwt.Token) (any, error) {
 	if _, ok := token.Header["crit"]; ok { // RFC 7515, 4.1.11
 		return nil, errCritical
 	}
-	return t.secret, nil
+	return *t.secret.Load(), nil
 }
 
 // parse returns the grant of a token, or why it is refused.

@@ -2,6 +2,7 @@ package app
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -22,12 +23,8 @@ func (a *App) openAccess() (err error) {
 		PublicRooms: a.config.publicRooms(),
 	}
 	if file := a.config.APIKeysFile; file != "" {
-		text, err := os.ReadFile(file) //nolint:gosec // the operator names the file
-		if err != nil {
-			return bad("api-keys-file", file, err.Error())
-		}
-		if o.Keys, err = access.ParseKeys(string(text)); err != nil {
-			return bad("api-keys-file", file, err.Error())
+		if o.Keys, err = readKeys(file); err != nil {
+			return err
 		}
 	}
 	if file := a.config.TokenSecretFile; file != "" {
@@ -37,6 +34,50 @@ func (a *App) openAccess() (err error) {
 	}
 	a.access, err = access.New(o)
 	return err
+}
+
+// Reload reads the files of keys and secrets of the API again. What can't be used leaves
+// what was read before in force, and is logged; which line of which file it is, and not
+// what the file holds. It may be called at any time after New, from any goroutine.
+func (a *App) Reload(ctx context.Context) {
+	if file := a.config.APIKeysFile; file != "" {
+		keys, err := readKeys(file)
+		if err == nil {
+			a.access.SetKeys(keys)
+		}
+		a.reloaded(ctx, "api-keys-file", err, "keys", len(keys))
+	}
+	if file := a.config.TokenSecretFile; file != "" {
+		secret, err := readTokenSecret(file)
+		if err == nil {
+			a.access.SetTokenSecret(secret)
+		}
+		a.reloaded(ctx, "token-secret-file", err)
+	}
+}
+
+// reloaded logs what became of a setting that was read again.
+func (a *App) reloaded(ctx context.Context, setting string, err error, more ...any) {
+	args := append([]any{"setting", "-" + setting}, more...)
+	if err != nil {
+		a.log.ErrorContext(ctx, "not read again: what was read before stays in force", "setting", "-"+setting, "err", err)
+		return
+	}
+	a.log.InfoContext(ctx, "read again", args...)
+}
+
+// readKeys returns the API keys of a file.
+func readKeys(file string) ([]access.Key, error) {
+	const name = "api-keys-file"
+	text, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, bad(name, file, err.Error())
+	}
+	keys, err := access.ParseKeys(string(text))
+	if err != nil {
+		return nil, bad(name, file, err.Error())
+	}
+	return keys, nil
 }
 
 // readTokenSecret returns what a file holds without the newline at its end, if there is
