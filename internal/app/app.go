@@ -141,6 +141,7 @@ func NewOf(parts Parts, config Config, log *slog.Logger) (_ *App, err error) {
 		MemberTTL:         config.MemberTTL,
 		LeaveGrace:        config.LeaveGrace,
 		Alone:             a.embedded != nil,
+		Self:              a.self(),
 		Secret:            a.secret.offer,
 		Shared:            a.secret.learn,
 		Listed:            a.access.Anybody().Rooms(access.Observe),

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"presence/internal/redistest"
+	"presence/internal/replica"
 	"presence/internal/store"
 )
 
@@ -312,6 +313,14 @@ func TestAddresses(t *testing.T) {
 			t.Errorf("admin %s: %s", path, resp.Status)
 		}
 	}
+	redistest.Eventually(t, 5*time.Second, "the replica knows itself", func() bool {
+		_, body := b.do("GET", "http://"+a.AdminAddr()+"/replicas", "")
+		var known struct{ Replicas []replica.Peer }
+		if err := json.Unmarshal([]byte(body), &known); err != nil {
+			t.Fatalf("%v: %s", err, body)
+		}
+		return len(known.Replicas) == 1 && known.Replicas[0].This && known.Replicas[0].Settings["member-ttl"] == a.config.MemberTTL.String()
+	})
 }
 
 func TestAPI(t *testing.T) {

@@ -53,6 +53,8 @@ type link struct {
 	settle time.Duration // from an answer to trust in what Redis holds
 	start  time.Duration // from the first answer to trust in leases nobody renewed
 	stop   time.Duration // between two probes: this process was stopped, or as good as
+	ttl    time.Duration // of leases
+	brake  time.Duration // from an answer after a silence longer than that until many leases may end at once
 	visit  time.Duration // from an answer until every page without a socket has reloaded
 	alone  bool          // at the start nobody else has anything to put back
 
@@ -74,6 +76,7 @@ type link struct {
 	heldFrom time.Time // leases may have gone without renewal until then
 	heldTo   time.Time // until then they get the benefit of the doubt
 	visitTo  time.Time // until then those without a socket get it
+	brakeTo  time.Time // until then not many leases of one room end at once
 }
 
 func newLink(o Options) *link {
@@ -85,6 +88,8 @@ func newLink(o Options) *link {
 		start:    o.MemberTTL * 2 / 3,
 		stop:     max(settle+probe, o.MemberTTL/3, minStop),
 		visit:    2*o.HeartbeatInterval + pageLoad,
+		ttl:      o.MemberTTL,
+		brake:    o.HeartbeatInterval,
 		alone:    o.Alone,
 		regained: make(chan struct{}, 1),
 		changed:  make(chan struct{}),
@@ -161,6 +166,15 @@ func (l *link) visits() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return max(0, time.Until(l.visitTo))
+}
+
+// brakes returns for how long sweeps that would end many leases of a room at once wait
+// still: after a silence of all it is more likely that nobody could be heard than that
+// everybody has gone.
+func (l *link) brakes() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(0, time.Until(l.brakeTo))
 }
 
 // failed notes that Redis did not answer, and reports whether it is away by now
@@ -247,6 +261,9 @@ func (l *link) answered(epoch string, age time.Duration) (what event, why string
 	l.enterLocked(settling)
 	l.until = now.Add(l.settle)
 	l.heldFrom, l.heldTo = now, now.Add(l.settle)
+	if stopped > l.ttl {
+		l.brakeTo = now.Add(l.settle + l.brake)
+	}
 	if what == back || stopped > l.stop {
 		l.visitTo = now.Add(l.visit)
 	}

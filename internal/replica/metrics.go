@@ -8,6 +8,7 @@ type metrics struct {
 	restored prometheus.Counter
 	lost     prometheus.Counter
 	repaired prometheus.Counter
+	braked   prometheus.Counter
 }
 
 // newMetrics registers with reg, or nowhere if reg is nil.
@@ -24,8 +25,9 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		lost:     counter("presence_lost_rooms_total", "Rooms whose data Redis was found to have lost, each by itself."),
 	}
 	m.repaired = counter("presence_drift_repaired_total", "Rooms whose data in Redis were damaged and that this replica had begin anew.")
+	m.braked = counter("presence_sweeps_braked_total", "Sweeps that waited for a heartbeat interval, since they would have ended more than half of a room after Redis or this process had been away for longer than the member TTL.")
 	if reg != nil {
-		reg.MustRegister(m.swept, m.restored, m.lost, m.repaired,
+		reg.MustRegister(m.swept, m.restored, m.lost, m.repaired, m.braked,
 			gauge("presence_local_members", "Tabs that are joined through this replica; each counts once, however often it joined.", func() float64 { return float64(r.members.count()) }),
 			gauge("presence_redis_up", "1 while Redis answers.", func() float64 {
 				if r.Ready() != nil {

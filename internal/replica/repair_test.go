@@ -52,18 +52,21 @@ func wrongType(fake *redistest.Fake, key string) {
 }
 
 // repairs is how often the replica had a damaged room begin anew.
-func (p *process) repairs() float64 {
+func (p *process) repairs() float64 { return p.counter("presence_drift_repaired_total") }
+
+// counter is the value of a counter of the process.
+func (p *process) counter(name string) float64 {
 	p.t.Helper()
 	families, err := p.registry.Gather()
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() == "presence_drift_repaired_total" {
+		if f.GetName() == name {
 			return f.GetMetric()[0].GetCounter().GetValue()
 		}
 	}
-	p.t.Fatal("repairs are not counted")
+	p.t.Fatalf("there is no %s", name)
 	return 0
 }
 

@@ -46,6 +46,9 @@ type Options struct {
 	Secret func(late bool) string
 	Shared func(secret string)
 
+	// Self is what other replicas are told of this one.
+	Self Self
+
 	// Logger and Registerer: nil means no logs, no metrics.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -65,6 +68,7 @@ type Replica struct {
 	losses   *losses
 	views    Views
 	sweeper  *sweeper
+	peers    *peers
 	troubles *troubles
 }
 
@@ -92,6 +96,7 @@ func New(st *store.Store, opts Options) *Replica {
 	r := &Replica{store: st, opts: opts, log: opts.Logger, members: newMembers(opts), puts: newPuts(), losses: newLosses(), views: blind{}}
 	r.link = newLink(opts)
 	r.sweeper = newSweeper(opts)
+	r.peers = newPeers(opts)
 	r.troubles = newTroubles()
 	r.metrics = newMetrics(opts.Registerer, r)
 	return r

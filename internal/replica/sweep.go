@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// sweepCalls is how many rooms share one round trip.
+	// sweepCalls is how many rooms share one round trip of sweeps, and lookCalls of looks.
 	sweepCalls = 100
+	lookCalls  = 1000
 
 	// maxBusiest is how many rooms are listed for people to go to.
 	maxBusiest = 12
@@ -23,18 +24,27 @@ const (
 	maxRanked = 1000
 )
 
+// late is how much later than is due somebody else sweeps a room whose replica did not.
+const late = 500 * time.Millisecond
+
 // sweeper knows when each room has to be looked at next.
 //
 // A lease can't run out before the earliest deadline that the last look at the
 // room found, except those of connections released since, which have the whole
 // grace before them: so a look at that deadline, and one a grace, is enough, and
-// misses nothing. A lease that is shorter than the grace calls soon.
+// misses nothing. A lease that is shorter than the grace calls soon. Where a look finds
+// that a lease is over the room is swept; it is also swept once a member TTL, since that
+// audits it.
+//
+// All replicas look, which is cheap. The one whose room it is sweeps; the others do where
+// that one is late.
 type sweeper struct {
-	tick time.Duration // precision
-	look time.Duration // between two looks at the list of rooms
+	tick  time.Duration // precision
+	look  time.Duration // between two looks at the list of rooms
+	audit time.Duration // between two sweeps of a room in which no lease is over
 
 	// Owned by runSweep.
-	due    map[string]time.Time
+	due    map[string]*visit
 	listed time.Time
 
 	mu      sync.Mutex // guards:
@@ -42,9 +52,23 @@ type sweeper struct {
 	sooner  map[string]time.Time // rooms to look at before they are due
 }
 
+// visit is when a room is to be looked at, and what is known of it from the last time.
+type visit struct {
+	at    time.Time // when to look next
+	audit time.Time // when to sweep, whatever a look finds
+	ahead int64     // ms from our clock to that of the room's Redis; 0: not known
+	used  bool      // somebody is in it
+
+	mine       bool // it is for this replica to sweep, by the
+	generation int  // of the replicas that sweep
+}
+
 func newSweeper(o Options) *sweeper {
 	tick := min(250*time.Millisecond, o.MemberTTL/40)
-	return &sweeper{tick: tick, look: min(8*tick, 2*time.Second), due: map[string]time.Time{}, sooner: map[string]time.Time{}}
+	return &sweeper{
+		tick: tick, look: min(8*tick, 2*time.Second), audit: o.MemberTTL,
+		due: map[string]*visit{}, sooner: map[string]time.Time{},
+	}
 }
 
 // soon has room looked at when a lease ends there that lasts that long from now.
@@ -62,8 +86,10 @@ func (s *sweeper) hurry() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for room, at := range s.sooner {
-		if due, ok := s.due[room]; !ok || at.Before(due) {
-			s.due[room] = at
+		if v := s.due[room]; v == nil {
+			s.due[room] = &visit{at: at}
+		} else if at.Before(v.at) {
+			v.at = at
 		}
 	}
 	clear(s.sooner)
@@ -86,21 +112,23 @@ func (r *Replica) runSweep(ctx context.Context) error {
 		case <-tick.C:
 			r.sweepOnce(ctx)
 		case <-ctx.Done():
+			if r.link.ready() == nil {
+				// The others need not wait until it is late. Should this fail, they do.
+				_ = r.store.Depart(context.WithoutCancel(ctx), r.peers.id)
+			}
 			return nil
 		}
 	}
 }
 
-// sweepOnce sweeps all rooms in which a lease may have run out.
+// sweepOnce sweeps the rooms in which a lease has run out.
 func (r *Replica) sweepOnce(ctx context.Context) {
 	s := r.sweeper
 	since, held, sweep := r.link.held()
 	if !sweep {
 		return
 	}
-	if !held {
-		since = store.NotHeld
-	}
+	r.announceOnce(ctx, !held)
 	now := time.Now()
 	if now.Sub(s.listed) >= s.look {
 		rooms, err := r.store.Rooms(ctx)
@@ -109,21 +137,78 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 		}
 		s.listed = now
 		s.list(rooms, err != nil || held)
-		r.troubles.keep(s.due)
+		r.troubles.keep(func(room string) bool { return s.due[room] != nil })
 		r.rankOnce(ctx)
 	}
 	s.hurry()
-	var rooms []string
-	for room, at := range s.due {
-		if !at.After(now) {
-			rooms = append(rooms, room)
+	var looks, sweeps []string
+	for room, v := range s.due {
+		switch {
+		case v.at.After(now):
+		case r.mine(room, v) && (!v.audit.After(now) || r.ahead(v) == 0):
+			sweeps = append(sweeps, room)
+		default:
+			looks = append(looks, room)
 		}
 	}
-	for start := 0; start < len(rooms); start += sweepCalls {
-		if !r.sweepRooms(ctx, rooms[start:min(start+sweepCalls, len(rooms))], since) {
+	for part := range slices.Chunk(looks, lookCalls) {
+		over, ok := r.lookAt(ctx, part)
+		if !ok {
+			return
+		}
+		sweeps = append(sweeps, over...)
+	}
+	terms := store.Terms{Held: held, Since: since, Visits: r.link.visits(), Brake: r.link.brakes() > 0}
+	for part := range slices.Chunk(sweeps, sweepCalls) {
+		if !r.sweepRooms(ctx, part, terms) {
 			return
 		}
 	}
+}
+
+// mine reports whether room is for this replica to sweep.
+func (r *Replica) mine(room string, v *visit) bool {
+	if v.generation != r.peers.generation {
+		v.mine, v.generation = r.peers.sweeps(room), r.peers.generation
+	}
+	return v.mine
+}
+
+// ahead is how many ms the clock of a room's Redis is ahead of ours; 0 if that is not
+// known. What is known of the room itself is better than what the announcements tell of
+// one node.
+func (r *Replica) ahead(v *visit) int64 { return cmp.Or(v.ahead, r.peers.ahead) }
+
+// lookAt looks when the next lease ends in each room, and returns those that are to be
+// swept now. ok is false if Redis did not answer.
+func (r *Replica) lookAt(ctx context.Context, rooms []string) (over []string, ok bool) {
+	for i, looked := range r.store.Look(ctx, rooms) {
+		room := rooms[i]
+		if looked.Err != nil {
+			if r.roomFailed(ctx, room, looked.Err) {
+				return nil, false
+			}
+			over = append(over, room) // finds out what is wrong
+			continue
+		}
+		v := r.sweeper.due[room]
+		mine, now := r.mine(room, v), clock()+r.ahead(v)
+		left := time.Duration(looked.First-now) * time.Millisecond
+		patience := late
+		if mine {
+			patience = 0
+		}
+		v.used = looked.First > 0
+		switch {
+		case r.ahead(v) == 0, mine && !v.used, v.used && left+patience <= 0:
+			over = append(over, room)
+			continue
+		case !v.used:
+			left = r.opts.LeaveGrace
+		}
+		v.at = time.Now().Add(max(min(left, r.opts.LeaveGrace)+patience, r.sweeper.tick))
+	}
+	return over, true
 }
 
 // rankOnce looks up the busiest rooms.
@@ -132,6 +217,11 @@ func (r *Replica) rankOnce(ctx context.Context) {
 	if err != nil {
 		r.roomFailed(ctx, "", err)
 		return
+	}
+	if len(busiest) == 0 {
+		if noted, err := r.store.Busiest(ctx, 1); err == nil && len(noted) == 0 {
+			r.sweeper.auditUsed() // the index may have been lost
+		}
 	}
 	r.sweeper.mu.Lock()
 	defer r.sweeper.mu.Unlock()
@@ -159,28 +249,40 @@ func (r *Replica) busiest(ctx context.Context) ([]store.RoomCount, error) {
 	return slices.Clone(rooms[:min(len(rooms), maxBusiest)]), nil
 }
 
+// auditUsed has all rooms swept in which somebody is: that notes their numbers, too.
+func (s *sweeper) auditUsed() {
+	for _, v := range s.due {
+		if v.used {
+			v.at, v.audit = time.Time{}, time.Time{}
+		}
+	}
+}
+
 // list takes over the list of rooms in use. Those that are not on it are forgotten,
 // or kept while the list is not known to be whole.
 func (s *sweeper) list(rooms []string, keep bool) {
-	due := make(map[string]time.Time, len(rooms))
+	due := make(map[string]*visit, len(rooms))
 	if keep {
 		due = s.due
 	}
 	for _, room := range rooms {
-		due[room] = s.due[room] // zero for a new one: at once
+		if due[room] = s.due[room]; due[room] == nil {
+			due[room] = &visit{} // at once
+		}
 	}
 	s.due = due
 }
 
 // sweepRooms sweeps rooms, again and again where there is more to remove than
 // one call may, and reports whether Redis answered.
-func (r *Replica) sweepRooms(ctx context.Context, rooms []string, since time.Duration) bool {
+func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Terms) bool {
 	s := r.sweeper
 	var empty []string
 	for len(rooms) > 0 {
 		var more []string
-		for i, swept := range r.store.Sweep(ctx, rooms, since, r.link.visits()) {
+		for i, swept := range r.store.Sweep(ctx, rooms, terms) {
 			room := rooms[i]
+			v := s.due[room]
 			if swept.Err != nil {
 				if !errors.Is(swept.Err, presence.ErrUnavailable) {
 					r.sweptRoom(room, false)
@@ -188,7 +290,7 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, since time.Dur
 				if r.roomFailed(ctx, room, swept.Err) {
 					return false
 				}
-				s.due[room] = time.Now().Add(r.opts.LeaveGrace)
+				v.at, v.audit = time.Now().Add(r.opts.LeaveGrace), time.Time{}
 				continue
 			}
 			r.Saw(ctx, room, swept.Birth)
@@ -199,10 +301,14 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, since time.Dur
 			case swept.Next < 0:
 				empty = append(empty, room)
 				wait = r.opts.LeaveGrace
+			case swept.Braked:
+				r.metrics.braked.Inc()
+				wait = r.link.brakes()
 			case swept.RemovedConnections+swept.Spared == store.BatchSize:
 				more = append(more, room)
 			}
-			s.due[room] = time.Now().Add(max(wait, s.tick))
+			v.at, v.audit = time.Now().Add(max(wait, s.tick)), time.Now().Add(s.audit)
+			v.ahead, v.used = swept.Now-clock(), swept.Next >= 0
 		}
 		rooms = more
 	}

@@ -65,12 +65,12 @@ func (t *troubles) sweep(room string, ok bool) bool {
 	return true
 }
 
-// keep forgets the rooms that are not among those in use.
-func (t *troubles) keep(used map[string]time.Time) {
+// keep forgets the rooms that are not in use.
+func (t *troubles) keep(used func(room string) bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for room := range t.unswept {
-		if _, ok := used[room]; !ok {
+		if !used(room) {
 			delete(t.unswept, room)
 		}
 	}
@@ -116,6 +116,7 @@ func (r *Replica) repair(ctx context.Context, room string) {
 	if cleared {
 		r.metrics.repaired.Inc()
 		r.losses.over(room) // what was put back until now is gone again
+		r.peers.clears(room)
 	}
 	r.views.MarkLost(room, r.Lost(ctx, room))
 	r.sweptRoom(room, true) // nobody who is gone is left in it

@@ -68,7 +68,7 @@ func TestChangesLeadFromViewToView(t *testing.T) {
 			case 8:
 				time.Sleep(time.Duration(rnd.IntN(9000)) * time.Millisecond)
 				for range 3 {
-					err = w.st.Sweep(t.Context(), []string{lobby}, store.NotHeld, 0)[0].Err
+					err = w.st.Sweep(t.Context(), []string{lobby}, store.Terms{})[0].Err
 				}
 			case 9:
 				time.Sleep(time.Duration(rnd.IntN(400)) * time.Millisecond)

@@ -150,7 +150,7 @@ func BenchmarkSweep(b *testing.B) {
 		before := redisCPU(b, rdb)
 		b.StartTimer()
 		for {
-			swept := s.Sweep(b.Context(), []string{"r"}, NotHeld, 0)[0]
+			swept := s.Sweep(b.Context(), []string{"r"}, Terms{})[0]
 			if swept.Err != nil {
 				b.Fatal(swept.Err)
 			}

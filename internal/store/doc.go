@@ -20,6 +20,7 @@
 //	prefix:rooms         ZSET    rooms in use -> when last registered, ms by Redis TIME
 //	prefix:{@}:numbers   HASH    index: room -> "<version> <users> <connections>", rooms with users only
 //	prefix:{@}:names     ZSET    the same rooms by name; prefix:{@}:busy, by users
+//	prefix:{@}:replicas  HASH    replica -> when it was last heard of, whether it sweeps, and what it says of itself
 //	prefix:schema        string  number of this layout of keys
 //	prefix:epoch         string  when it was made, ms by Redis TIME, and random text; made anew when Redis lost its data
 //	prefix:secret        string  the key of session cookies and ids, where no file gives one

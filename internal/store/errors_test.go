@@ -103,7 +103,7 @@ func TestDamagedRoomIsAlone(t *testing.T) {
 			} else {
 				note(readings[0].Err)
 			}
-			swept := s.Sweep(ctx, []string{"bad", "good"}, NotHeld, 0)
+			swept := s.Sweep(ctx, []string{"bad", "good"}, Terms{})
 			note(swept[0].Err)
 			if swept[1].Err != nil || swept[1].Users != 1 {
 				t.Errorf("%s: sweep of the good room: %+v", name, swept[1])

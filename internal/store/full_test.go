@@ -83,7 +83,7 @@ func TestFullRedisRefusesNewcomersOnly(t *testing.T) {
 
 			// A lease that has run out is swept; what Redis lost is put back, and its
 			// rooms stay on the list.
-			if swept := s.Sweep(ctx, []string{"r"}, NotHeld, 0)[0]; swept.Err != nil || swept.RemovedUsers != 1 {
+			if swept := s.Sweep(ctx, []string{"r"}, Terms{})[0]; swept.Err != nil || swept.RemovedUsers != 1 {
 				t.Errorf("sweep: %+v", swept)
 			}
 			if err := s.Forget(ctx, "nobody"); err != nil {
@@ -197,11 +197,11 @@ func TestGraceLongerThanFourTTLs(t *testing.T) {
 			}
 		}
 		e.advance(29)
-		if swept := s.Sweep(ctx, []string{"r"}, NotHeld, 0)[0]; swept.RemovedConnections != 0 || swept.Users != 1 {
+		if swept := s.Sweep(ctx, []string{"r"}, Terms{})[0]; swept.RemovedConnections != 0 || swept.Users != 1 {
 			t.Errorf("within the grace: %+v", swept)
 		}
 		e.advance(2)
-		if swept := s.Sweep(ctx, []string{"r"}, NotHeld, 0)[0]; swept.RemovedConnections != 1 || swept.RemovedUsers != 1 {
+		if swept := s.Sweep(ctx, []string{"r"}, Terms{})[0]; swept.RemovedConnections != 1 || swept.RemovedUsers != 1 {
 			t.Errorf("after the grace: %+v", swept)
 		}
 	})

@@ -43,7 +43,7 @@ func TestIndexListsRoomsByNameAndByUsers(t *testing.T) {
 		}
 
 		e.advance(31)
-		b.Sweep(t.Context(), []string{"team", "tea"}, NotHeld, 0)
+		b.Sweep(t.Context(), []string{"team", "tea"}, Terms{})
 		redistest.Eventually(t, 5*time.Second, "empty rooms leave the index", func() bool {
 			return list("te", "", 10) == "[{team-a 3 3} {team-b 1 1}]"
 		})
@@ -124,7 +124,7 @@ func TestLostIndexIsWrittenAgain(t *testing.T) {
 			s.notes.written[room] = w
 		}
 		s.notes.mu.Unlock()
-		s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)
+		s.Sweep(t.Context(), []string{"r"}, Terms{})
 		redistest.Eventually(t, 5*time.Second, "it is there again", there)
 	})
 }
@@ -184,7 +184,7 @@ func TestIndexFollowsTheRooms(t *testing.T) {
 		agree := func(step string) {
 			t.Helper()
 			for _, s := range stores {
-				for _, swept := range s.Sweep(t.Context(), rooms, NotHeld, 0) {
+				for _, swept := range s.Sweep(t.Context(), rooms, Terms{}) {
 					if swept.Err != nil {
 						t.Fatal(step, swept.Err)
 					}

@@ -33,6 +33,9 @@ func (k keys) index() []string {
 	return []string{k.of("@") + ":numbers", k.of("@") + ":names", k.of("@") + ":busy"}
 }
 
+// replicas is where replicas know each other by. It has the slot of the index.
+func (k keys) replicas() string { return k.of("@") + ":replicas" }
+
 func (k keys) of(room string) string { return k.prefix + ":{" + room + "}" }
 
 // room lists all keys of a room in the order in which scripts expect them.

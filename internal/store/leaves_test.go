@@ -88,15 +88,15 @@ func TestReasonsOfLeaves(t *testing.T) {
 			}
 		}
 		e.advance(11)
-		s.Sweep(ctx, []string{"r"}, NotHeld, 0)
-		other.Sweep(ctx, []string{"r"}, NotHeld, 0)
+		s.Sweep(ctx, []string{"r"}, Terms{})
+		other.Sweep(ctx, []string{"r"}, Terms{})
 		now = demand("sockets gone", now, map[string]presence.Reason{id("Cid"): presence.ReasonClosed, id("Eve"): presence.ReasonClosed}, "3 2 0 0")
 
 		if err := s.Release(ctx, "r", "c6", "gen1"); err != nil {
 			t.Fatal(err)
 		}
 		e.advance(20)
-		s.Sweep(ctx, []string{"r"}, NotHeld, 0)
+		s.Sweep(ctx, []string{"r"}, Terms{})
 		now = demand("all at once", now, map[string]presence.Reason{
 			id("Dan"): presence.ReasonTimeout, id("Gil"): presence.ReasonTimeout, id("stays"): presence.ReasonTimeout, id("Fay"): presence.ReasonClosed,
 		}, "3 3 3 0")
@@ -156,7 +156,7 @@ func TestMassLeaveInTheLog(t *testing.T) {
 			}
 			before := read(t, s, "r")
 			e.advance(11)
-			swept := s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)[0]
+			swept := s.Sweep(t.Context(), []string{"r"}, Terms{})[0]
 			if swept.Err != nil || swept.RemovedUsers != killed || swept.Users != size-killed {
 				t.Fatalf("swept %+v", swept)
 			}

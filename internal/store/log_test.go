@@ -220,7 +220,7 @@ func TestPutKeepsTheSocketsLease(t *testing.T) {
 		}
 		sweep := func(names ...string) {
 			t.Helper()
-			s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)
+			s.Sweep(t.Context(), []string{"r"}, Terms{})
 			check(t, s, "r", len(names), names...)
 		}
 		e.advance(7)

@@ -192,7 +192,7 @@ func TestModel(t *testing.T) {
 				what = fmt.Sprintf("%d units pass, replica %d sweeps", n, r)
 				e.advance(n)
 				m.now += n
-				if swept := s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)[0]; swept.Err != nil {
+				if swept := s.Sweep(t.Context(), []string{"r"}, Terms{})[0]; swept.Err != nil {
 					t.Fatal(swept.Err)
 				}
 				for id, c := range m.conns {
@@ -332,7 +332,7 @@ func TestLogLeadsFromEachVersionToTheNext(t *testing.T) {
 				}
 			case 7:
 				e.advance(rnd.IntN(12))
-				s.Sweep(ctx, []string{"r"}, NotHeld, 0)
+				s.Sweep(ctx, []string{"r"}, Terms{})
 			case 8:
 				switch rnd.IntN(12) {
 				case 0:

@@ -142,31 +142,46 @@ type Swept struct {
 	// are due already. It is negative when nobody is left.
 	Next time.Duration
 
+	// Now is when the room was swept, in ms by the clock of its Redis.
+	Now int64
+
+	// Braked says that Terms.Brake held: nothing was removed.
+	Braked bool
+
 	// Err is why the room was perhaps not swept.
 	Err error
 }
 
-// NotHeld makes Sweep remove everything that is due.
-const NotHeld = time.Duration(-1)
+// Terms are what a sweep spares. The zero value removes everything that is due.
+type Terms struct {
+	// Held says that those who renew leases may have been away until Since ago: what
+	// nobody renewed is left alone, and only connections that were released since then
+	// are removed.
+	Held  bool
+	Since time.Duration
+
+	// Visits is the time that connections without a socket get which are due. A page
+	// without a socket renews its lease only when it reloads: after an outage it is late.
+	Visits time.Duration
+
+	// Brake has nothing removed from a room where that were more than half of more than
+	// 20 connections: silence of so many at once may be deafness.
+	Brake bool
+}
 
 // Sweep removes from each room at most BatchSize connections whose leases have
 // run out, and tells everybody. The result is in the order of rooms.
-//
-// held says that those who renew leases may have been away until that long ago:
-// what nobody renewed is left alone, and only connections that
-// were released since are removed. Give NotHeld otherwise.
-//
-// visits is the time that connections without a socket get which are due; 0 for none.
-// A page without a socket renews its lease only when it reloads: after an outage it
-// is late.
-func (s *Store) Sweep(ctx context.Context, rooms []string, held, visits time.Duration) []Swept {
-	hold := ""
-	if held >= 0 {
-		hold = strconv.FormatInt(max(0, (held-s.opts.LeaveGrace).Milliseconds()), 10)
+func (s *Store) Sweep(ctx context.Context, rooms []string, terms Terms) []Swept {
+	hold, brake := "", 0
+	if terms.Held {
+		hold = strconv.FormatInt(max(0, (terms.Since-s.opts.LeaveGrace).Milliseconds()), 10)
+	}
+	if terms.Brake {
+		brake = 1
 	}
 	calls := make([]*call, len(rooms))
 	for i, room := range rooms {
-		calls[i] = s.roomCall(sweepScript, room, append(s.args(room, 3), BatchSize, hold, visits.Milliseconds()))
+		calls[i] = s.roomCall(sweepScript, room, append(s.args(room, 4), BatchSize, hold, terms.Visits.Milliseconds(), brake))
 	}
 	s.run(ctx, calls...)
 	swept := make([]Swept, len(rooms))
@@ -181,6 +196,7 @@ func (s *Store) Sweep(ctx context.Context, rooms []string, held, visits time.Dur
 		of.RemovedConnections, of.RemovedUsers = int(r.int()), int(r.int())
 		of.Next, of.Spared = time.Duration(r.int())*time.Millisecond, int(r.int())
 		closed := int(r.int())
+		of.Now, of.Braked = r.int(), r.int() == 1
 		if r.err != nil {
 			of.Err = fmt.Errorf("sweep of %s: %w", room, r.err)
 			continue

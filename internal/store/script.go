@@ -44,6 +44,8 @@ var (
 	changesLua string
 	//go:embed script/remove.lua
 	removeLua string
+	//go:embed script/announce.lua
+	announceLua string
 	//go:embed script/note.lua
 	noteLua string
 	//go:embed script/list.lua
@@ -81,6 +83,7 @@ var (
 	changesScript   = script{"changes", redis.NewScript(roomLua + changesLua)}
 	removeScript    = script{"remove", redis.NewScript(roomLua + removeLua)}
 	registerScript  = script{"register", redis.NewScript(registerLua)}
+	announceScript  = script{"announce", redis.NewScript(announceLua)}
 	noteScript      = script{"note", redis.NewScript(noteLua)}
 	listScript      = script{"list", redis.NewScript(listLua)}
 	forgetScript    = script{"forget", redis.NewScript(forgetLua)}
@@ -93,7 +96,7 @@ func scripts() []script {
 	return []script{
 		joinScript, leaveScript, sweepScript, resumeScript, releaseScript,
 		heartbeatScript, extendScript, updateScript, readScript, findScript, pickScript, scanScript,
-		changesScript, removeScript, clearScript, noteScript, listScript,
+		changesScript, removeScript, clearScript, announceScript, noteScript, listScript,
 		registerScript, forgetScript, epochScript, secretScript,
 	}
 }

@@ -90,7 +90,7 @@ func TestReleasedConnectionLeavesAfterTheGraceUnlessResumed(t *testing.T) {
 			}
 		}
 		e.advance(9)
-		if n := s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)[0].RemovedConnections; n != 0 {
+		if n := s.Sweep(t.Context(), []string{"r"}, Terms{})[0].RemovedConnections; n != 0 {
 			t.Fatalf("swept %d within the grace", n)
 		}
 		before := check(t, s, "r", 2, "Ann", "Ben")
@@ -102,7 +102,7 @@ func TestReleasedConnectionLeavesAfterTheGraceUnlessResumed(t *testing.T) {
 			t.Fatal("others were told of a resume")
 		}
 		e.advance(1)
-		if swept := s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)[0]; swept.RemovedConnections != 1 || swept.RemovedUsers != 1 {
+		if swept := s.Sweep(t.Context(), []string{"r"}, Terms{})[0]; swept.RemovedConnections != 1 || swept.RemovedUsers != 1 {
 			t.Fatalf("after the grace: %+v", swept)
 		}
 		check(t, s, "r", 1, "Ann")
@@ -123,7 +123,7 @@ func TestLateReleaseOfAnOlderSocketChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		e.advance(20)
-		s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)
+		s.Sweep(t.Context(), []string{"r"}, Terms{})
 		check(t, s, "r", 1, "Ann")
 	})
 }
@@ -141,7 +141,7 @@ func TestHeartbeatOfAReleasedConnectionRenewsNothing(t *testing.T) {
 			t.Fatalf("Lost = %v", beats.Lost)
 		}
 		e.advance(10)
-		s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)
+		s.Sweep(t.Context(), []string{"r"}, Terms{})
 		check(t, s, "r", 0)
 	})
 }
@@ -164,7 +164,7 @@ func TestRestoreTakesWhatNobodyHas(t *testing.T) {
 			t.Fatalf("Restore of what nobody has = %v", errs)
 		}
 		e.advance(20)
-		s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)
+		s.Sweep(t.Context(), []string{"r"}, Terms{})
 		check(t, s, "r", 1, "Ann")
 	})
 }
@@ -217,7 +217,7 @@ func TestHeartbeatsKeepAndSweepRemoves(t *testing.T) {
 		e.advance(10)
 		calls, removed := 0, 0
 		for {
-			swept := s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)[0]
+			swept := s.Sweep(t.Context(), []string{"r"}, Terms{})[0]
 			if swept.Err != nil {
 				t.Fatal(swept.Err)
 			}
@@ -254,12 +254,12 @@ func TestHeldSweepRemovesOnlyWhatWasReleasedSince(t *testing.T) {
 		e.advance(19) // everybody was away from before here ...
 		release("c2")
 		e.advance(11) // ... until now
-		swept := s.Sweep(t.Context(), []string{"r"}, 12*e.unit, 0)[0]
+		swept := s.Sweep(t.Context(), []string{"r"}, Terms{Held: true, Since: 12 * e.unit})[0]
 		if swept.RemovedConnections != 1 {
 			t.Fatalf("held sweep removed %d", swept.RemovedConnections)
 		}
 		check(t, s, "r", 2, "renewed never", "released before")
-		s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)
+		s.Sweep(t.Context(), []string{"r"}, Terms{})
 		check(t, s, "r", 0)
 	})
 }
@@ -283,7 +283,7 @@ func TestSweepSparesVisits(t *testing.T) {
 		e.advance(31)
 		removed, spared := 0, 0
 		for range 2 {
-			swept := s.Sweep(t.Context(), []string{"r"}, NotHeld, 10*e.unit)[0]
+			swept := s.Sweep(t.Context(), []string{"r"}, Terms{Visits: 10 * e.unit})[0]
 			if swept.Err != nil {
 				t.Fatal(swept.Err)
 			}
@@ -294,11 +294,11 @@ func TestSweepSparesVisits(t *testing.T) {
 			t.Fatalf("%d removed and %d spared, want 1 and %d", removed, spared, len(conns))
 		}
 		e.advance(9)
-		if swept := s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)[0]; swept.RemovedConnections != 0 || swept.Users != len(conns) {
+		if swept := s.Sweep(t.Context(), []string{"r"}, Terms{})[0]; swept.RemovedConnections != 0 || swept.Users != len(conns) {
 			t.Fatalf("before the time they got is over: %+v", swept)
 		}
 		e.advance(2)
-		if swept := s.Sweep(t.Context(), []string{"r"}, NotHeld, 0)[0]; swept.RemovedConnections != BatchSize {
+		if swept := s.Sweep(t.Context(), []string{"r"}, Terms{})[0]; swept.RemovedConnections != BatchSize {
 			t.Fatalf("after it: %+v", swept)
 		}
 	})

@@ -22,6 +22,7 @@ for i = 1, #members do
     beats[#beats + 1] = members[i]
   end
 end
+audit()
 if #beats > 0 then
   keep(latest)
   lease(beats)

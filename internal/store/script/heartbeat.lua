@@ -5,7 +5,8 @@
 -- Reply: {birth, then the 1-based positions of the connections that Redis does not
 --         know, or that have another generation now}
 --
--- The hottest script: little but one ZADD unless a connection is missing.
+-- The hottest script: little but one ZADD unless a connection is missing, and what tells
+-- that a key of the room was lost.
 -- Needs room.lua.
 local deadline = int(ms + ARGV[4])
 keep(ms + ARGV[4])
@@ -24,4 +25,5 @@ if call('ZADD', BEATS, 'XX', 'CH', unpack(beats)) ~= #ARGV - 4 then
     if not scores[i] then reply[#reply + 1] = i end
   end
 end
+audit()
 return reply

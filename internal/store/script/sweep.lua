@@ -5,16 +5,23 @@
 --       5 held: '' to remove all that is due; else a number of ms: remove only
 --         connections that were released, and with a deadline later than so
 --         many ms ago (the rest may still be renewed by a replica that was away),
---       6 ms for which connections without a socket that are due are spared
+--       6 ms for which connections without a socket that are due are spared,
+--       7 '1' for a brake: nothing is removed if that were more than half of more than 20
 -- Reply: {users, connections, version, birth, connections removed, users gone,
 --         ms until the next deadline (-1: nobody is left), connections spared,
---         users gone since their sockets were}
+--         users gone since their sockets were, ms by the clock of Redis, 1 if the brake held}
 -- Needs room.lua.
 audit()
 local low, held = '-inf', ARGV[5] ~= ''
 if held then low = '(' .. int(ms - ARGV[5]) end
 local due = call('ZRANGE', BEATS, low, int(ms), 'BYSCORE', 'LIMIT', 0, ARGV[4])
-local dead, ids, spared = {}, {}, {}
+local dead, ids, spared, braked = {}, {}, {}, 0
+if ARGV[7] == '1' and not held then
+  local all = call('ZCARD', BEATS)
+  if all > 20 and call('ZCOUNT', BEATS, '-inf', int(ms)) > all / 2 then
+    due, braked = {}, 1
+  end
+end
 for i = 1, #due do
   if not held and ARGV[6] ~= '0' and string.sub(due[i], -4, -4) == HTTP then
     spared[#spared + 1] = int(ms + ARGV[6])
@@ -53,7 +60,7 @@ reply[7] = -1
 local first = call('ZRANGE', BEATS, 0, 0, 'WITHSCORES')
 if first[2] then reply[7] = math.max(0, tonumber(first[2]) - ms) end
 reply[8] = #spared / 2
-reply[9] = 0
+reply[9], reply[10], reply[11] = 0, ms, braked
 for at = 1, #users do
   if had[at] > 0 and has[at] == 0 and reason[at] == 'closed' then reply[9] = reply[9] + 1 end
 end

@@ -1,0 +1,250 @@
+package replica
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"presence/internal/store"
+)
+
+const (
+	// maxAnnounce is the longest time between two announcements.
+	maxAnnounce = 500 * time.Millisecond
+
+	// maxCleared is how many rooms a replica tells the others of that it has cleared,
+	// and clearedFor for how long. Of more, each learns by its next heartbeat.
+	maxCleared = 100
+	clearedFor = 5 * time.Second
+)
+
+// announcement is what a replica says.
+type announcement struct {
+	Self
+
+	// Cleared are the rooms whose data the replica deleted lately, since they were
+	// damaged: replicas that hold members there put them back.
+	Cleared []cleared `json:"cleared,omitempty"`
+}
+
+// cleared is a room that was cleared, as which one of its replica.
+type cleared struct {
+	Room   string `json:"room"`
+	Number int    `json:"number"`
+	at     time.Time
+}
+
+// Self is what a replica says of itself to the others.
+type Self struct {
+	Name    string    `json:"name"`
+	Version string    `json:"version"`
+	Since   time.Time `json:"since"`
+
+	// Settings are those that all replicas should share, by name.
+	Settings map[string]string `json:"settings"`
+}
+
+// Peer is a replica of those that share a Redis, this one or another.
+type Peer struct {
+	Self
+
+	// ID is made anew at each start.
+	ID string `json:"id"`
+
+	// This says that it is the one that answers.
+	This bool `json:"this"`
+
+	// Sweeps says that it takes its share of the rooms to sweep; not while it does not
+	// know yet whether all leases were renewed.
+	Sweeps bool `json:"sweeps"`
+
+	// Silent is for how long it was not heard of, in ms.
+	Silent int64 `json:"silent_ms"`
+}
+
+// peers are the replicas that share the Redis, as they announce themselves. They share the
+// rooms to sweep: each room is that of the one with the highest score for it (rendezvous
+// hashing: Thaler and Ravishankar, 1998), so that few rooms move when one comes or goes.
+type peers struct {
+	id    string
+	self  Self
+	every time.Duration // between two announcements
+
+	// Owned by runSweep.
+	announced  time.Time
+	heard      time.Time
+	sweepers   []string // who sweeps, sorted; none: each replica sweeps all
+	generation int      // of sweepers
+	ahead      int64    // ms from our clock to that of Redis; 0: not known
+	warned     map[string]bool
+	taken      map[string]int // replica -> number of the last room that it cleared, known here
+
+	mu      sync.Mutex // guards:
+	list    []Peer
+	cleared []cleared
+	number  int
+}
+
+func newPeers(o Options) *peers {
+	return &peers{
+		id: rand.Text()[:12], self: o.Self, every: min(maxAnnounce, o.MemberTTL/20),
+		generation: 1, warned: map[string]bool{}, taken: map[string]int{},
+	}
+}
+
+// clears notes that this replica has cleared room, for the others.
+func (p *peers) clears(room string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.number++
+	if len(p.cleared) < maxCleared {
+		p.cleared = append(p.cleared, cleared{room, p.number, time.Now()})
+	}
+}
+
+// about is what is announced.
+func (p *peers) about() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cleared = slices.DeleteFunc(p.cleared, func(c cleared) bool { return time.Since(c.at) > clearedFor })
+	about, _ := json.Marshal(announcement{p.self, p.cleared}) // can't fail
+	return string(about)
+}
+
+// began is when this process began to count time.
+var began = time.Now() //nolint:gochecknoglobals // a constant of the process
+
+// clock is our clock, in ms: it never steps.
+func clock() int64 { return time.Since(began).Milliseconds() }
+
+// Peers lists the replicas that share the Redis, as they were heard of within the last
+// minute, by name.
+func (r *Replica) Peers() []Peer {
+	r.peers.mu.Lock()
+	defer r.peers.mu.Unlock()
+	return slices.Clone(r.peers.list)
+}
+
+// announceOnce tells the others of this replica, from time to time, and learns who
+// sweeps. A replica that was away, or has just come, does not: it spares leases that
+// others may end.
+func (r *Replica) announceOnce(ctx context.Context, sweeps bool) {
+	p := r.peers
+	now := time.Now()
+	if now.Sub(p.announced) < p.every {
+		return
+	}
+	p.announced = now
+	known, at, err := r.store.Announce(ctx, p.id, sweeps, p.about())
+	switch {
+	case err == nil:
+		p.heard, p.ahead = time.Now(), at-clock()
+		p.share(known)
+		r.hear(ctx, known)
+	case r.roomFailed(ctx, "", err), time.Since(p.heard) > p.silence():
+		p.share(nil)
+	}
+}
+
+// silence is the time after which a replica counts as gone.
+func (p *peers) silence() time.Duration { return 3 * p.every }
+
+// share notes who sweeps.
+func (p *peers) share(known []store.Peer) {
+	var sweepers []string
+	list := make([]Peer, 0, len(known))
+	for _, k := range known {
+		if k.Sweeps && k.Silent <= p.silence() {
+			sweepers = append(sweepers, k.ID)
+		}
+		peer := Peer{ID: k.ID, This: k.ID == p.id, Sweeps: k.Sweeps, Silent: k.Silent.Milliseconds()}
+		_ = json.Unmarshal([]byte(k.About), &peer.Self) // a later version may say something else
+		list = append(list, peer)
+	}
+	slices.Sort(sweepers)
+	if !slices.Equal(sweepers, p.sweepers) {
+		p.sweepers = sweepers
+		p.generation++
+	}
+	slices.SortFunc(list, func(a, b Peer) int { return strings.Compare(a.Name+a.ID, b.Name+b.ID) })
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.list = list
+}
+
+// hear takes what other replicas say.
+func (r *Replica) hear(ctx context.Context, known []store.Peer) {
+	p := r.peers
+	there := make(map[string]bool, len(known))
+	for _, k := range known {
+		there[k.ID] = true
+		var peer announcement
+		if k.ID == p.id || json.Unmarshal([]byte(k.About), &peer) != nil {
+			continue
+		}
+		for _, c := range peer.Cleared {
+			if c.Number > p.taken[k.ID] {
+				p.taken[k.ID] = c.Number
+				r.wasCleared(ctx, c.Room)
+			}
+		}
+		if p.warned[k.ID] {
+			continue
+		}
+		var differ []string
+		for _, name := range slices.Sorted(maps.Keys(p.self.Settings)) {
+			if theirs, ok := peer.Settings[name]; ok && theirs != p.self.Settings[name] {
+				differ = append(differ, name+": here "+p.self.Settings[name]+", there "+theirs)
+			}
+		}
+		if len(differ) > 0 {
+			p.warned[k.ID] = true
+			r.log.WarnContext(ctx, "replicas have different settings", "other", peer.Name, "settings", strings.Join(differ, "; "))
+		}
+	}
+	maps.DeleteFunc(p.warned, func(id string, _ bool) bool { return !there[id] })
+	maps.DeleteFunc(p.taken, func(id string, _ int) bool { return !there[id] })
+}
+
+// wasCleared puts back what is known here of a room that another replica has cleared.
+func (r *Replica) wasCleared(ctx context.Context, room string) {
+	if len(r.members.inRoom(room)) == 0 && len(r.puts.lost(room)) == 0 {
+		return
+	}
+	r.losses.over(room) // what was put back until now is gone again
+	r.views.MarkLost(room, r.Lost(ctx, room))
+}
+
+// sweeps reports whether this replica is the one that sweeps room.
+func (p *peers) sweeps(room string) bool {
+	if len(p.sweepers) == 0 {
+		return true
+	}
+	var best string
+	var most uint64
+	for _, id := range p.sweepers {
+		if score := score(id, room); best == "" || score > most {
+			best, most = id, score
+		}
+	}
+	return best == p.id
+}
+
+// score is FNV-1a, 64 bits, of a replica and a room, mixed well (by the finalizer of
+// MurmurHash3): all replicas must come to the same.
+func score(id, room string) uint64 {
+	h := uint64(14695981039346656037)
+	for _, s := range [...]string{id, "\x00", room} {
+		for i := range len(s) {
+			h = (h ^ uint64(s[i])) * 1099511628211
+		}
+	}
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
+}

@@ -1,0 +1,93 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// peerMemory is for how long a replica that is silent is remembered.
+const peerMemory = time.Minute
+
+// Peer is a replica as the others see it.
+type Peer struct {
+	ID string
+
+	// Silent is how long ago the replica said that it is alive, by the clock of Redis.
+	Silent time.Duration
+
+	// Sweeps says that the replica takes its share of the rooms to sweep.
+	Sweeps bool
+
+	// About is what the replica says of itself.
+	About string
+}
+
+// Announce says that the replica id is alive, and returns all that were within the last
+// minute, this one among them; and the time by the clock of Redis, in ms.
+func (s *Store) Announce(ctx context.Context, id string, sweeps bool, about string) (peers []Peer, now int64, err error) {
+	flag := "0"
+	if sweeps {
+		flag = "1"
+	}
+	c := &call{script: announceScript, keys: []string{s.keys.replicas()}, args: []any{id, flag, about, peerMemory.Milliseconds()}}
+	if s.run(ctx, c); c.err != nil {
+		return nil, 0, fmt.Errorf("announce: %w", c.err)
+	}
+	r := replyOf(c.reply)
+	now = r.int()
+	for r.more() {
+		peers = append(peers, Peer{
+			ID: r.text(), Silent: time.Duration(r.int()) * time.Millisecond, Sweeps: r.int() == 1, About: r.text(),
+		})
+	}
+	if r.err != nil {
+		return nil, 0, fmt.Errorf("announce: %w", r.err)
+	}
+	return peers, now, nil
+}
+
+// Depart says that the replica id is about to end.
+func (s *Store) Depart(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancel()
+	if err := s.rdb.HDel(ctx, s.keys.replicas(), id).Err(); err != nil {
+		return fmt.Errorf("depart: %w", classify(err))
+	}
+	return nil
+}
+
+// Looked is what a look at the leases of a room found.
+type Looked struct {
+	// First is when the lease ends that ends first, in ms by the clock of Redis; 0 if
+	// there are none.
+	First int64
+
+	// Err is why the room was perhaps not looked at.
+	Err error
+}
+
+// Look finds out when the first lease of each room ends, in one round trip: far cheaper
+// than a sweep, and enough as long as none is over.
+func (s *Store) Look(ctx context.Context, rooms []string) []Looked {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancel()
+	pipe := s.rdb.Pipeline()
+	cmds := make([]*redis.ZSliceCmd, len(rooms))
+	for i, room := range rooms {
+		cmds[i] = pipe.ZRangeWithScores(ctx, s.keys.beats(room), 0, 0)
+	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	looked := make([]Looked, len(rooms))
+	for i, cmd := range cmds {
+		first, err := cmd.Result()
+		if err != nil {
+			looked[i].Err = fmt.Errorf("look at %s: %w", rooms[i], classify(err))
+		} else if len(first) > 0 {
+			looked[i].First = int64(first[0].Score)
+		}
+	}
+	return looked
+}
