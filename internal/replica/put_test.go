@@ -250,6 +250,41 @@ func TestPutRightAfterALoss(t *testing.T) {
 	}
 }
 
+// The last renewal says when a lease ends, whatever another replica remembers.
+func TestShorterLeaseOfAnotherReplica(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		time.Sleep(5 * time.Second)
+		for _, name := range []string{"Ann", "Ben"} {
+			if _, err := a.Put(t.Context(), lobby, store.Wanted{Connection: connection(name, ""), TTL: 5 * time.Minute}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !b.renews("Ann", 15*time.Second) {
+			t.Fatal("it is not there")
+		}
+		for range 3 {
+			time.Sleep(10 * time.Second)
+			if !b.renews("Ben", 10*time.Second+time.Second) {
+				t.Error("renewed, and lost")
+			}
+		}
+		if names := a.names(); names != "[Ben]" {
+			t.Errorf("after the end of the shorter lease there are %s", names)
+		}
+		if !a.renews("Ben", 5*time.Minute) {
+			t.Error("it can't be made longer again")
+		}
+		time.Sleep(4 * time.Minute)
+		if names := b.names(); names != "[Ben]" {
+			t.Errorf("before the end of the longer lease there are %s", names)
+		}
+		if listed, n := b.kept(); listed != 0 || n != 0 {
+			t.Errorf("%d connections are remembered there still, %d in all", listed, n)
+		}
+	})
+}
+
 // A connection that a socket took over is that socket's.
 func TestPutThatASocketTookOverIsForgotten(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {

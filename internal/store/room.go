@@ -85,8 +85,8 @@ func (s *Store) beat(ctx context.Context, beats []*Beats, calls []*call) {
 
 // Renew renews, for ttl, connections of room that have no socket, and returns each as
 // it is there: with its generation and its user, or without for one that is not there.
-// A connection whose socket is gone passes to the generation that is given; the lease of
-// one that has a socket is left to that.
+// A connection whose socket is gone passes to the generation that is given, and so does one
+// whose lease becomes shorter; the lease of one that has a socket is left to that.
 func (s *Store) Renew(ctx context.Context, room string, conns []presence.Connection, ttl time.Duration) (birth string, found []presence.Connection, err error) {
 	for start := 0; start < len(conns); start += BatchSize {
 		part := conns[start:min(start+BatchSize, len(conns))]

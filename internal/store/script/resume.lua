@@ -8,7 +8,8 @@
 --
 -- Nothing that others see changes: the connection keeps its place and its user. A
 -- renewal leaves the generation that has the connection, and the lease to the socket
--- that renews it; only a connection that nobody has gets the new one.
+-- that renews it. A connection that nobody has gets the new one, and so does one whose
+-- lease is made shorter: by that, replicas that remember the longer one forget it.
 -- Needs room.lua.
 local renew, deadline = ARGV[4] == 'renew', ms + ARGV[5]
 local ids = {}
@@ -17,12 +18,19 @@ keep(deadline)
 local known = call('HMGET', CONNS, unpack(ids))
 local _, birth = born()
 local reply, beats, dead, values, owners = {birth}, {}, {}, {}, {}
+local scores
+if renew then
+  local members = {}
+  for i = 1, #ids do members[i] = ids[i] .. string.sub(known[i] or '', 1, 4) end
+  scores = call('ZMSCORE', BEATS, unpack(members))
+end
 for i = 1, #ids do
   local at = 3 * i - 1
   reply[at], reply[at + 1], reply[at + 2] = '', '', ''
   if known[i] then
     local gen, wasgen, user = ARGV[5 + 2 * i], string.sub(known[i], 1, 4), string.sub(known[i], 5)
-    if renew and wasgen ~= RELEASED then gen = wasgen end
+    local shorter = renew and string.sub(wasgen, 1, 1) == HTTP and tonumber(scores[i] or 0) > deadline
+    if renew and wasgen ~= RELEASED and not shorter then gen = wasgen end
     if not renew or string.sub(gen, 1, 1) == HTTP then
       beats[#beats + 1] = int(deadline)
       beats[#beats + 1] = ids[i] .. gen
