@@ -52,6 +52,11 @@ func newProduct(t *testing.T, flags ...string) *product {
 		// The page of the product: it notes all that it is told.
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = fmt.Fprintf(w, `<!doctype html><html lang="en"><title>Product</title><link rel="icon" href="data:,">
+<script>
+	// Time passes faster by so much.
+	const hurry = Number(new URLSearchParams(location.search).get("hurry") ?? 1), real = setTimeout;
+	window.setTimeout = (then, wait) => real(then, wait / hurry);
+</script>
 <script type="module">
 	import { presence } from %q;
 	const user = %q;
@@ -228,6 +233,29 @@ func TestModuleOutlivesANetwork(t *testing.T) {
 	viewer.alwaysHeard("Ann is there", annIsThere)
 }
 
+// A network may be gone without a word, and a machine have slept: what comes from the
+// server each 15 s did not.
+func TestModuleGivesASilentStreamUp(t *testing.T) {
+	t.Parallel()
+	p := newProduct(t)
+	var streams atomic.Int64
+	balancer := newBalancer(t, p.site.a, func(r *http.Request) {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/events") {
+			streams.Add(1)
+		}
+	})
+	viewer := p.visit(t, newBrowser(t), p.site.b.URL, "")
+	viewer.hears("of nobody", has())
+	ann := newBrowser(t).goTo(p.URL + "/?hurry=30&user=ann&server=" + balancer.URL)
+	ann.outage = true
+	redistest.Eventually(t, soon, "the next stream is opened", func() bool { return streams.Load() > 1 })
+	ann.hears("of herself, still", has("ann"))
+	viewer.alwaysHeard("Ann is there", annIsThere)
+	if all := eval[[]told](ann, "window.seen"); !slices.ContainsFunc(all, func(r told) bool { return !r.Live && r.has("ann") }) {
+		t.Errorf("the page was told %+v; want that it is not live for a moment", all)
+	}
+}
+
 func TestModuleOutlivesAFreeze(t *testing.T) {
 	t.Parallel()
 	p := newProduct(t)
@@ -396,4 +424,28 @@ func TestExamplesShowWhoIsThere(t *testing.T) {
 	badgeSays("0 online")
 	badge.navigate(p.site.b.URL + "/examples/")
 	badge.check(axe, "the list of examples")
+}
+
+// A page that the browser makes ready, in case its visitor goes there, is nobody yet. What
+// tells a page so is played to it.
+func TestModuleWaitsUntilThePageIsShown(t *testing.T) {
+	t.Parallel()
+	p := newProduct(t)
+	b := newBrowser(t)
+	ann := b.newTab(chromedp.WithExistingBrowserContext(b.id))
+	call(ann, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{
+		Source: `Object.defineProperty(document, "prerendering", { value: true, configurable: true })`,
+	})
+	ann.navigate(p.URL + "/?user=ann&server=" + p.site.a.URL)
+	shown := eval[float64](ann, `(() => {
+		if (!me) throw new Error("the module was not loaded");
+		Object.defineProperty(document, "prerendering", { value: false });
+		const now = performance.now();
+		document.dispatchEvent(new Event("prerenderingchange"));
+		return now;
+	})()`)
+	ann.hears("of herself", has("ann"))
+	if asked := eval[float64](ann, `performance.getEntriesByName(new URL("/token?user=ann", location).href)[0].startTime`); asked < shown {
+		t.Errorf("the token was asked for %v ms before the page was shown", shown-asked)
+	}
 }

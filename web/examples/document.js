@@ -12,7 +12,7 @@ const most = 8; // avatars
 function avatar({ user, name }) {
   const element = document.createElement("li");
   element.title = name;
-  element.style.setProperty("--hue", [...user].reduce((sum, char) => (31 * sum + char.codePointAt(0)) % 360, 7));
+  element.style.setProperty("--hue", [...user].reduce((sum, char) => (137 * (sum + char.codePointAt(0))) % 360, 0));
   const initials = name.split(/\s+/).map((word) => [...word][0]).slice(0, 2).join("");
   element.innerHTML = `<span class="avatar" aria-hidden="true"></span><span class="unseen"></span>`;
   element.firstChild.textContent = initials;
@@ -26,7 +26,7 @@ function show({ users, members, live, stale, problem }) {
   const words = [`${users} looking`];
   if (more > 0 && users > more) words.push(`${more} more than shown`);
   if (stale) words.push("not up to date");
-  if (!live) words.push(problem?.detail ?? problem?.code ?? "reconnecting…");
+  if (!live) words.push(problem?.retry === "never" ? problem.detail ?? problem.code : "reconnecting…");
   status.textContent = words.join(" · ");
 }
 

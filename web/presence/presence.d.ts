@@ -43,15 +43,18 @@ export interface Room {
   stale: boolean;
   /** True while news come in. */
   live: boolean;
-  /** Why the server refused, or ended, the last stream; absent while `live`. */
+  /** Why the last stream failed, was refused or ended; absent while `live`. */
   problem?: Problem;
 }
 
 /** Why there is no stream. */
 export interface Problem {
-  /** A code of the API, such as `forbidden`, `room_full`, `removed` or `replaced`. */
+  /**
+   * A code of the API, such as `forbidden`, `room_full`, `removed` or `replaced`; or
+   * `failed`: no token was got, or no answer.
+   */
   code: string;
-  /** A sentence for people, that says what to do. */
+  /** A sentence that says what to do, or the message of an error. */
   detail?: string;
   /** `never`: this is the end, and nothing more is tried. */
   retry: "never" | "backoff";

@@ -44,7 +44,7 @@ function open(address, token, room, onChange, query, joins) {
   const members = new Map(); // by user, in order of joining
   let state = { room, version: 0, users: 0, connections: 0, members: [], complete: false, stale: false, live: false };
   let attempt = new AbortController(); // of a stream, or a wait
-  let gone = false; // the page is, perhaps for good
+  let gone = document.prerendering; // the page is not shown: not yet, or perhaps never again
   let retry = 1000; // the server says how long a client waits
   let heard = 0;
   let alarm = 0;
@@ -62,6 +62,7 @@ function open(address, token, room, onChange, query, joins) {
     }
   }
 
+  const fail = (problem) => tell({ live: false, problem });
   const tellLive = (news, change) => tell({ ...news, live: true, problem: undefined }, change);
   const tellMembers = (data, change) => tellLive({ ...data, members: [...members.values()] }, change);
   const put = (list) => list.forEach((member) => members.set(member.user, member));
@@ -92,7 +93,7 @@ function open(address, token, room, onChange, query, joins) {
       refused = bearer;
       return "now";
     }
-    if (retry !== "now") tell({ live: false, problem: { code, detail, retry } });
+    if (retry !== "now") fail({ code, detail, retry });
     if (retry === "never") close();
     return retry;
   }
@@ -161,12 +162,14 @@ function open(address, token, room, onChange, query, joins) {
       const began = Date.now();
       listen();
       // Nothing calls off a token that is long in coming.
-      const how = await Promise.race([stream(signal).catch(() => {}), aborted]);
+      const how = await Promise.race([stream(signal).catch((error) => {
+        if (!signal.aborted) fail({ code: "failed", detail: error.message, retry: "backoff" });
+      }), aborted]);
       clearTimeout(alarm);
       if (signal.aborted) continue;
       restart(); // what is left of it
       if (Date.now() - began > settled) failures = 0;
-      if (how !== "now") tell({ live: false });
+      if (how !== "now" && state.live) tell({ live: false });
       const longest = how === "now" && !failures ? 0 : Math.min(longestWait, retry * 2 ** failures);
       failures += 1;
       await begin(Math.random() * longest + (how > 0 ? how : 0))[1];
@@ -193,13 +196,15 @@ function open(address, token, room, onChange, query, joins) {
     if (joins) exchange(key, `${connection} ${Date.now()}`);
     restart();
   });
-  on(window, "pageshow", () => {
-    if (!gone) return;
+  const show = () => {
+    if (!gone || document.prerendering) return;
     gone = false;
-    exchange(key);
+    if (joins) exchange(key);
     tell({ live: false });
     restart();
-  });
+  };
+  on(window, "pageshow", show);
+  on(document, "prerenderingchange", show);
   run();
 
   return {
