@@ -66,9 +66,11 @@ func TestDrill(t *testing.T) {
 
 	s := redistest.Start(t)
 	replicas := make([]*harness.Replica, 3)
+	key, flags := harness.Key(t)
+	flags = append(flags, "-redis-url", s.URL(), "-trusted-proxies", "127.0.0.0/8",
+		"-heartbeat-interval", heartbeat.String(), "-member-ttl", ttl.String(), "-leave-grace", grace.String())
 	for i := range replicas {
-		replicas[i] = harness.Start(t, "-redis-url", s.URL(), "-trusted-proxies", "127.0.0.0/8",
-			"-heartbeat-interval", heartbeat.String(), "-member-ttl", ttl.String(), "-leave-grace", grace.String())
+		replicas[i] = harness.Start(t, flags...)
 	}
 	victim, survivors := replicas[1], []*harness.Replica{replicas[0], replicas[2]}
 	entrance, by := entrance(t, replicas)
@@ -85,6 +87,15 @@ func TestDrill(t *testing.T) {
 		watchers[i].SeesUsers(10*time.Second, staying+lost)
 	}
 	say("%d visitors have joined; somebody watches at each of the replicas 1 and 3", staying+lost)
+	startStreams(t, victim.URL, key)
+	followers := []*follower{
+		startFollower(t, "at replica 1", survivors[0].URL, key),
+		startFollower(t, "through the entrance", entrance(0)[0], key),
+	}
+	for _, f := range followers {
+		f.seen(t)
+	}
+	say("%d programs are in another room by streams of replica 2, which two programs follow", lost)
 
 	load := startLoad(t, survivors)
 	say("%d more join and leave all the time", restless)
@@ -115,6 +126,9 @@ func TestDrill(t *testing.T) {
 	say("%d joins and leaves went on meanwhile, %d had no answer or a no", joins, refused)
 
 	r := measure(killed, calm, stay, len(moving), watchers)
+	for _, f := range followers {
+		f.check(r, killed)
+	}
 	r.check("joins and leaves at the others during it", fmt.Sprintf("%d, %d failed", joins, refused), "none fails", joins > 0 && refused == 0)
 	_, _ = fmt.Fprintf(out, "\n%s\n%s\n", timeline(watchers[0].Since(calm), calm, killed), r.table())
 	if r.failed {
