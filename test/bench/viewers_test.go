@@ -1,14 +1,12 @@
-// Package bench measures what live pages cost a server, side by side with
-// livetemplate by itself. It holds nothing but benchmarks.
+// Package bench measures what live pages and event streams cost a server, side by side
+// with livetemplate by itself and with plain writes. It holds nothing but benchmarks.
 package bench
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/pprof"
 	"os"
-	"os/exec"
 	"slices"
 	"sync"
 	"testing"
@@ -29,9 +27,15 @@ import (
 const plainEnv = "PRESENCE_BENCH_PLAIN"
 
 func TestMain(m *testing.M) {
-	if addr := os.Getenv(plainEnv); addr != "" {
-		fmt.Fprintln(os.Stderr, servePlain(addr))
-		os.Exit(1)
+	for env, serve := range map[string]func(addr string) error{plainEnv: servePlain, writerEnv: serveWriter} {
+		if addr := os.Getenv(env); addr != "" {
+			fmt.Fprintln(os.Stderr, serve(addr))
+			os.Exit(1)
+		}
+	}
+	if value := os.Getenv(crowdEnv); value != "" {
+		beCrowd(value)
+		return
 	}
 	os.Exit(m.Run())
 }
@@ -102,29 +106,6 @@ func servePlain(addr string) error {
 	return http.ListenAndServe(addr, mux) //nolint:gosec // for as long as a benchmark takes
 }
 
-// startPlain starts the plain server and returns its URL.
-func startPlain(b *testing.B) string {
-	b.Helper()
-	addr := fmt.Sprintf("127.0.0.1:%d", redistest.FreePort(b))
-	cmd := exec.Command(os.Args[0]) //nolint:gosec,noctx // this binary, killed below
-	cmd.Env = append(os.Environ(), plainEnv+"="+addr)
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	redistest.Eventually(b, 10*time.Second, "the plain server answers", func() bool {
-		conn, err := net.Dial("tcp", addr) //nolint:noctx // on this machine
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err == nil
-	})
-	return "http://" + addr
-}
-
 const (
 	viewers = 500
 
@@ -145,7 +126,7 @@ const (
 func BenchmarkViewers(b *testing.B) {
 	for _, names := range []int{5, 100} {
 		b.Run(fmt.Sprintf("names=%d/livetemplate", names), func(b *testing.B) {
-			url := startPlain(b)
+			url := "http://" + startServer(b, plainEnv)
 			watched(b, names, url, url)
 		})
 		b.Run(fmt.Sprintf("names=%d/presence", names), func(b *testing.B) {
