@@ -90,8 +90,15 @@ const httpMark = "~"
 
 // NewHTTPGeneration returns a fresh random generation for a connection that has no
 // socket, and so is kept by requests alone. It has a mark that no other generation
-// has, and 18 random bits.
-func NewHTTPGeneration() string { return httpMark + NewGeneration()[len(httpMark):] }
+// has, and nearly 18 random bits: what follows the mark changes when it is turned.
+func NewHTTPGeneration() string {
+	for {
+		random := NewGeneration()[len(httpMark):]
+		if strings.Count(random, random[:1]) < len(random) {
+			return httpMark + random
+		}
+	}
+}
 
 // IsHTTPGeneration reports whether generation was made by [NewHTTPGeneration].
 func IsHTTPGeneration(generation string) bool { return strings.HasPrefix(generation, httpMark) }

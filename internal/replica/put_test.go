@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -281,6 +282,37 @@ func TestShorterLeaseOfAnotherReplica(t *testing.T) {
 		}
 		if listed, n := b.kept(); listed != 0 || n != 0 {
 			t.Errorf("%d connections are remembered there still, %d in all", listed, n)
+		}
+	})
+}
+
+// A put of unknown outcome is undone if it brought its user in, not if the user was there.
+func TestPutOfUnknownOutcome(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		time.Sleep(5 * time.Second)
+		for _, name := range []string{"Ann", "Ben"} {
+			if err := b.put(lobby, connection(name, "")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := a.put(lobby, connection("Ann", "")); err != nil {
+			t.Fatal(err)
+		}
+		b.watching()
+		for _, name := range []string{"Ann", "Ben", "Cem"} { // of whom a knows the first
+			a.link.LoseReply("c-"+name, 0)
+			if err := a.put(lobby, connection(name, "")); !errors.Is(err, presence.ErrUnavailable) {
+				t.Fatalf("%s: %v", name, err)
+			}
+			a.link.LoseReply("", 0)
+			time.Sleep(5 * time.Second)
+		}
+		if names := b.names(); names != "[Ann Ben]" {
+			t.Errorf("there are %s", names)
+		}
+		if seen := b.history(); seen[0] != "2" || slices.Contains(seen, "1") {
+			t.Errorf("saw %q", seen)
 		}
 	})
 }

@@ -39,8 +39,9 @@ func (s *Store) Join(ctx context.Context, room string, conn presence.Connection)
 
 // Wanted is what a program wants a connection to be.
 type Wanted struct {
-	// Connection: its generation is for a connection that nobody has. User.Name and
-	// User.Meta are those of a user who is new, unless set otherwise below.
+	// Connection: its generation is for a connection that nobody has, or another user; a
+	// put that renews makes another of it. User.Name and User.Meta are those of a user who
+	// is new, unless set otherwise below.
 	Connection presence.Connection
 
 	// TTL is how long the lease lasts; it replaces the one there is.
