@@ -24,6 +24,13 @@ type Audience interface {
 	Show(view View, shown func())
 }
 
+// Serial is an audience that is shown a view by the goroutine that calls Show, and no
+// other: that uses one processor at the most.
+type Serial interface {
+	Audience
+	Serial()
+}
+
 // audience is one of a room, and its pace. Guarded by Rooms.mu.
 type audience struct {
 	Audience
@@ -67,10 +74,9 @@ func (a *audience) behind(newest int64) bool {
 }
 
 // wait returns how long after now the audience can be given a view. That is when the
-// coalescing window since the last has passed, or longer if showing that took long:
-// sending a view uses at most all processors for that time, so that with twice their
-// number of times it uses half a processor. A room that changes faster than it can be
-// shown so slows down by itself, instead of starving the joins that it is about.
+// coalescing window since the last has passed, or longer if showing that took long. A
+// room that changes faster than it can be shown so slows down by itself, instead of
+// starving the joins that it is about.
 func (a *audience) wait(now time.Time, coalesce time.Duration) time.Duration {
 	since := now.Sub(a.told)
 	if since < coalesce {
@@ -79,8 +85,19 @@ func (a *audience) wait(now time.Time, coalesce time.Duration) time.Duration {
 	if a.busy || a.pending && since < min(maxFanOut, time.Duration(len(a.viewers))*fanOutShare) {
 		return coalesce // looked at again when Show returns, or then
 	}
-	window := min(time.Duration(2*runtime.GOMAXPROCS(0))*a.took, maxFanOut)
-	return max(0, window-since)
+	return max(0, a.window()-since)
+}
+
+// window is for how long the audience is left alone for what showing it a view took.
+// That uses at most all processors for that time, so that with twice their number of
+// times it uses half a processor. One that uses a single processor is left half of them
+// all.
+func (a *audience) window() time.Duration {
+	processors := runtime.GOMAXPROCS(0)
+	if _, ok := a.Audience.(Serial); ok {
+		return min(2*a.took/time.Duration(processors), maxFanOut)
+	}
+	return min(time.Duration(2*processors)*a.took, maxFanOut)
 }
 
 // giveLocked has a shown the newest view of rm, by a goroutine of its own.

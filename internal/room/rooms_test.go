@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -73,6 +74,37 @@ func TestEachAudienceHasItsOwnPace(t *testing.T) {
 		}
 		if a, b := fast.last(), slow.last(); a.Sequence != b.Sequence || a.Users != 1+n-(n-1)/3 {
 			t.Errorf("in the end they see %+v and %+v", a.Occupancy, b.Occupancy)
+		}
+	})
+}
+
+// oneByOne is a crowd that is shown a view by one goroutine.
+type oneByOne struct{ *crowd }
+
+// Serial says so.
+func (oneByOne) Serial() {}
+
+// An audience that is shown views by one goroutine is left alone for less: half of the
+// processors go on with other things all the time.
+func TestAudienceThatUsesOneProcessor(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		const takes = 200 * time.Millisecond
+		few, many := &crowd{t: t, takes: takes}, &crowd{t: t, takes: takes}
+		for _, a := range []Audience{few, oneByOne{many}} {
+			defer w.Enter(t.Context(), lobby, a).Exit()
+		}
+		for i := range 60 {
+			w.join(lobby, fmt.Sprint("user ", i))
+			pass(100 * time.Millisecond)
+		}
+		const changing = 6 * time.Second
+		processors := runtime.GOMAXPROCS(0)
+		pause := max(takes, 2*takes/time.Duration(processors))
+		if got, want := many.count(), int(changing/(pause+50*time.Millisecond)); got < want {
+			t.Errorf("the one that uses one processor was shown %d views, want %d", got, want)
+		}
+		if got, most := few.count(), int(changing/(time.Duration(2*processors)*takes))+2; got > most {
+			t.Errorf("the other was shown %d views, want %d at most", got, most)
 		}
 	})
 }

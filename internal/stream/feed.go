@@ -72,6 +72,9 @@ func (f *feed) Show(view room.View, shown func()) {
 	f.catchUp(lagging)
 }
 
+// Serial says that Show sends by itself, see [room.Serial].
+func (*feed) Serial() {}
+
 // show tells what is new to those that it can be told to, and returns the others.
 func (f *feed) show(view room.View) (lagging map[int64][]*sub) {
 	f.mu.Lock()
