@@ -23,6 +23,7 @@ type Server struct {
 	t      testing.TB
 	cmd    *exec.Cmd
 	args   []string
+	env    []string     // nil: as that of the test
 	secure *Certificate // nil: no TLS
 	open   bool         // anybody may do everything, as with a sentinel
 }
@@ -45,7 +46,12 @@ func StartTLS(t testing.TB, args ...string) *Server {
 // other, over TLS if secure is not nil.
 func StartAt(t testing.TB, port int, secure *Certificate, args ...string) *Server {
 	t.Helper()
-	s := &Server{t: t, Addr: "127.0.0.1:" + strconv.Itoa(port), secure: secure}
+	return startAt(t, port, secure, nil, args...)
+}
+
+func startAt(t testing.TB, port int, secure *Certificate, env []string, args ...string) *Server {
+	t.Helper()
+	s := &Server{t: t, Addr: "127.0.0.1:" + strconv.Itoa(port), secure: secure, env: env}
 	s.args = append([]string{
 		Tool(t, "redis-server"), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
 		"--dir", t.TempDir(), "--logfile", "log", "--enable-debug-command", "local",
@@ -85,6 +91,7 @@ func StartSentinelAt(t testing.TB, port int, secure *Certificate, config string)
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.cmd = exec.Command(s.args[0], s.args[1:]...) //nolint:gosec,noctx // the test's own command; Kill ends it
+	s.cmd.Env = s.env
 	EndWithTest(s.cmd)
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatalf("start %s: %v", s.args[0], err)

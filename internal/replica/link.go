@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"presence/internal/store"
 	"presence/internal/terse"
 )
 
@@ -76,6 +77,9 @@ type link struct {
 	heldFrom time.Time // leases may have gone without renewal until then
 	heldTo   time.Time // until then they get the benefit of the doubt
 	visitTo  time.Time // until then those without a socket get it
+	clocked  bool      // ahead is known
+	ahead    int64     // ms from our clock to that of Redis
+	steadyAt time.Time // until then leases are set anew, since that clock was stepped
 	brakeTo  time.Time // until then not many leases of one room end at once
 }
 
@@ -166,6 +170,45 @@ func (l *link) visits() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return max(0, time.Until(l.visitTo))
+}
+
+// sees notes what the clock of Redis showed, in ms, at some instant between two of ours,
+// and returns by how much it was stepped since the last time; 0 if it was not. Then leases
+// say something else than they did: they are spared until all replicas have set theirs anew.
+func (l *link) sees(at, before, after int64) (step time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	low, high := at-after, at-before
+	was, known := l.ahead, l.clocked
+	l.clocked, l.ahead = true, min(max(was, low), high)
+	slew := store.MaxSlew.Milliseconds()
+	if !known || l.ahead-was <= slew && was-l.ahead <= slew {
+		return 0
+	}
+	l.unsettleLocked()
+	return time.Duration(l.ahead-was) * time.Millisecond
+}
+
+// unsettle has leases spared until all replicas have set theirs anew.
+func (l *link) unsettle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.unsettleLocked()
+}
+
+func (l *link) unsettleLocked() {
+	now := time.Now()
+	l.heldFrom, l.steadyAt = now, now.Add(l.brake+l.settle)
+	if l.heldTo.Before(l.steadyAt) {
+		l.heldTo = l.steadyAt
+	}
+}
+
+// unsteady reports whether the clock of Redis was stepped lately.
+func (l *link) unsteady() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Now().Before(l.steadyAt)
 }
 
 // brakes returns for how long sweeps that would end many leases of a room at once wait
@@ -318,11 +361,13 @@ func (r *Replica) runLink(ctx context.Context) error {
 // probeOnce asks Redis for its epoch and for the shared secret, and acts on the
 // answer.
 func (r *Replica) probeOnce(ctx context.Context) {
+	before := clock()
 	shared, err := r.store.Probe(ctx, rand.Text(), r.opts.Secret(r.link.late()))
 	if err != nil {
 		r.redisFailed(ctx, err)
 		return
 	}
+	step := r.link.sees(shared.Now, before, clock())
 	if shared.Secret != "" {
 		r.opts.Shared(shared.Secret)
 	}
@@ -346,6 +391,18 @@ func (r *Replica) probeOnce(ctx context.Context) {
 		}
 	case nothing:
 	}
+	if step != 0 {
+		r.stepped(ctx, step)
+	}
+}
+
+// stepped has all leases set anew after the clock of Redis was stepped, and those that end
+// too late now set back.
+func (r *Replica) stepped(ctx context.Context, by time.Duration) {
+	r.metrics.steps.Inc()
+	r.log.WarnContext(ctx, "the clock of redis was stepped", "by", by.String())
+	r.sweeper.unsure()
+	r.link.renew()
 }
 
 // logAnswer says that Redis answers, or has lost its data, unless it does so all the

@@ -9,6 +9,7 @@ type metrics struct {
 	lost     prometheus.Counter
 	repaired prometheus.Counter
 	braked   prometheus.Counter
+	steps    prometheus.Counter
 }
 
 // newMetrics registers with reg, or nowhere if reg is nil.
@@ -26,8 +27,9 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	}
 	m.repaired = counter("presence_drift_repaired_total", "Rooms whose data in Redis were damaged and that this replica had begin anew.")
 	m.braked = counter("presence_sweeps_braked_total", "Sweeps that waited for a heartbeat interval, since they would have ended more than half of a room after Redis or this process had been away for longer than the member TTL.")
+	m.steps = counter("presence_clock_steps_total", "Times at which the clock of Redis was stepped.")
 	if reg != nil {
-		reg.MustRegister(m.swept, m.restored, m.lost, m.repaired, m.braked,
+		reg.MustRegister(m.swept, m.restored, m.lost, m.repaired, m.braked, m.steps,
 			gauge("presence_local_members", "Tabs that are joined through this replica; each counts once, however often it joined.", func() float64 { return float64(r.members.count()) }),
 			gauge("presence_redis_up", "1 while Redis answers.", func() float64 {
 				if r.Ready() != nil {

@@ -313,7 +313,7 @@ func (r *Replica) checkPuts(ctx context.Context, slot int) {
 		beats = append(beats, r.puts.beats(room)...)
 	}
 	for part := range slices.Chunk(beats, beatCalls) {
-		r.store.Extend(ctx, part, slack)
+		r.store.Extend(ctx, part, slack, r.link.unsteady())
 		for _, b := range part {
 			if b.Err != nil {
 				r.roomFailed(ctx, b.Room, b.Err)

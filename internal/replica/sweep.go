@@ -49,6 +49,7 @@ type sweeper struct {
 
 	mu      sync.Mutex // guards:
 	busiest []store.RoomCount
+	stepped bool                 // the clock of Redis
 	sooner  map[string]time.Time // rooms to look at before they are due
 }
 
@@ -58,6 +59,7 @@ type visit struct {
 	audit time.Time // when to sweep, whatever a look finds
 	ahead int64     // ms from our clock to that of the room's Redis; 0: not known
 	used  bool      // somebody is in it
+	clamp bool      // leases may end later than any should
 
 	mine       bool // it is for this replica to sweep, by the
 	generation int  // of the replicas that sweep
@@ -81,10 +83,23 @@ func (s *sweeper) soon(room string, lease time.Duration) {
 	}
 }
 
-// hurry takes over what soon has noted.
-func (s *sweeper) hurry() {
+// unsure has all rooms looked after anew, as the clock of Redis was stepped.
+func (s *sweeper) unsure() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stepped = true
+}
+
+// hurry takes over what soon and unsure have noted. It reports whether the clock was
+// stepped.
+func (s *sweeper) hurry() (stepped bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if stepped, s.stepped = s.stepped, false; stepped {
+		for _, v := range s.due {
+			*v = visit{clamp: true, used: v.used}
+		}
+	}
 	for room, at := range s.sooner {
 		if v := s.due[room]; v == nil {
 			s.due[room] = &visit{at: at}
@@ -93,6 +108,7 @@ func (s *sweeper) hurry() {
 		}
 	}
 	clear(s.sooner)
+	return stepped
 }
 
 // Busiest lists the rooms with the most users, as they were a few seconds ago, the largest
@@ -140,11 +156,15 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 		r.troubles.keep(func(room string) bool { return s.due[room] != nil })
 		r.rankOnce(ctx)
 	}
-	s.hurry()
-	var looks, sweeps []string
+	if s.hurry() {
+		r.peers.ahead = 0
+	}
+	var looks, sweeps, clamped []string
 	for room, v := range s.due {
 		switch {
 		case v.at.After(now):
+		case v.clamp:
+			clamped = append(clamped, room)
 		case r.mine(room, v) && (!v.audit.After(now) || r.ahead(v) == 0):
 			sweeps = append(sweeps, room)
 		default:
@@ -158,7 +178,13 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 		}
 		sweeps = append(sweeps, over...)
 	}
-	terms := store.Terms{Held: held, Since: since, Visits: r.link.visits(), Brake: r.link.brakes() > 0}
+	terms := store.Terms{Held: held, Since: since, Visits: r.link.visits(), Brake: r.link.brakes() > 0, Clamp: true}
+	for part := range slices.Chunk(clamped, sweepCalls) {
+		if !r.sweepRooms(ctx, part, terms) {
+			return
+		}
+	}
+	terms.Clamp = false
 	for part := range slices.Chunk(sweeps, sweepCalls) {
 		if !r.sweepRooms(ctx, part, terms) {
 			return
@@ -278,8 +304,10 @@ func (s *sweeper) list(rooms []string, keep bool) {
 func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Terms) bool {
 	s := r.sweeper
 	var empty []string
+	steps := 0
 	for len(rooms) > 0 {
 		var more []string
+		terms.Expected = r.expected(rooms)
 		for i, swept := range r.store.Sweep(ctx, rooms, terms) {
 			room := rooms[i]
 			v := s.due[room]
@@ -295,6 +323,18 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Te
 			}
 			r.Saw(ctx, room, swept.Birth)
 			r.sweptRoom(room, true)
+			known := v.ahead != 0
+			v.ahead, v.used = swept.Now-clock(), swept.Next >= 0
+			if swept.Stepped {
+				// If nothing was known of this clock, but only of another node's, a probe
+				// has the time to say whether that one was stepped.
+				v.at = time.Now().Add(2 * r.link.probe)
+				if known {
+					steps++
+				}
+				continue
+			}
+			v.clamp = false
 			r.metrics.swept.Add(float64(swept.RemovedConnections))
 			wait := min(swept.Next, r.opts.LeaveGrace)
 			switch {
@@ -308,7 +348,14 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Te
 				more = append(more, room)
 			}
 			v.at, v.audit = time.Now().Add(max(wait, s.tick)), time.Now().Add(s.audit)
-			v.ahead, v.used = swept.Now-clock(), swept.Next >= 0
+		}
+		if steps > 0 {
+			r.probeOnce(ctx) // the clock is another now
+			if !r.link.unsteady() {
+				r.link.unsettle() // that of another node
+				r.stepped(ctx, 0)
+			}
+			return false
 		}
 		rooms = more
 	}
@@ -318,6 +365,17 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Te
 		}
 	}
 	return true
+}
+
+// expected is what the clocks of rooms should show.
+func (r *Replica) expected(rooms []string) []int64 {
+	clocks := make([]int64, len(rooms))
+	for i, room := range rooms {
+		if ahead := r.ahead(r.sweeper.due[room]); ahead != 0 {
+			clocks[i] = clock() + ahead
+		}
+	}
+	return clocks
 }
 
 // sweptRoom notes whether a room could be swept. While it can't be, what Redis has

@@ -52,11 +52,16 @@ func (s *Store) Heartbeat(ctx context.Context, beats []*Beats) {
 
 // Extend has the leases of all beats, which are of connections without a socket, last for
 // what they have left at the least, in one round trip, and fills in Lost and Err of each.
-// One may end up to slack earlier.
-func (s *Store) Extend(ctx context.Context, beats []*Beats, slack time.Duration) {
+// One may end up to slack earlier; with exact, which is for a clock that was stepped, none
+// ends later.
+func (s *Store) Extend(ctx context.Context, beats []*Beats, slack time.Duration, exact bool) {
+	flag := 0
+	if exact {
+		flag = 1
+	}
 	calls := make([]*call, len(beats))
 	for i, b := range beats {
-		args := append(s.args(b.Room, 1+2*len(b.Leases)), slack.Milliseconds())
+		args := append(s.args(b.Room, 2+2*len(b.Leases)), slack.Milliseconds(), flag)
 		for j, l := range b.Leases {
 			args = append(args, l.ID+l.Generation, b.Left[j].Milliseconds())
 		}
@@ -145,8 +150,9 @@ type Swept struct {
 	// Now is when the room was swept, in ms by the clock of its Redis.
 	Now int64
 
-	// Braked says that Terms.Brake held: nothing was removed.
-	Braked bool
+	// Braked says that Terms.Brake held, and Stepped that the clock of Redis was not what
+	// was expected: nothing was removed.
+	Braked, Stepped bool
 
 	// Err is why the room was perhaps not swept.
 	Err error
@@ -167,21 +173,40 @@ type Terms struct {
 	// Brake has nothing removed from a room where that were more than half of more than
 	// 20 connections: silence of so many at once may be deafness.
 	Brake bool
+
+	// Clamp has leases that end later than any can end as late as they may at most: the
+	// clock of Redis was set back. It is not for connections without a socket.
+	Clamp bool
+
+	// Expected is, for each room, what the clock of its Redis should show, in ms; 0 where
+	// that is not known. Where it is off by more than MaxSlew nothing is removed.
+	Expected []int64
 }
+
+// MaxSlew is by how much the clock of Redis may differ from what was expected.
+const MaxSlew = time.Second
 
 // Sweep removes from each room at most BatchSize connections whose leases have
 // run out, and tells everybody. The result is in the order of rooms.
 func (s *Store) Sweep(ctx context.Context, rooms []string, terms Terms) []Swept {
-	hold, brake := "", 0
+	hold, brake, clamp := "", 0, int64(-1)
 	if terms.Held {
 		hold = strconv.FormatInt(max(0, (terms.Since-s.opts.LeaveGrace).Milliseconds()), 10)
 	}
 	if terms.Brake {
 		brake = 1
 	}
+	if terms.Clamp {
+		clamp = s.opts.LeaveGrace.Milliseconds()
+	}
 	calls := make([]*call, len(rooms))
 	for i, room := range rooms {
-		calls[i] = s.roomCall(sweepScript, room, append(s.args(room, 4), BatchSize, hold, terms.Visits.Milliseconds(), brake))
+		expected := int64(0)
+		if terms.Expected != nil {
+			expected = terms.Expected[i]
+		}
+		calls[i] = s.roomCall(sweepScript, room, append(s.args(room, 8), BatchSize, hold, terms.Visits.Milliseconds(),
+			brake, expected, MaxSlew.Milliseconds(), clamp, s.opts.MemberTTL.Milliseconds()))
 	}
 	s.run(ctx, calls...)
 	swept := make([]Swept, len(rooms))
@@ -196,7 +221,7 @@ func (s *Store) Sweep(ctx context.Context, rooms []string, terms Terms) []Swept 
 		of.RemovedConnections, of.RemovedUsers = int(r.int()), int(r.int())
 		of.Next, of.Spared = time.Duration(r.int())*time.Millisecond, int(r.int())
 		closed := int(r.int())
-		of.Now, of.Braked = r.int(), r.int() == 1
+		of.Now, of.Braked, of.Stepped = r.int(), r.int() == 1, r.int() == 1
 		if r.err != nil {
 			of.Err = fmt.Errorf("sweep of %s: %w", room, r.err)
 			continue

@@ -122,6 +122,9 @@ type Shared struct {
 	// where that is not known: long ago.
 	Age time.Duration
 
+	// Now is what the clock of Redis shows, in ms.
+	Now int64
+
 	// Secret is the key of session cookies and ids, or "" if there is none, or it
 	// could not be read.
 	Secret string
@@ -141,13 +144,14 @@ func (s *Store) Probe(ctx context.Context, fresh, secret string) (Shared, error)
 		return Shared{}, unavailable(epoch.err)
 	}
 	list, _ := epoch.reply.([]any)
-	if len(list) != 2 {
+	if len(list) != 3 {
 		return Shared{}, unavailable(errReply)
 	}
 	var shared Shared
 	shared.Epoch, _ = list[0].(string)
 	age, _ := list[1].(int64)
 	shared.Age = time.Duration(age) * time.Millisecond
+	shared.Now, _ = list[2].(int64)
 	if known.err == nil {
 		shared.Secret, _ = known.reply.(string)
 	}

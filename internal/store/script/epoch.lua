@@ -1,7 +1,7 @@
 -- epoch.lua: a text that stays the same for as long as Redis keeps its data.
 -- KEYS: 1 epoch
 -- ARGV: 1 random text, for a new one
--- Reply: {epoch, ms since it was made, or -1 if that is not known}
+-- Reply: {epoch, ms since it was made, or -1 if that is not known, ms by the clock of Redis}
 --
 -- It begins with the time when it was made. One that can't be read counts as lost.
 -- The first write is one that a full Redis allows, and tells of a Redis that refuses
@@ -15,5 +15,5 @@ if type(epoch) ~= 'string' or epoch == '' then
   redis.call('SET', KEYS[1], epoch)
 end
 local made = tonumber(string.match(epoch, '^(%d+)%-') or '')
-if not made then return {epoch, -1} end
-return {epoch, math.max(0, ms - made)}
+if not made then return {epoch, -1, ms} end
+return {epoch, math.max(0, ms - made), ms}

@@ -6,17 +6,25 @@
 --         connections that were released, and with a deadline later than so
 --         many ms ago (the rest may still be renewed by a replica that was away),
 --       6 ms for which connections without a socket that are due are spared,
---       7 '1' for a brake: nothing is removed if that were more than half of more than 20
+--       7 '1' for a brake: nothing is removed if that were more than half of more than 20,
+--       8 ms that the clock should show (0: not known), 9 by how many ms it may differ from
+--         that: by more, and nothing is removed,
+--       10 most ms that the lease of a released connection lasts, and 11 that of one with a
+--         socket, to which later ones are set back; 10 is -1 to leave them as they are
 -- Reply: {users, connections, version, birth, connections removed, users gone,
 --         ms until the next deadline (-1: nobody is left), connections spared,
---         users gone since their sockets were, ms by the clock of Redis, 1 if the brake held}
+--         users gone since their sockets were, ms by the clock of Redis, 1 if the brake held,
+--         1 if the clock was stepped}
 -- Needs room.lua.
 audit()
 local low, held = '-inf', ARGV[5] ~= ''
 if held then low = '(' .. int(ms - ARGV[5]) end
 local due = call('ZRANGE', BEATS, low, int(ms), 'BYSCORE', 'LIMIT', 0, ARGV[4])
 local dead, ids, spared, braked = {}, {}, {}, 0
-if ARGV[7] == '1' and not held then
+local stepped = ARGV[8] ~= '0' and math.abs(ms - ARGV[8]) > tonumber(ARGV[9])
+if stepped then
+  due = {}
+elseif ARGV[7] == '1' and not held then
   local all = call('ZCARD', BEATS)
   if all > 20 and call('ZCOUNT', BEATS, '-inf', int(ms)) > all / 2 then
     due, braked = {}, 1
@@ -53,6 +61,22 @@ if #spared > 0 then
   keep(ms + ARGV[6])
   call('ZADD', BEATS, 'XX', unpack(spared))
 end
+if ARGV[10] ~= '-1' then
+  local far = call('ZRANGE', BEATS, '+inf', '(' .. int(ms + ARGV[10]), 'BYSCORE', 'REV', 'LIMIT', 0, 3000, 'WITHSCORES')
+  local nearer = {}
+  for i = 1, #far, 2 do
+    local gen = string.sub(far[i], -4)
+    local most = gen == RELEASED and ARGV[10] or string.sub(gen, 1, 1) ~= HTTP and ARGV[11]
+    if most and tonumber(far[i + 1]) > ms + most then
+      nearer[#nearer + 1] = int(ms + most)
+      nearer[#nearer + 1] = far[i]
+    end
+  end
+  if #nearer > 0 then
+    keep(ms + ARGV[11])
+    call('ZADD', BEATS, 'XX', unpack(nearer))
+  end
+end
 local reply, _, went = settle()
 reply[5] = #dead
 reply[6] = went
@@ -60,7 +84,7 @@ reply[7] = -1
 local first = call('ZRANGE', BEATS, 0, 0, 'WITHSCORES')
 if first[2] then reply[7] = math.max(0, tonumber(first[2]) - ms) end
 reply[8] = #spared / 2
-reply[9], reply[10], reply[11] = 0, ms, braked
+reply[9], reply[10], reply[11], reply[12] = 0, ms, braked, stepped and 1 or 0
 for at = 1, #users do
   if had[at] > 0 and has[at] == 0 and reason[at] == 'closed' then reply[9] = reply[9] + 1 end
 end

@@ -1,0 +1,119 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
+	"presence/internal/store"
+)
+
+// stepClock has the clock of the Fake show another time from now on, until the test ends.
+func stepClock(t *testing.T, fake *redistest.Fake, by time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	fake.SetTime(time.Now().Add(by))
+	wg.Go(func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			<-tick.C
+			fake.SetTime(time.Now().Add(by))
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+}
+
+// The clock of Redis is stepped: nobody leaves for that, and those who have gone, before
+// or after, do not stay.
+func TestSteppedClockMovesNobody(t *testing.T) {
+	for i, by := range []time.Duration{time.Minute, time.Minute, time.Minute, -2 * time.Minute, -15 * time.Second, time.Hour, 3 * time.Second} {
+		phase := time.Duration(1+3*i%9) * time.Second // sweeps and heartbeats take turns
+		t.Run(fmt.Sprint(by, " after ", phase), func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a, b, dead := start(t, fake).watching(), start(t, fake).watching(), start(t, fake)
+				time.Sleep(30 * time.Second)
+				a.enter("Ann")
+				b.enter("Ben")
+				form, here := connection("Form", ""), connection("Here", "")
+				for _, conn := range []presence.Connection{form, here} {
+					if _, err := b.Put(t.Context(), lobby, store.Wanted{Connection: conn, TTL: 40 * time.Second}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				dead.enter("Dan")
+				closed := b.enter("Eve")
+				time.Sleep(15 * time.Second)
+				renew := func() {
+					if found, err := b.Renew(t.Context(), lobby, []string{here.ID}, 40*time.Second, ""); err != nil || found[0].ID == "" {
+						t.Fatalf("renew: %v, %v", found, err)
+					}
+				}
+				renew()
+				dead.link.Cut()
+				dead.kill()
+				_ = b.Release(closed)
+				time.Sleep(phase)
+				began := time.Now()
+				stepClock(t, fake, by)
+				gone := map[string]time.Duration{}
+				for time.Since(began) < 70*time.Second {
+					time.Sleep(100 * time.Millisecond)
+					if time.Since(began)%(20*time.Second) < 100*time.Millisecond {
+						renew()
+					}
+					view, err := a.rooms.Look(t.Context(), lobby)
+					if err != nil {
+						continue
+					}
+					var there string
+					for _, m := range view.Members {
+						there += " " + m.Name
+					}
+					for _, name := range []string{"Ann", "Ben", "Here", "Form", "Dan", "Eve"} {
+						if gone[name] == 0 && !strings.Contains(there, name) {
+							gone[name] = time.Since(began)
+						}
+					}
+				}
+				for _, name := range []string{"Ann", "Ben", "Here"} {
+					if gone[name] != 0 {
+						t.Errorf("%s left after %v", name, gone[name])
+					}
+				}
+				// What the step costs: a heartbeat interval in which nothing is ended.
+				slack := DefaultHeartbeatInterval + a.Replica.link.settle + 2*time.Second
+				for name, within := range map[string]time.Duration{
+					"Eve":  store.DefaultLeaveGrace,
+					"Dan":  store.DefaultMemberTTL,
+					"Form": 25 * time.Second,
+				} {
+					if gone[name] == 0 || gone[name] > within+slack {
+						t.Errorf("%s left after %v, want within %v", name, gone[name], within+slack)
+					}
+				}
+				if n := a.counter("presence_clock_steps_total"); n != 1 {
+					t.Errorf("%v steps", n)
+				}
+				for _, shown := range a.history() {
+					if strings.HasSuffix(shown, "stale") && by != time.Hour {
+						t.Errorf("shown: %q", a.history())
+						break
+					}
+				}
+				if last := a.last(); last != fmt.Sprint(3) {
+					t.Errorf("in the end %s", last)
+				}
+			})
+		})
+	}
+}
