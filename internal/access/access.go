@@ -44,8 +44,15 @@ type Options struct {
 	// Keys are the API keys, as [ParseKeys] returns them.
 	Keys []Key
 
-	// TokenSecret is what member tokens are signed with (HS256). Empty: there are none.
+	// TokenSecret is what member tokens are signed with (HS256). Empty: it is not taken.
 	TokenSecret []byte
+
+	// TokenKeys are the public keys that they may be signed with; nil: there are none.
+	TokenKeys *KeySet
+
+	// Audience is whom member tokens must be meant for, by their claim aud; "": whoever
+	// they are for.
+	Audience string
 
 	// PublicRooms are the patterns of the rooms that everybody may observe; nil: all
 	// rooms. A pattern is the name of a room, or a prefix followed by *.
@@ -75,7 +82,7 @@ type Access struct {
 
 // New returns an Access. The error says what is wrong with a pattern.
 func New(o Options) (*Access, error) {
-	a := &Access{configured: o.Configured || len(o.Keys) > 0 || len(o.TokenSecret) > 0}
+	a := &Access{configured: o.Configured || len(o.Keys) > 0 || len(o.TokenSecret) > 0 || o.TokenKeys != nil}
 	a.SetKeys(o.Keys)
 	a.watched.init()
 	a.refusals = newRefusals(o.Registerer)
@@ -87,8 +94,8 @@ func New(o Options) (*Access, error) {
 		}
 	}
 	a.anonymous = &Grant{access: a, public: public}
-	if len(o.TokenSecret) > 0 {
-		a.tokens = newTokens(o.TokenSecret)
+	if len(o.TokenSecret) > 0 || o.TokenKeys != nil {
+		a.tokens = newTokens(o)
 	}
 	if o.Embedded && !a.configured {
 		a.runKey = keyPrefix + rand.Text()
@@ -148,7 +155,7 @@ func (a *Access) Grant(r *http.Request, query bool) (*Grant, error) {
 // neither in the header nor in the address. The error is a [*Refusal].
 func (a *Access) Token(token string) (*Grant, error) {
 	if a.tokens == nil {
-		return nil, a.refuse(&Refusal{Unauthorized, ReasonBadToken, "This server takes no member tokens: -token-secret-file is not set."})
+		return nil, a.refuse(&Refusal{Unauthorized, ReasonBadToken, "This server takes no member tokens: neither -token-secret-file nor -token-jwks is set."})
 	}
 	g, refusal := a.tokens.parse(token)
 	if refusal != nil {
@@ -304,7 +311,7 @@ func (a *Access) howToOpen() string {
 	case a.runKey != "":
 		return "Please send Authorization: Bearer and the API key that this server printed when it started."
 	case !a.configured:
-		return "This needs an API key or a member token, and the server takes neither: start it with -api-keys-file or -token-secret-file."
+		return "This needs an API key or a member token, and the server takes neither: start it with -api-keys-file, -token-secret-file or -token-jwks."
 	default:
 		return "Please send Authorization: Bearer and an API key or a member token that has the right."
 	}

@@ -319,7 +319,7 @@ func TestRefusalsSayWhichSettingsOpenTheAPI(t *testing.T) {
 		run     bool
 		detail  string
 	}{
-		"nothing":           {Options{}, false, "start it with -api-keys-file or -token-secret-file"},
+		"nothing":           {Options{}, false, "start it with -api-keys-file, -token-secret-file or -token-jwks"},
 		"embedded":          {Options{Embedded: true}, true, "printed when it started"},
 		"embedded, keys":    {Options{Embedded: true, Keys: keys}, false, "that has the right"},
 		"embedded, secret":  {Options{Embedded: true, TokenSecret: []byte(testSecret)}, false, "that has the right"},

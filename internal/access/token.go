@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -32,19 +34,31 @@ const (
 
 // tokens reads member tokens. It is safe for concurrent use.
 type tokens struct {
-	parser *jwt.Parser
-	secret atomic.Pointer[[]byte]
+	parser   *jwt.Parser
+	secret   atomic.Pointer[[]byte] // for HS256
+	keys     *KeySet                // for what public keys are for; nil: there are none
+	audience string                 // that a token must name; "": none
+	signed   string                 // says how, in a sentence
 }
 
-func newTokens(secret []byte) *tokens {
-	t := &tokens{
-		parser: jwt.NewParser(
-			jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}),
-			jwt.WithExpirationRequired(),
-			jwt.WithStrictDecoding(), // one token is one text
-		),
+func newTokens(o Options) *tokens {
+	t := &tokens{keys: o.TokenKeys, audience: o.Audience}
+	t.secret.Store(&o.TokenSecret)
+	var methods, ways []string
+	if len(o.TokenSecret) > 0 {
+		methods = append(methods, jwt.SigningMethodHS256.Alg())
+		ways = append(ways, "HS256 and the secret of -token-secret-file")
 	}
-	t.secret.Store(&secret)
+	if t.keys != nil {
+		methods = append(methods, jwt.SigningMethodRS256.Alg(), jwt.SigningMethodES256.Alg(), jwt.SigningMethodEdDSA.Alg())
+		ways = append(ways, "RS256, ES256 or EdDSA and a key of -token-jwks")
+	}
+	t.signed = "signed with " + strings.Join(ways, ", or with ") + "."
+	t.parser = jwt.NewParser(
+		jwt.WithValidMethods(methods),
+		jwt.WithExpirationRequired(),
+		jwt.WithStrictDecoding(), // one token is one text
+	)
 	return t
 }
 
@@ -56,7 +70,15 @@ func (t *tokens) key(token *jwt.Token) (any, error) {
 	if _, ok := token.Header["crit"]; ok { // RFC 7515, 4.1.11
 		return nil, errCritical
 	}
-	return *t.secret.Load(), nil
+	alg := token.Method.Alg() // one of those that are taken
+	if alg == jwt.SigningMethodHS256.Alg() {
+		return *t.secret.Load(), nil
+	}
+	kid, ok := token.Header["kid"].(string)
+	if !ok && token.Header["kid"] != nil {
+		return nil, errUnknownKey
+	}
+	return t.keys.find(alg, kid)
 }
 
 // parse returns the grant of a token, or why it is refused.
@@ -68,8 +90,12 @@ func (t *tokens) parse(text string) (*Grant, *Refusal) {
 	var wrong *claimError
 	switch _, err := t.parser.ParseWithClaims(text, &c, t.key); {
 	case err == nil:
+	case errors.Is(err, errUnknownKey):
+		return nil, badToken("Its kid names no key of -token-jwks, or it has none where there are several. It must be " + t.signed)
+	case errors.Is(err, errUnread):
+		return nil, badToken("The keys of -token-jwks could not be read yet. Please try again.")
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid), errors.Is(err, errCritical):
-		return nil, badToken("It must be signed with HS256 and the secret of -token-secret-file.")
+		return nil, badToken("It must be " + t.signed)
 	case errors.Is(err, jwt.ErrTokenExpired):
 		return nil, &Refusal{Unauthorized, ReasonExpiredToken, "This token has expired. Please get a new one."}
 	case errors.Is(err, jwt.ErrTokenNotValidYet):
@@ -81,7 +107,10 @@ func (t *tokens) parse(text string) (*Grant, *Refusal) {
 	case errors.As(err, &wrong):
 		return nil, badToken(wrong.detail)
 	default:
-		return nil, badToken("It must be a JSON Web Token, signed with HS256 and the secret of -token-secret-file.")
+		return nil, badToken("It must be a JSON Web Token, " + t.signed)
+	}
+	if t.audience != "" && !slices.Contains(c.audience, t.audience) {
+		return nil, badToken("Its aud must be the audience of -token-audience, or a list with it.")
 	}
 	return c.grant, nil
 }
@@ -101,6 +130,7 @@ func (e *claimError) Error() string { return e.detail }
 // encoding/json does not do for the fields of a struct.
 type claims struct {
 	expires, notBefore *jwt.NumericDate // nil: there is none
+	audience           []string
 	grant              *Grant
 }
 
@@ -115,6 +145,9 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	if c.notBefore, err = date(all["nbf"], "nbf"); err != nil {
+		return err
+	}
+	if c.audience, err = audience(all["aud"]); err != nil {
 		return err
 	}
 	g := &Grant{Token: true}
@@ -160,6 +193,19 @@ func date(value json.RawMessage, name string) (*jwt.NumericDate, error) {
 		return nil, &claimError{"Its claim " + name + " must be a time in seconds since 1970."}
 	}
 	return jwt.NewNumericDate(time.Unix(int64(seconds), 0)), nil
+}
+
+// audience reads aud: a text, or a list of texts (RFC 7519, 4.1.3).
+func audience(value json.RawMessage) ([]string, error) {
+	var one string
+	if read(value, &one) == nil {
+		return []string{one}, nil
+	}
+	var list []string
+	if read(value, &list) != nil {
+		return nil, &claimError{"Its claim aud must be a text or a list of texts."}
+	}
+	return list, nil
 }
 
 // rules reads presence.rooms: an object of patterns, each with a list of rights. A right
@@ -220,5 +266,5 @@ func (*claims) GetIssuer() (string, error) { return "", nil }
 // GetSubject returns "", since sub was checked when it was read.
 func (*claims) GetSubject() (string, error) { return "", nil }
 
-// GetAudience returns nil: no audience is asked for.
+// GetAudience returns nil, since aud is checked apart.
 func (*claims) GetAudience() (jwt.ClaimStrings, error) { return nil, nil }

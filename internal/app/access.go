@@ -17,7 +17,8 @@ import (
 func (a *App) openAccess() (err error) {
 	o := access.Options{
 		Embedded:   a.config.RedisURL == "",
-		Configured: a.config.APIKeysFile != "" || a.config.TokenSecretFile != "",
+		Configured: a.config.APIKeysFile != "" || a.config.TokenSecretFile != "" || a.config.TokenJWKS != "",
+		Audience:   a.config.TokenAudience,
 		Registerer: a.registry,
 
 		PublicRooms: a.config.publicRooms(),
@@ -31,6 +32,12 @@ func (a *App) openAccess() (err error) {
 		if o.TokenSecret, err = readTokenSecret(file); err != nil {
 			return err
 		}
+	}
+	if source := a.config.TokenJWKS; source != "" {
+		if a.tokenKeys, err = access.OpenKeySet(context.Background(), source, a.log, a.registry); err != nil {
+			return badJWKS(source, err)
+		}
+		o.TokenKeys = a.tokenKeys
 	}
 	a.access, err = access.New(o)
 	return err
@@ -54,6 +61,22 @@ func (a *App) Reload(ctx context.Context) {
 		}
 		a.reloaded(ctx, "token-secret-file", err)
 	}
+	if a.tokenKeys != nil {
+		err := a.tokenKeys.Refresh(ctx)
+		if err != nil {
+			err = badJWKS(a.config.TokenJWKS, err)
+		}
+		a.reloaded(ctx, "token-jwks", err)
+	}
+}
+
+// badJWKS describes a set of keys that can't be used, without an address, which may hold a
+// password.
+func badJWKS(source string, err error) error {
+	if access.IsAddress(source) {
+		source = scheme(source) + "://…"
+	}
+	return bad("token-jwks", source, err.Error())
 }
 
 // reloaded logs what became of a setting that was read again.

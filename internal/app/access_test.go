@@ -1,8 +1,12 @@
 package app
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -324,5 +328,74 @@ func TestModuleIsForPagesOfAnyOrigin(t *testing.T) {
 	resp, _ = b.do("GET", a.url(a.assets.URL("page.js")), "", "Origin", "https://elsewhere.example")
 	if h := resp.Header; h.Get("Access-Control-Allow-Origin") != "" || h.Get("Cross-Origin-Resource-Policy") != "same-origin" {
 		t.Errorf("another asset: %v", h)
+	}
+}
+
+// The keys that sign tokens are rotated while the server runs.
+func TestTokensOfAKeySet(t *testing.T) {
+	file := t.TempDir() + "/keys.json"
+	made := map[string]ed25519.PrivateKey{}
+	for _, kid := range []string{"1", "2"} {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		made[kid] = key
+	}
+	publish := func(kids ...string) {
+		t.Helper()
+		var keys []string
+		for _, kid := range kids {
+			x := base64.RawURLEncoding.EncodeToString(made[kid][ed25519.SeedSize:])
+			keys = append(keys, fmt.Sprintf(`{"kty":"OKP","crv":"Ed25519","kid":%q,"x":%q}`, kid, x))
+		}
+		if err := writeFile(file, `{"keys":[`+strings.Join(keys, ",")+`]}`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	token := func(kid, audience string) string {
+		t.Helper()
+		unsigned := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.MapClaims{
+			"sub": "42", "exp": time.Now().Add(time.Hour).Unix(), "aud": audience,
+			"presence": map[string]any{"rooms": map[string][]string{"lobby": {"join"}}},
+		})
+		unsigned.Header["kid"] = kid
+		text, err := unsigned.SignedString(made[kid])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	publish("1")
+	a := start(t, func(c *Config) { c.TokenJWKS, c.TokenAudience = file, "presence" }).ready(t)
+	if a.RunKey() != "" {
+		t.Error("a key was made for the run, though tokens are taken")
+	}
+	b := newBrowser(t)
+	put := func(when, token string, want int) {
+		t.Helper()
+		if resp, body := b.do("PUT", a.url("/v1/rooms/lobby/connections/c1"), "{}", "Authorization", "Bearer "+token); resp.StatusCode != want {
+			t.Errorf("%s: %s %s", when, resp.Status, body)
+		}
+	}
+	put("a good token", token("1", "presence"), 201)
+	put("for others", token("1", "others"), 401)
+	put("of a key that is not published", token("2", "presence"), 401)
+	publish("2")
+	a.Reload(t.Context())
+	put("of a key that is published now", token("2", "presence"), 200)
+	put("of a key that was withdrawn", token("1", "presence"), 401)
+	if err := writeFile(file, "geheim"); err != nil {
+		t.Fatal(err)
+	}
+	a.Reload(t.Context())
+	put("while the set is none", token("2", "presence"), 200)
+	if len(a.linesOf(t, "it must be a JSON Web Key Set")) == 0 {
+		t.Error("the log does not say what is wrong with the set")
+	}
+	for _, secret := range []string{"geheim", token("2", "presence")[:60]} {
+		if lines := a.linesOf(t, secret); len(lines) > 0 {
+			t.Errorf("the log tells %q: %s", secret, lines[0])
+		}
 	}
 }

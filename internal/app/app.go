@@ -75,9 +75,11 @@ type App struct {
 
 	draining atomic.Bool
 	access   *access.Access
-	limiter  *limiter // of forms
-	calls    *limiter // of the API
-	refused  *refused
+
+	tokenKeys *access.KeySet // nil where none are used
+	limiter   *limiter       // of forms
+	calls     *limiter       // of the API
+	refused   *refused
 
 	listener net.Listener // pages and API
 	admin    net.Listener // nil where it is turned off
@@ -298,6 +300,9 @@ func (a *App) Run(ctx context.Context) error {
 	loopGroup.Go(func() error { return a.streams.Run(loopCtx) })
 	loopGroup.Go(func() error { return a.limiter.run(loopCtx) })
 	loopGroup.Go(func() error { return a.calls.run(loopCtx) })
+	if a.tokenKeys != nil {
+		loopGroup.Go(func() error { return a.tokenKeys.Run(loopCtx) })
+	}
 
 	public, admin := a.server(a.routes()), a.server(a.adminRoutes())
 	serve := func(s *http.Server, l net.Listener) {

@@ -31,6 +31,8 @@ type Config struct {
 	SessionSecretFile string
 	APIKeysFile       string
 	TokenSecretFile   string
+	TokenJWKS         string
+	TokenAudience     string
 	PublicRooms       string
 	Page              bool
 
@@ -102,8 +104,10 @@ func (c *Config) Flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.RedisPrefix, "redis-prefix", c.RedisPrefix, "first part of every key in Redis")
 	fs.StringVar(&c.RedisPasswordFile, "redis-password-file", c.RedisPasswordFile, "file with the Redis password, or user:password, instead of the URL's")
 	fs.StringVar(&c.SessionSecretFile, "session-secret-file", c.SessionSecretFile, "file with the key of session cookies and ids, the same on all replicas; empty: one is made and shared through Redis")
-	fs.StringVar(&c.APIKeysFile, "api-keys-file", c.APIKeysFile, "file with a line for each API key: NAME sha256:HEX rooms=PATTERN,… rights=read,write; empty with the embedded store and without -token-secret-file: a key is made and printed")
-	fs.StringVar(&c.TokenSecretFile, "token-secret-file", c.TokenSecretFile, "file with the secret that member tokens are signed with (HS256), the same on all replicas; empty: none are taken")
+	fs.StringVar(&c.APIKeysFile, "api-keys-file", c.APIKeysFile, "file with a line for each API key: NAME sha256:HEX rooms=PATTERN,… rights=read,write; empty with the embedded store and where no tokens are taken: a key is made and printed")
+	fs.StringVar(&c.TokenSecretFile, "token-secret-file", c.TokenSecretFile, "file with the secret that member tokens are signed with (HS256), the same on all replicas; empty: none are taken that are")
+	fs.StringVar(&c.TokenJWKS, "token-jwks", c.TokenJWKS, "file or https:// address of the JSON Web Key Set that member tokens are signed by (RS256, ES256, EdDSA), read again every 5 minutes and for a new key; empty: none are taken that are")
+	fs.StringVar(&c.TokenAudience, "token-audience", c.TokenAudience, "whom member tokens must be meant for (aud); empty: no matter whom")
 	fs.StringVar(&c.PublicRooms, "public-rooms", c.PublicRooms, "comma-separated rooms, or prefixes followed by *, that everybody may see; the others have no page, and reading them needs a key or token; empty: none")
 	fs.BoolVar(&c.Page, "page", c.Page, "serve the pages of rooms, and /rooms; false: the API alone")
 	fs.DurationVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "time between two renewals of a member")
@@ -179,6 +183,9 @@ func (c *Config) Validate() error {
 		if n < 0 {
 			return bad(name, fmt.Sprint(n), "it must be 0 (no limit) or more")
 		}
+	}
+	if c.TokenAudience != "" && c.TokenSecretFile == "" && c.TokenJWKS == "" {
+		return bad("token-audience", c.TokenAudience, "it needs -token-secret-file or -token-jwks")
 	}
 	for _, pattern := range commaList(c.PublicRooms) {
 		if _, err := presence.ParsePattern(pattern); err != nil {
