@@ -77,11 +77,17 @@ func isTokenByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-'
 }
 
-// NewGeneration returns a fresh random generation.
+// NewGeneration returns a fresh random generation. Its characters but the first are not
+// all the same: when they are turned, it is another.
 func NewGeneration() string {
-	var b [GenerationSize * 3 / 4]byte
-	_, _ = rand.Read(b[:]) // never fails: see crypto/rand.Read
-	return base64.RawURLEncoding.EncodeToString(b[:])
+	for {
+		var b [GenerationSize * 3 / 4]byte
+		_, _ = rand.Read(b[:]) // never fails: see crypto/rand.Read
+		g := base64.RawURLEncoding.EncodeToString(b[:])
+		if strings.Count(g[1:], g[1:2]) < GenerationSize-1 {
+			return g
+		}
+	}
 }
 
 // httpMark begins the generation of a connection that has no socket. It is none of
@@ -90,15 +96,8 @@ const httpMark = "~"
 
 // NewHTTPGeneration returns a fresh random generation for a connection that has no
 // socket, and so is kept by requests alone. It has a mark that no other generation
-// has, and nearly 18 random bits: what follows the mark changes when it is turned.
-func NewHTTPGeneration() string {
-	for {
-		random := NewGeneration()[len(httpMark):]
-		if strings.Count(random, random[:1]) < len(random) {
-			return httpMark + random
-		}
-	}
-}
+// has, and 18 random bits.
+func NewHTTPGeneration() string { return httpMark + NewGeneration()[len(httpMark):] }
 
 // IsHTTPGeneration reports whether generation was made by [NewHTTPGeneration].
 func IsHTTPGeneration(generation string) bool { return strings.HasPrefix(generation, httpMark) }

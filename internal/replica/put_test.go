@@ -317,6 +317,51 @@ func TestPutOfUnknownOutcome(t *testing.T) {
 	})
 }
 
+// Nor is a stream that comes back, or takes over: it tries again, and nobody sees it leave.
+func TestAttendingOfUnknownOutcome(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		time.Sleep(5 * time.Second)
+		attend := func(p *process, name string) (*Member, error) {
+			m, _, err := p.Attend(t.Context(), lobby, store.Wanted{Connection: connection(name, presence.NewGeneration())}, living{})
+			return m, err
+		}
+		for _, name := range []string{"Ann", "Ben"} {
+			m, err := attend(b, name)
+			if err == nil && name == "Ann" {
+				err = b.Release(m)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.watching()
+		for _, name := range []string{"Ann", "Ben", "Cem"} { // came before, is there, is new
+			a.link.LoseReply("c-"+name, 0)
+			if _, err := attend(a, name); !errors.Is(err, presence.ErrUnavailable) {
+				t.Fatalf("%s: %v", name, err)
+			}
+			a.link.LoseReply("", 0)
+			time.Sleep(5 * time.Second)
+		}
+		if names := b.names(); names != "[Ann Ben]" {
+			t.Errorf("there are %s", names)
+		}
+		for _, name := range []string{"Ann", "Ben"} {
+			if m, err := attend(a, name); err != nil || m.User().Name != name {
+				t.Fatal(name, err)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		if names := b.names(); names != "[Ann Ben]" {
+			t.Errorf("after two minutes there are %s", names)
+		}
+		if seen := b.history(); seen[0] != "2" || slices.Contains(seen, "1") {
+			t.Errorf("saw %q", seen)
+		}
+	})
+}
+
 // A connection that a socket took over is that socket's.
 func TestPutThatASocketTookOverIsForgotten(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {

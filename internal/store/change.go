@@ -39,8 +39,8 @@ func (s *Store) Join(ctx context.Context, room string, conn presence.Connection)
 
 // Wanted is what a program wants a connection to be.
 type Wanted struct {
-	// Connection: its generation is for a connection that nobody has, or another user; a
-	// put that renews makes another of it. User.Name and User.Meta are those of a user who
+	// Connection: its generation is for a connection that nobody has, or another user;
+	// who is there gets another that is made of it. User.Name and User.Meta are those of a user who
 	// is new, unless set otherwise below.
 	Connection presence.Connection
 

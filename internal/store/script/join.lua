@@ -18,9 +18,9 @@
 -- A join takes over a connection that is known, with its generation; one that joins
 -- as another user leaves as the one it was. Attend is a join that says as much as a put.
 -- A put leaves a connection of the same
--- user that has a socket with the generation of that, and its lease. One without gets
--- another generation than the one that is given: who does not hear of this outcome ends
--- what the put brought in by the generation that was given, not who was there before.
+-- user that has a socket with the generation of that, and its lease. All others that are
+-- there, and are put or attended, get another generation than the one that is given: who
+-- does not hear of the outcome ends by that what was brought in, not who was there before.
 -- A restore takes nothing away from another generation: the replica speaks for a
 -- socket that may be older than the one that has the connection now. It takes a
 -- connection that nobody has, since its socket is gone, and one without a socket whose
@@ -111,8 +111,8 @@ for i = 1, #ids do
       outcomes[i] = 2
       if put and wasgen ~= RELEASED and string.sub(wasgen, 1, 1) ~= HTTP then
         gen = wasgen
-      elseif put then
-        gen = HTTP .. string.sub(gen, 3) .. string.sub(gen, 2, 2)
+      elseif put or how == 'attend' then
+        gen = string.sub(gen, 1, 1) .. string.sub(gen, 3) .. string.sub(gen, 2, 2)
       end
     else
       if has[me] == 0 then
