@@ -122,11 +122,11 @@ func bubble(t *testing.T, n int, test func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, fake: redistest.NewFake(t), keys: filepath.Join(t.TempDir(), "keys"), tokens: filepath.Join(t.TempDir(), "secret")}
-		lines := ""
+		var lines strings.Builder
 		for key, rights := range map[string]string{key: "read,write", readKey: "read"} {
-			lines += fmt.Sprintf("%s sha256:%x rooms=* rights=%s\n", strings.TrimPrefix(key, "psk_"), sha256.Sum256([]byte(key)), rights)
+			fmt.Fprintf(&lines, "%s sha256:%x rooms=* rights=%s\n", strings.TrimPrefix(key, "psk_"), sha256.Sum256([]byte(key)), rights)
 		}
-		for name, text := range map[string]string{w.keys: lines, w.tokens: secret} {
+		for name, text := range map[string]string{w.keys: lines.String(), w.tokens: secret} {
 			if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
