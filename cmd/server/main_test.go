@@ -173,6 +173,7 @@ func TestBadSettingIsOneLineAndExitCode2(t *testing.T) {
 		"public-rooms":            {args: []string{"-public-rooms", "lobby,a*b"}, want: []string{"-public-rooms", `"a*b"`, "the name of a room, or a prefix"}},
 		"page":                    {args: []string{"-page=perhaps"}, want: []string{"-page", `"perhaps"`, "true or false"}},
 		"trusted-proxies":         {args: []string{"-trusted-proxies", "10.0.0.0/33"}, want: []string{"-trusted-proxies", `"10.0.0.0/33"`, "a CIDR such as 10.0.0.0/8"}},
+		"key-rate":                {args: []string{"-key-rate", "-1"}, want: []string{"-key-rate", `"-1"`, "0 (no limit) or more"}},
 		"max-connections":         {args: []string{"-max-connections", "-1"}, want: []string{"-max-connections", `"-1"`, "0 (no limit) or more"}},
 		"max-connections-per-ip":  {args: []string{"-max-connections-per-ip", "many"}, want: []string{"-max-connections-per-ip", `"many"`, "a whole number"}},
 		"max-rooms":               {args: []string{"-max-rooms", "-5"}, want: []string{"-max-rooms", `"-5"`, "0 (no limit) or more"}},

@@ -2,6 +2,7 @@ package access
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -165,11 +166,28 @@ func (a *Access) Token(token string) (*Grant, error) {
 	return g, nil
 }
 
-// HasKey reports whether r has an API key that is good. It costs little enough to be
-// asked before a limit, and counts nothing.
-func (a *Access) HasKey(r *http.Request) bool {
+// A Sender is as whom limits count the sender of a request.
+type Sender struct {
+	// ID tells one credential from others, and does not tell it; "" where there is none.
+	ID string
+
+	// Key says that it is an API key that is good. Others may be anything.
+	Key bool
+}
+
+// Sender returns as whom limits count the sender of r. It costs little enough to be asked
+// before a limit, counts nothing, and does not look whether a token is good.
+func (a *Access) Sender(r *http.Request) Sender {
 	credential, refusal := bearer(r.Header)
-	return refusal == nil && strings.HasPrefix(credential, keyPrefix) && a.find(credential) != nil
+	if refusal == nil && credential == "" && r.URL.RawQuery != "" {
+		credential = r.URL.Query().Get("access_token")
+	}
+	if refusal != nil || credential == "" {
+		return Sender{}
+	}
+	hash := sha256.Sum256([]byte(credential))
+	good := strings.HasPrefix(credential, keyPrefix) && r.Header.Get("Authorization") != "" && a.find(credential) != nil
+	return Sender{ID: string(hash[:]), Key: good}
 }
 
 // granted returns the grant of a key.

@@ -226,12 +226,12 @@ func TestBadCredentialsAreRefusedWhereNoneAreNeeded(t *testing.T) {
 			}
 			demandRefusal(t, name, err, Unauthorized, test.reason)
 		}
-		if a.HasKey(request(test.authorization...)) {
+		if a.Sender(request(test.authorization...)).Key {
 			t.Errorf("%s: is a key", name)
 		}
 	}
-	if !a.HasKey(request("Bearer "+testKey)) || a.HasKey(request("Bearer "+token)) || a.HasKey(request()) {
-		t.Error("HasKey does not tell a key from others")
+	if !a.Sender(request("Bearer "+testKey)).Key || a.Sender(request("Bearer "+token)).Key || a.Sender(request()).Key {
+		t.Error("a key is not told from others")
 	}
 }
 
@@ -493,7 +493,7 @@ func FuzzAuthorization(f *testing.F) {
 			if !errors.As(err, &refusal) || refusal.Kind != Unauthorized {
 				t.Errorf("refused with %v", err)
 			}
-		case !g.Key || !strings.Contains(header, testKey) || !a.HasKey(r):
+		case !g.Key || !strings.Contains(header, testKey) || !a.Sender(r).Key:
 			t.Errorf("%q was granted %+v", header, g)
 		}
 	})

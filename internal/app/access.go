@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"presence/internal/access"
 	"presence/internal/forwarded"
 	"presence/internal/httpapi"
@@ -133,11 +135,45 @@ func NewKey(name string) (key, line string, err error) {
 // is for the operator, and stands in no log.
 func (a *App) RunKey() string { return a.access.RunKey() }
 
-// limited lets through what an address may call of the API in a second. Who has an
-// API key is not limited.
+// calls limits the calls of the API.
+type calls struct {
+	addresses *limiter
+	tokens    *limiter
+	keys      *limiter // nil: they are not limited
+}
+
+func newCalls(keyRate int) calls {
+	c := calls{addresses: newLimiter(postRate), tokens: newLimiter(postRate)}
+	if keyRate > 0 {
+		c.keys = newLimiter(keyRate)
+	}
+	return c
+}
+
+// allow reports whether the sender, who is at address, may call once more now. The limits
+// of addresses do not count those who have a key.
+func (c calls) allow(sender access.Sender, address string) bool {
+	if sender.Key {
+		return c.keys == nil || c.keys.allow(sender.ID)
+	}
+	return c.addresses.allow(address) && (sender.ID == "" || c.tokens.allow(sender.ID))
+}
+
+// run forgets senders until ctx ends.
+func (c calls) run(ctx context.Context) error {
+	var all errgroup.Group
+	for _, l := range []*limiter{c.addresses, c.tokens, c.keys} {
+		if l != nil {
+			all.Go(func() error { return l.run(ctx) })
+		}
+	}
+	return all.Wait() //nolint:wrapcheck // there is none
+}
+
+// limited lets through what a sender may call of the API in a second.
 func (a *App) limited(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !a.access.HasKey(r) && !a.calls.allow(forwarded.ClientKey(r)) {
+		if !a.calls.allow(a.access.Sender(r), forwarded.ClientKey(r)) {
 			httpapi.Problem(w, httpapi.RateLimited, "Please wait a second, and call less often.")
 			return
 		}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -122,7 +123,7 @@ func TestCallsWithoutAKeyAreLimitedByAddress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := &App{access: who, calls: newLimiter()}
+		a := &App{access: who, calls: newCalls(0)}
 		h := a.limited(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 		call := func(address, authorization string) *httptest.ResponseRecorder {
 			r := httptest.NewRequest(http.MethodGet, "/v1/rooms/lobby", nil)
@@ -171,6 +172,95 @@ func TestCallsWithoutAKeyAreLimitedByAddress(t *testing.T) {
 			t.Errorf("more than %d in a second: %d", postRate, w.Code)
 		}
 	})
+}
+
+func TestCallsAreLimitedByTokenAndByKey(t *testing.T) {
+	keys, err := access.ParseKeys(keyLine + fmt.Sprintf("other sha256:%x rooms=* rights=read\n", sha256.Sum256([]byte("psk_other"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		who, err := access.New(access.Options{Keys: keys})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const keyRate = 10
+		a := &App{access: who, calls: newCalls(keyRate)}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- a.calls.run(ctx) }()
+		h := a.limited(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+		n := 0
+		call := func(path, authorization string) int { // each from another network
+			n++
+			r := httptest.NewRequest(http.MethodGet, path, nil)
+			r.RemoteAddr = fmt.Sprintf("[2001:db8:%x::1]:1234", n)
+			if authorization != "" {
+				r.Header.Set("Authorization", "Bearer "+authorization)
+			}
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if w.Code == http.StatusTooManyRequests {
+				demandProblem(t, w.Result(), w.Body.String(), "rate_limited", "backoff")
+				if w.Header().Get("Retry-After") == "" {
+					t.Error("no Retry-After")
+				}
+			}
+			return w.Code
+		}
+		exhaust := func(path, authorization string, want int) {
+			t.Helper()
+			for i := range want {
+				if code := call(path, authorization); code != http.StatusNoContent {
+					t.Fatalf("call %d of %s: %d", i, authorization, code)
+				}
+			}
+			if code := call(path, authorization); code != http.StatusTooManyRequests {
+				t.Errorf("call %d of %s: %d", want, authorization, code)
+			}
+		}
+		const path = "/v1/rooms/lobby/events"
+		exhaust(path, "a.b.c", postBurst)
+		if code := call(path+"?access_token=a.b.c", ""); code != http.StatusTooManyRequests {
+			t.Errorf("the same token in the address: %d", code)
+		}
+		exhaust(path+"?access_token=d.e.f", "", postBurst)
+		exhaust(path, testKey, bursts*keyRate)
+		for _, other := range []string{"", "g.h.i", "psk_other"} {
+			if code := call(path, other); code != http.StatusNoContent {
+				t.Errorf("another sender, %q: %d", other, code)
+			}
+		}
+		time.Sleep(time.Second)
+		exhaust(path, "a.b.c", postRate)
+		exhaust(path, testKey, keyRate)
+		time.Sleep(3 * forgetAddress)
+		synctest.Wait()
+		for _, l := range []*limiter{a.calls.addresses, a.calls.tokens, a.calls.keys} {
+			if len(l.buckets) > 0 {
+				t.Errorf("%d senders are remembered", len(l.buckets))
+			}
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestKeyRateIsASetting(t *testing.T) {
+	for keyRate, want := range map[int]int{0: 404, 1: 429} {
+		a := start(t, func(c *Config) { c.KeyRate = keyRate }).ready(t)
+		b := newBrowser(t)
+		status := 0
+		for range 20 { // which take less than the seconds for which they would be allowed
+			resp, _ := b.do("GET", a.url("/v1/rooms/lobby/members/nobody"), "", "Authorization", "Bearer "+a.RunKey())
+			status = max(status, resp.StatusCode)
+		}
+		if status != want {
+			t.Errorf("-key-rate %d: %d", keyRate, status)
+		}
+	}
 }
 
 func TestTokenSecretIsTheFileWithoutItsNewline(t *testing.T) {

@@ -78,7 +78,7 @@ type App struct {
 
 	tokenKeys *access.KeySet // nil where none are used
 	limiter   *limiter       // of forms
-	calls     *limiter       // of the API
+	calls     calls          // of the API
 	refused   *refused
 
 	listener net.Listener // pages and API
@@ -94,7 +94,7 @@ func NewOf(parts Parts, config Config, log *slog.Logger) (_ *App, err error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	a := &App{config: config, parts: parts.orReal(), log: log, name: config.ReplicaName, registry: prometheus.NewRegistry(), limiter: newLimiter(), calls: newLimiter(), refused: newRefused()}
+	a := &App{config: config, parts: parts.orReal(), log: log, name: config.ReplicaName, registry: prometheus.NewRegistry(), limiter: newLimiter(postRate), calls: newCalls(config.KeyRate), refused: newRefused()}
 	defer func() {
 		if err != nil {
 			a.close()

@@ -430,7 +430,7 @@ func TestLargeFormsAreRefused(t *testing.T) {
 
 func TestManyFormsFromOneAddressAreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimiter()
+		l := newLimiter(postRate)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- l.run(ctx) }()

@@ -33,6 +33,7 @@ type Config struct {
 	TokenSecretFile   string
 	TokenJWKS         string
 	TokenAudience     string
+	KeyRate           int
 	PublicRooms       string
 	Page              bool
 
@@ -108,6 +109,7 @@ func (c *Config) Flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.TokenSecretFile, "token-secret-file", c.TokenSecretFile, "file with the secret that member tokens are signed with (HS256), the same on all replicas; empty: none are taken that are")
 	fs.StringVar(&c.TokenJWKS, "token-jwks", c.TokenJWKS, "file or https:// address of the JSON Web Key Set that member tokens are signed by (RS256, ES256, EdDSA), read again every 5 minutes and for a new key; empty: none are taken that are")
 	fs.StringVar(&c.TokenAudience, "token-audience", c.TokenAudience, "whom member tokens must be meant for (aud); empty: no matter whom")
+	fs.IntVar(&c.KeyRate, "key-rate", c.KeyRate, "most calls a second of one API key through this replica, of which twice as many may come at once; 0: no limit")
 	fs.StringVar(&c.PublicRooms, "public-rooms", c.PublicRooms, "comma-separated rooms, or prefixes followed by *, that everybody may see; the others have no page, and reading them needs a key or token; empty: none")
 	fs.BoolVar(&c.Page, "page", c.Page, "serve the pages of rooms, and /rooms; false: the API alone")
 	fs.DurationVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "time between two renewals of a member")
@@ -176,7 +178,7 @@ func (c *Config) Validate() error {
 		return bad("member-ttl", c.MemberTTL.String(), fmt.Sprintf("it must be at least twice the heartbeat interval, which is %v", c.HeartbeatInterval))
 	}
 	for name, n := range map[string]int{
-		"max-connections": c.MaxConnections, "max-connections-per-ip": c.MaxConnectionsPerIP,
+		"key-rate": c.KeyRate, "max-connections": c.MaxConnections, "max-connections-per-ip": c.MaxConnectionsPerIP,
 		"max-rooms": c.MaxRooms, "max-members-per-room": c.MaxMembersPerRoom,
 		"max-rooms-per-ip": c.MaxRoomsPerIP, "max-members-per-ip": c.MaxMembersPerIP,
 	} {

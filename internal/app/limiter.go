@@ -10,19 +10,25 @@ import (
 
 const (
 	// postRate and postBurst are how many forms a second one address may post, and
-	// how often it may call the API without a key.
+	// how often it, or one member token, may call the API without a key.
 	// Offices and mobile networks share addresses, and behind a proxy that is
 	// not trusted everybody does.
 	postRate  = 200
-	postBurst = 400
+	postBurst = bursts * postRate
 
-	// forgetAddress is how long an address is remembered after its last form:
+	// bursts is how many seconds' worth may come at once. A bucket is full after that
+	// time.
+	bursts = 2
+
+	// forgetAddress is how long a sender is remembered after the last form or call:
 	// longer than its bucket takes to fill.
 	forgetAddress = 10 * time.Second
 )
 
-// limiter limits form posts, or calls of the API, for each address.
+// limiter limits form posts, or calls of the API, for each address or other sender.
 type limiter struct {
+	perSecond int
+
 	mu      sync.Mutex // guards:
 	buckets map[string]*bucket
 }
@@ -32,22 +38,24 @@ type bucket struct {
 	used time.Time
 }
 
-func newLimiter() *limiter { return &limiter{buckets: map[string]*bucket{}} }
+func newLimiter(perSecond int) *limiter {
+	return &limiter{perSecond: perSecond, buckets: map[string]*bucket{}}
+}
 
-// allow reports whether ip may post or call once more now.
-func (l *limiter) allow(ip string) bool {
+// allow reports whether the sender may post or call once more now.
+func (l *limiter) allow(sender string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := l.buckets[ip]
+	b := l.buckets[sender]
 	if b == nil {
-		b = &bucket{Limiter: rate.NewLimiter(postRate, postBurst)}
-		l.buckets[ip] = b
+		b = &bucket{Limiter: rate.NewLimiter(rate.Limit(l.perSecond), bursts*l.perSecond)}
+		l.buckets[sender] = b
 	}
 	b.used = time.Now()
 	return b.Allow()
 }
 
-// run forgets addresses until ctx ends.
+// run forgets senders until ctx ends.
 func (l *limiter) run(ctx context.Context) error {
 	tick := time.NewTicker(forgetAddress)
 	defer tick.Stop()
@@ -55,9 +63,9 @@ func (l *limiter) run(ctx context.Context) error {
 		select {
 		case now := <-tick.C:
 			l.mu.Lock()
-			for ip, b := range l.buckets {
+			for sender, b := range l.buckets {
 				if now.Sub(b.used) > forgetAddress {
-					delete(l.buckets, ip)
+					delete(l.buckets, sender)
 				}
 			}
 			l.mu.Unlock()
