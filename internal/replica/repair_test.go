@@ -126,7 +126,7 @@ func repaired(t *testing.T, fake *redistest.Fake, watched, busy, spared bool, da
 		} else if since.IsZero() {
 			since = time.Now()
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(250 * time.Millisecond)
 	}
 	synctest.Wait()
 	if since.IsZero() || since.Sub(began) > limit {
