@@ -44,33 +44,40 @@ type losses struct {
 	wake chan struct{} // holds one: members of rooms are to be renewed at once
 
 	mu     sync.Mutex           // guards:
-	births map[string]string    // of rooms with members here, as Redis had it last
+	births map[string]birth     // of rooms with members here, as Redis had it last
 	until  map[string]time.Time // of rooms that were lost lately, when they may be trusted again
 	renew  map[string]bool
 }
 
+// birth is that of a room, and when it was noted last.
+type birth struct {
+	id    string
+	noted time.Time
+}
+
 func newLosses() *losses {
-	return &losses{wake: make(chan struct{}, 1), births: map[string]string{}, until: map[string]time.Time{}, renew: map[string]bool{}}
+	return &losses{wake: make(chan struct{}, 1), births: map[string]birth{}, until: map[string]time.Time{}, renew: map[string]bool{}}
 }
 
 // see notes the birth of a room that has members here, and reports whether that says that
 // the room has lost its data.
-func (l *losses) see(room, birth string) bool {
+func (l *losses) see(room, id string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	known := l.births[room]
-	if birth != "" { // else members are in no life of the room yet
-		l.births[room] = birth
+	known := l.births[room].id
+	if id != "" { // else members are in no life of the room yet
+		l.births[room] = birth{id, time.Now()}
 	}
-	return known != "" && known != birth
+	return known != "" && known != id
 }
 
-// has reports whether members of room are known here, and in another life of it.
-func (l *losses) has(room, birth string) bool {
+// has reports whether members of room were known here, and in another life of it, when what
+// has this birth was asked for: an older answer tells nothing.
+func (l *losses) has(room, id string, asked time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	known := l.births[room]
-	return known != "" && known != birth
+	return known.id != "" && known.id != id && !asked.Before(known.noted)
 }
 
 // over ends the time in which room, as it was lost, is not to be trusted: what is found
@@ -82,11 +89,11 @@ func (l *losses) over(room string) {
 }
 
 // put notes the birth of a room into which members were put back.
-func (l *losses) put(room, birth string) {
+func (l *losses) put(room, id string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if birth != "" {
-		l.births[room] = birth
+	if id != "" {
+		l.births[room] = birth{id, time.Now()}
 	}
 }
 
@@ -225,10 +232,10 @@ func (r *Replica) Lost(ctx context.Context, room string) time.Time {
 	return until
 }
 
-// Saw takes the birth of a room as it was read: if members are known here, and none of
-// them in this life of the room, its data were lost.
-func (r *Replica) Saw(ctx context.Context, room, birth string) {
-	if r.losses.has(room, birth) {
+// Saw takes the birth of a room as it was read, by a call that was made then: if members
+// were known here, and none of them in this life of the room, its data were lost.
+func (r *Replica) Saw(ctx context.Context, room, birth string, asked time.Time) {
+	if r.losses.has(room, birth, asked) {
 		r.saw(ctx, room, birth)
 	}
 }

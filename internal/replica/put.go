@@ -231,7 +231,7 @@ func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time
 // lacks reports whether some connections were not found in room though they are known
 // here, since Redis has lost its data.
 func (r *Replica) lacks(room, birth string, found []presence.Connection) bool {
-	if birth != "" && !r.forgot(room) && !r.losses.has(room, birth) {
+	if birth != "" && !r.forgot(room) && !r.losses.has(room, birth, time.Now()) {
 		return false
 	}
 	return slices.ContainsFunc(found, func(c presence.Connection) bool { return c.User.ID == "" && r.puts.has(room, c.ID) })

@@ -251,6 +251,27 @@ func TestPutRightAfterALoss(t *testing.T) {
 	}
 }
 
+// What was asked of a room before somebody came into it tells of no loss.
+func TestOldAnswerIsNoLoss(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake)
+		time.Sleep(5 * time.Second)
+		before := time.Now()
+		time.Sleep(time.Millisecond)
+		if err := a.put(lobby, connection("Ann", "")); err != nil {
+			t.Fatal(err)
+		}
+		a.Saw(t.Context(), lobby, "", before)
+		if err := a.Trusted(lobby); err != nil {
+			t.Errorf("after an old answer: %v", err)
+		}
+		a.Saw(t.Context(), lobby, "", time.Now())
+		if a.Trusted(lobby) == nil {
+			t.Error("after an answer from now the room is trusted")
+		}
+	})
+}
+
 // The last renewal says when a lease ends, whatever another replica remembers.
 func TestShorterLeaseOfAnotherReplica(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {

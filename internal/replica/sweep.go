@@ -308,6 +308,7 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Te
 	for len(rooms) > 0 {
 		var more []string
 		terms.Expected = r.expected(rooms)
+		asked := time.Now()
 		for i, swept := range r.store.Sweep(ctx, rooms, terms) {
 			room := rooms[i]
 			v := s.due[room]
@@ -321,7 +322,7 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Te
 				v.at, v.audit = time.Now().Add(r.opts.LeaveGrace), time.Time{}
 				continue
 			}
-			r.Saw(ctx, room, swept.Birth)
+			r.Saw(ctx, room, swept.Birth, asked)
 			r.sweptRoom(room, true)
 			known := v.ahead != 0
 			v.ahead, v.used = swept.Now-clock(), swept.Next >= 0

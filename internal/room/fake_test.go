@@ -86,7 +86,7 @@ func (tr *trust) Failed(_ context.Context, room string, err error) bool {
 	return errors.Is(err, presence.ErrUnavailable)
 }
 
-func (tr *trust) Saw(context.Context, string, string) {}
+func (tr *trust) Saw(context.Context, string, string, time.Time) {}
 
 // Removed is of no interest here: nobody is removed.
 func (tr *trust) Removed(string, string, int64) {}

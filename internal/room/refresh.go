@@ -242,7 +242,7 @@ func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading, asOf time.
 		return false
 	}
 	if rs.trust.Trusted(rm.name) == nil {
-		rs.trust.Saw(ctx, rm.name, r.Birth)
+		rs.trust.Saw(ctx, rm.name, r.Birth, asOf)
 	}
 	stale := rs.trust.Doubtful(rm.name)
 	lost := lostSince(old.Snapshot, r)

@@ -38,9 +38,10 @@ type Trust interface {
 	// Redis is away.
 	Failed(ctx context.Context, room string, err error) (away bool)
 
-	// Saw takes the birth of what was read of room. It may call for room to be marked:
-	// those known here may not be in it yet.
-	Saw(ctx context.Context, room, birth string)
+	// Saw takes the birth of what was read of room, and asked for then. It may call for
+	// room to be marked: those known here may not be in it yet.
+	Saw(ctx context.Context, room, birth string, asked time.Time)
+
 	// Removed takes the news that a user was removed from room at that version.
 	Removed(room, user string, version int64)
 
