@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,8 +31,9 @@ type secret struct {
 	shared  bool          // through Redis; else it is known from the start
 	known   chan struct{} // closed when it is
 
-	mu        sync.Mutex // guards:
-	strangers []*socket.Conn
+	mu        sync.Mutex     // guards:
+	strangers []*socket.Conn // sockets of browsers that are not known; some may have ended
+	pruned    int            // how many there were when those that had ended were left out
 	once      bool
 }
 
@@ -125,7 +127,12 @@ func (s *secret) await(ctx context.Context, patience time.Duration) bool {
 func (s *secret) opened(c *socket.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.once {
-		s.strangers = append(s.strangers, c)
+	if s.once {
+		return
 	}
+	if len(s.strangers) >= 2*s.pruned+100 {
+		s.strangers = slices.DeleteFunc(s.strangers, (*socket.Conn).Ended)
+		s.pruned = len(s.strangers)
+	}
+	s.strangers = append(s.strangers, c)
 }

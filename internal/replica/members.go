@@ -64,6 +64,7 @@ type cohort struct {
 	room    string
 	slot    int
 	members []*Member // nil where one was removed
+	free    []int     // where that is
 	live    int
 }
 
@@ -121,14 +122,20 @@ func (ms *members) add(m, former *Member) {
 		return
 	}
 	c := ms.filling[m.room]
-	if c == nil || len(c.members) == store.BatchSize {
+	if c == nil || c.live == store.BatchSize {
 		c = &cohort{room: m.room, slot: ms.next}
 		ms.next = (ms.next + 1) % slots
 		ms.filling[m.room] = c
 		ms.slots[c.slot][c] = true
 	}
-	m.cohort, m.index = c, len(c.members)
-	c.members = append(c.members, m)
+	m.cohort = c
+	if last := len(c.free) - 1; last >= 0 {
+		m.index, c.free = c.free[last], c.free[:last]
+		c.members[m.index] = m
+	} else {
+		m.index = len(c.members)
+		c.members = append(c.members, m)
+	}
 	c.live++
 }
 
@@ -169,11 +176,16 @@ func (ms *members) removeLocked(m *Member) {
 	}
 	m.cohort = nil
 	c.members[m.index] = nil
-	if c.live--; c.live == 0 {
+	c.free = append(c.free, m.index)
+	filling := ms.filling[c.room]
+	switch c.live--; {
+	case c.live == 0:
 		delete(ms.slots[c.slot], c)
-		if ms.filling[c.room] == c {
+		if filling == c {
 			delete(ms.filling, c.room)
 		}
+	case filling == nil || filling.live > c.live:
+		ms.filling[c.room] = c // newcomers take the places of those who have gone
 	}
 	ms.forgetLocked(m)
 }

@@ -3,6 +3,9 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -335,4 +338,39 @@ func TestRenewalPutsTheRoomBackOnTheList(t *testing.T) {
 			t.Errorf("the roster is %s", names)
 		}
 	})
+}
+
+// Rooms where people come and go all day, and a few stay, need no more calls to renew them
+// than they have members.
+func TestCohortsAreFilledUpAgain(t *testing.T) {
+	ms := newMembers(Options{})
+	var stay []*Member
+	for i := range 20 * store.BatchSize {
+		m := &Member{room: lobby, conn: presence.Connection{ID: fmt.Sprint(i)}}
+		ms.add(m, nil)
+		if i%100 == 0 {
+			stay = append(stay, m)
+		}
+		if i%store.BatchSize == store.BatchSize-1 { // all but those who stay go
+			for _, tab := range slices.Collect(maps.Keys(ms.tabs)) {
+				if n, _ := strconv.Atoi(tab.id); n%100 != 0 {
+					ms.remove(ms.tabs[tab][0])
+				}
+			}
+		}
+	}
+	members := 0
+	lists := ms.inRoom(lobby)
+	for _, list := range lists {
+		members += len(list)
+	}
+	if members != len(stay) || len(lists) > 3 { // and not one for each five hundred that came
+		t.Errorf("%d members in %d lists, want %d in three at the most", members, len(lists), len(stay))
+	}
+	for _, m := range stay {
+		ms.remove(m)
+	}
+	if lists := ms.inRoom(lobby); len(lists) != 0 || len(ms.filling) != 0 {
+		t.Errorf("nobody is there, and there are %d lists", len(lists))
+	}
 }

@@ -399,6 +399,13 @@ func (c *Conn) end(reason string, reset bool) {
 		slog.String("reason", reason), slog.Duration("age", time.Since(c.born)))
 }
 
+// Ended reports whether the connection has ended.
+func (c *Conn) Ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
 func (c *Conn) isClosing() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -219,7 +219,7 @@ func TestStalledPeerThatGoesOnSendingFreezesNobody(t *testing.T) {
 	evil, c := l.stall()
 	viewer := l.view()
 	_ = evil.SetWriteDeadline(time.Now().Add(patience))
-	for !c.isEnded() {
+	for !c.Ended() {
 		if evil.WriteMessage(websocket.TextMessage, []byte(`{"action":"join"}`)) != nil {
 			break
 		}
@@ -228,12 +228,6 @@ func TestStalledPeerThatGoesOnSendingFreezesNobody(t *testing.T) {
 	l.publish(1_000)
 	viewer.wantCount(1_000)
 	l.view()
-}
-
-func (c *Conn) isEnded() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.ended
 }
 
 // isWriting reports whether the last frame that was queued is being written.

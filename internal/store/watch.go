@@ -29,6 +29,9 @@ const (
 
 	// retryDelay is the wait between two attempts to subscribe.
 	retryDelay = 250 * time.Millisecond
+
+	// feedPatience is for how long a listener to a node stays that has no rooms here.
+	feedPatience = time.Minute
 )
 
 // Event tells a watcher that a room changed, or may have.
@@ -164,14 +167,21 @@ func (w *Watch) Run(ctx context.Context) error {
 		for node, rooms := range wanted {
 			f := feeds[node]
 			if f == nil {
-				f = &feed{watch: w, node: node, want: make(chan map[string]bool, 1)}
+				its, stop := context.WithCancel(ctx)
+				f = &feed{watch: w, node: node, want: make(chan map[string]bool, 1), stop: stop}
 				feeds[node] = f
-				wg.Go(func() { f.run(ctx) })
+				wg.Go(func() { f.run(its) })
 			}
+			f.wanted = time.Now()
 			f.set(rooms)
 		}
 		for node, f := range feeds {
-			if wanted[node] == nil {
+			switch {
+			case wanted[node] != nil:
+			case time.Since(f.wanted) > feedPatience: // the node may be gone for good
+				f.stop()
+				delete(feeds, node)
+			default:
 				f.set(nil)
 			}
 		}
@@ -188,8 +198,11 @@ func (w *Watch) Run(ctx context.Context) error {
 type feed struct {
 	watch *Watch
 	node  string
+	stop  context.CancelFunc
 	want  chan map[string]bool // holds the latest set of rooms; a newer one replaces it
 	state terse.State          // whether it hears itself
+
+	wanted time.Time // when rooms were wanted of it last
 }
 
 // set gives the feed the rooms it is to carry.
