@@ -1,4 +1,4 @@
-/** Where the presence server is, and who asks. */
+/** The server, and the credentials for it. */
 export interface Options {
   /**
    * The address of the server. By default it is where this module came from, as
@@ -9,7 +9,7 @@ export interface Options {
   /**
    * A member token, or a function that returns one. The function is called whenever a
    * stream is opened, and again when a token has expired; if it then returns the same
-   * token, that is the end. Without a token, public rooms can be watched.
+   * token, nothing more is tried. Without a token, public rooms can be watched.
    */
   token?: string | (() => Token | Promise<Token>);
 }
@@ -27,21 +27,21 @@ export interface Member {
   since: string;
 }
 
-/** What is known of a room. It does not change: news bring another one. */
+/** The state of a room. An object never changes: each change of the room brings a new one. */
 export interface Room {
   room: string;
   /** Rises with each change of the room. 0: nothing is known yet. */
   version: number;
-  /** How many different people. */
+  /** How many distinct users. */
   users: number;
   connections: number;
-  /** Everybody, in order of joining, if `complete`; else nobody. */
+  /** All members, in order of joining, if `complete`; else empty. */
   members: Member[];
-  /** False in a room of more than some 200 users, and where only counts are wanted. */
+  /** False in a room of more than some 200 users, and with `counts`. */
   complete: boolean;
-  /** True while the server has lost its store: the rest is what it knew last. */
+  /** True while the server can't reach its store: the other fields are the last known ones. */
   stale: boolean;
-  /** True while news come in. */
+  /** True while a stream delivers changes. */
   live: boolean;
   /** Why the last stream failed, was refused or ended; absent while `live`. */
   problem?: Problem;
@@ -51,16 +51,16 @@ export interface Room {
 export interface Problem {
   /**
    * A code of the API, such as `forbidden`, `room_full`, `removed` or `replaced`; or
-   * `failed`: no token was got, or no answer.
+   * `failed`: the token function threw, or the server did not answer.
    */
   code: string;
   /** A sentence that says what to do, or the message of an error. */
   detail?: string;
-  /** `never`: this is the end, and nothing more is tried. */
+  /** `never`: nothing more is tried. */
   retry: "never" | "backoff";
 }
 
-/** What changed in a room, where that is known. */
+/** What changed in a room. */
 export interface Change {
   joins: Member[];
   updates: Member[];
@@ -68,47 +68,47 @@ export interface Change {
 }
 
 /**
- * Is called with each news of a room. `change` is what changed, except when all of the room
- * was read anew.
+ * Is called at every change of a room or of the connection to the server. `change` says what
+ * changed in the room; it is absent when nothing did, and when the whole room was read.
  */
 export type OnChange = (room: Room, change?: Change) => void;
 
 /** A room that is watched. */
 export interface Watching {
-  /** What is known of it now. */
+  /** The state of the room now. */
   readonly room: Room;
 
-  /** Ends it. `OnChange` is not called any more. */
+  /** Stops watching. `OnChange` is not called any more. */
   close(): void;
 }
 
-/** A room that one is in. */
+/** A room that this page has joined. */
 export interface Joined extends Watching {
   /** The id of this connection, for other calls of the API, such as PATCH. */
   readonly connection: string;
 
-  /** Ends it as a closed tab does: one is still there for the server's leave grace. */
+  /** Ends the connection as a closed tab does: the user leaves after the server's leave grace. */
   close(): void;
 
   /**
    * Leaves at once, also in a handler of `pagehide`. The result says whether the server
-   * took it; if not, one leaves as by `close`.
+   * accepted it; if not, the user leaves as by `close`.
    */
   leave(): Promise<boolean>;
 }
 
 /** A presence server. */
 export interface Presence {
-  /** Watches a room. With `counts` it is told only how many are there. */
+  /** Watches a room. With `counts` it gets only the numbers of users and connections. */
   watch(room: string, onChange: OnChange, options?: { counts?: boolean }): Watching;
 
   /**
-   * Watches a room and is in it, as the user of the token, until the page is closed. `name`
-   * is for a token that has none. An API key, which belongs in no page that others can
-   * open, needs a `user`.
+   * Joins a room, as the user of the token, and watches it until the page is closed. `name`
+   * is for a token that has none. An API key needs a `user`; do not put a key into a page
+   * that others can open.
    */
   join(room: string, onChange?: OnChange, options?: { name?: string; user?: string }): Joined;
 }
 
-/** Returns the presence server at an address. It asks nothing yet. */
+/** Returns a client of the server at an address. It sends nothing yet. */
 export function presence(options?: Options): Presence;

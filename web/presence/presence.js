@@ -1,6 +1,6 @@
-// Who is in a room of a presence server, live, and being there oneself: README.md beside
-// this tells how to use it, and presence.d.ts what each part means. A stream of events,
-// read by fetch, is both the news and the presence.
+// This module watches rooms of a presence server, and joins them: README.md beside it says
+// how to use it, and presence.d.ts what each part means. One stream of events, read by
+// fetch, brings the changes and is the user's connection.
 
 // All times are in milliseconds.
 const silence = 35000; // a stream is lost: the server sends something every 15 s
@@ -86,8 +86,8 @@ function open(address, token, room, onChange, query, joins) {
     stale: () => tellLive({ stale: true }),
   };
 
-  // ended returns how to go on after the server said why not: at once ("now"), or later. A
-  // token that is no good any more is only the end if there is no other.
+  // ended returns how to go on after the server has refused or ended a stream: at once
+  // ("now"), or later. A token that is no longer valid ends it only if there is no other.
   function ended({ code, detail, retry }) {
     if (/^(unauthorized|token_expired)$/.test(code) && token?.call && bearer !== refused) {
       refused = bearer;
@@ -111,7 +111,7 @@ function open(address, token, room, onChange, query, joins) {
       const how = ended(await response.json());
       return 1000 * response.headers.get("Retry-After") || how;
     }
-    if (state.version) tellLive(); // perhaps there is no news
+    if (state.version) tellLive(); // a resumed stream may have nothing to send
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let text = "";;) {
       const { value, done } = await reader.read();
@@ -161,13 +161,13 @@ function open(address, token, room, onChange, query, joins) {
       }
       const began = Date.now();
       listen();
-      // Nothing calls off a token that is long in coming.
+      // A token function that is slow can't be aborted.
       const how = await Promise.race([stream(signal).catch((error) => {
         if (!signal.aborted) fail({ code: "failed", detail: error.message, retry: "backoff" });
       }), aborted]);
       clearTimeout(alarm);
       if (signal.aborted) continue;
-      restart(); // what is left of it
+      restart(); // ends what is left of the attempt
       if (Date.now() - began > settled) failures = 0;
       if (how !== "now" && state.live) tell({ live: false });
       const longest = how === "now" && !failures ? 0 : Math.min(longestWait, retry * 2 ** failures);
@@ -190,7 +190,7 @@ function open(address, token, room, onChange, query, joins) {
   on(window, "online", restart);
   on(window, "offline", restart);
   on(document, "visibilitychange", wake);
-  on(document, "resume", restart); // after a freeze, which streams may not outlive
+  on(document, "resume", restart); // after a freeze, which streams may not survive
   on(window, "pagehide", () => {
     gone = true;
     if (joins) exchange(key, `${connection} ${Date.now()}`);
