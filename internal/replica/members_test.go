@@ -364,8 +364,8 @@ func TestCohortsAreFilledUpAgain(t *testing.T) {
 	for _, list := range lists {
 		members += len(list)
 	}
-	if members != len(stay) || len(lists) > 3 { // and not one for each five hundred that came
-		t.Errorf("%d members in %d lists, want %d in three at the most", members, len(lists), len(stay))
+	if members != len(stay) || len(lists) > 8 { // and not one for each five hundred that came
+		t.Errorf("%d members in %d lists, want %d in eight at the most", members, len(lists), len(stay))
 	}
 	for _, m := range stay {
 		ms.remove(m)
