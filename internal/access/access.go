@@ -48,7 +48,8 @@ type Options struct {
 	// TokenSecret is what member tokens are signed with (HS256). Empty: it is not taken.
 	TokenSecret []byte
 
-	// TokenKeys are the public keys that they may be signed with; nil: there are none.
+	// TokenKeys are the public keys that they may be signed with; nil: there are none. Its
+	// reads are counted from now on.
 	TokenKeys *KeySet
 
 	// Audience is whom member tokens must be meant for, by their claim aud; "": whoever
@@ -87,6 +88,9 @@ func New(o Options) (*Access, error) {
 	a.SetKeys(o.Keys)
 	a.watched.init()
 	a.refusals = newRefusals(o.Registerer)
+	if reads := newReads(o.Registerer); o.TokenKeys != nil {
+		o.TokenKeys.reads = reads
+	}
 	public := presence.AllRooms()
 	if o.PublicRooms != nil {
 		var err error

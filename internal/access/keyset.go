@@ -68,24 +68,14 @@ type KeySet struct {
 
 // OpenKeySet returns the set of keys of a source: a file, which is read now, or an address
 // that begins with https:// or http://, which is read by [KeySet.Run], or for the first
-// token. The error says what is wrong with the source, without what it holds. Logger and
-// registerer may be nil.
-func OpenKeySet(ctx context.Context, source string, log *slog.Logger, reg prometheus.Registerer) (*KeySet, error) {
+// token. The error says what is wrong with the source, without what it holds. log may be
+// nil.
+func OpenKeySet(ctx context.Context, source string, log *slog.Logger) (*KeySet, error) {
 	quiet := slog.New(slog.DiscardHandler)
 	if log == nil {
 		log = quiet
 	}
-	s := &KeySet{name: source, log: log, reading: make(chan struct{}, 1)}
-	s.reads = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "presence_token_keys_reads_total",
-		Help: "Reads of the key set of -token-jwks, by result.",
-	}, []string{"result"})
-	for _, result := range []string{"ok", "error"} {
-		s.reads.WithLabelValues(result)
-	}
-	if reg != nil {
-		reg.MustRegister(s.reads)
-	}
+	s := &KeySet{name: source, log: log, reads: newReads(nil), reading: make(chan struct{}, 1)}
 	if IsAddress(source) {
 		u, err := url.Parse(source)
 		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
@@ -101,6 +91,21 @@ func OpenKeySet(ctx context.Context, source string, log *slog.Logger, reg promet
 	err := s.Refresh(ctx)
 	s.log = log
 	return s, err
+}
+
+// newReads returns the counter of reads of a set, each result of which exists from the start.
+func newReads(reg prometheus.Registerer) *prometheus.CounterVec {
+	total := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "presence_token_keys_reads_total",
+		Help: "Reads of the key set of -token-jwks, by result.",
+	}, []string{"result"})
+	if reg != nil {
+		reg.MustRegister(total)
+	}
+	for _, result := range []string{"ok", "error"} {
+		total.WithLabelValues(result)
+	}
+	return total
 }
 
 // IsAddress reports whether the source of a [KeySet] is no file.

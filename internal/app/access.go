@@ -36,7 +36,7 @@ func (a *App) openAccess() (err error) {
 		}
 	}
 	if source := a.config.TokenJWKS; source != "" {
-		if a.tokenKeys, err = access.OpenKeySet(context.Background(), source, a.log, a.registry); err != nil {
+		if a.tokenKeys, err = access.OpenKeySet(context.Background(), source, a.log); err != nil {
 			return badJWKS(source, err)
 		}
 		o.TokenKeys = a.tokenKeys
