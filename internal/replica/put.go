@@ -136,7 +136,7 @@ func (p *puts) lost(room string) []store.Lost {
 // Put makes a user present in room through a connection without a socket, for w.TTL or
 // until it is put or renewed again; the generation is made here. The rest, and the
 // errors, are as with [store.Store.Put]. A put that failed with
-// [presence.ErrUnavailable] is undone should it turn out to have taken place.
+// [presence.ErrUnavailable] is undone should it turn out to have brought the user in.
 func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.Held, error) {
 	tab := tabKey{room, w.Connection.ID}
 	if err := r.members.reserve(tab, w.Connection.Address); err != nil {
