@@ -11,8 +11,8 @@ import (
 	"net/url"
 )
 
-// Options are the settings of a [Client]. The zero value asks without credentials, which
-// is enough to read rooms that are public.
+// Options are the settings of a [Client]. The zero value sends no credentials, which is
+// enough to read public rooms.
 type Options struct {
 	// Key is sent with each request: an API key, or a member token.
 	Key string
@@ -74,7 +74,7 @@ func (c *Client) url(query url.Values, segments ...string) (string, error) {
 	return u.String(), nil
 }
 
-// credential returns what is sent to say who asks; "" for nothing.
+// credential returns the key or token of the next request; "" for none.
 func (c *Client) credential(ctx context.Context) (string, error) {
 	if c.opts.Token == nil {
 		return c.opts.Key, nil

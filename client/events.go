@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// Kind is what an event tells.
+// Kind is the kind of an event.
 type Kind string
 
 // The kinds of events that [Client.Watch] yields.
 const (
 	KindSnapshot Kind = "snapshot" // the whole room; of a larger one the numbers and some members
-	KindDiff     Kind = "diff"     // who left, changed and joined
+	KindDiff     Kind = "diff"     // the users who left, changed and joined
 	KindCount    Kind = "count"    // only the numbers
 	KindMode     Kind = "mode"     // the room has become too large for diffs (Mode count), or small enough again (Mode diff)
-	KindStale    Kind = "stale"    // Redis is away: what was told last is from AsOf
+	KindStale    Kind = "stale"    // Redis is away: the last known state is that of AsOf
 )
 
-// Event is what an event stream tells of a room. Which fields it has depends on its kind.
+// Event is an event of a room's stream. Which fields it has depends on its kind.
 type Event struct {
 	Kind Kind   `json:"-"`
 	Room string `json:"room"`
@@ -108,8 +108,8 @@ func (r *reader) next() (kind string, data []byte, err error) {
 	return "", nil, io.EOF
 }
 
-// parse reads what an event tells. It reports false for kinds that are not known: clients
-// ignore them.
+// parse reads the data of an event. It reports false for unknown kinds, which clients
+// ignore.
 func parse(kind string, data []byte) (e Event, known bool, err error) {
 	switch e.Kind = Kind(kind); e.Kind {
 	case KindSnapshot, KindDiff, KindCount, KindMode, KindStale:

@@ -21,13 +21,13 @@ const (
 	minWait = time.Second
 )
 
-// Presence is who is to be present, and for how long without being renewed.
+// Presence is the user to put into a room, and how long that lasts without renewal.
 type Presence struct {
 	// User is the id; with a token it may be "".
 	User string
 
-	// Name is what others see; "" leaves it as it is. A new user without a name is called
-	// by the token's, else by the id.
+	// Name is what others see; "" leaves it as it is. A new user without a name gets the
+	// token's name, else the id.
 	Name string
 
 	// Meta is a JSON object of at most 1,024 bytes; nil leaves it as it is.
@@ -38,7 +38,7 @@ type Presence struct {
 	TTL time.Duration
 }
 
-// Lease is what a user has who is present.
+// Lease says how long a connection counts.
 type Lease struct {
 	Occupancy // of the room, with Room, Users, Connections and Version
 
@@ -52,9 +52,9 @@ type Lease struct {
 	Came bool
 }
 
-// Put has a user be in a room through a connection, or still be: until the lease ends,
-// which the caller is to renew in time; [Client.Join] does that by itself. Connections are
-// named by the caller, who may repeat a Put at will.
+// Put puts a user into a room through a connection, or renews the connection. It counts
+// until its lease ends, so the caller has to renew it in time; [Client.Join] does that by
+// itself. The caller chooses the name of the connection, and may repeat a Put at will.
 func (c *Client) Put(ctx context.Context, room, connection string, p Presence) (Lease, error) {
 	body := struct {
 		User string          `json:"user,omitempty"`
@@ -88,8 +88,8 @@ type Patch struct {
 	Meta json.RawMessage
 }
 
-// Update changes the name or the metadata of the user who is present through a connection,
-// and returns the member. It is a [*Problem] with [NotPresent] if nobody is.
+// Update changes the name or the metadata of the user of a connection, and returns the
+// member. The error is a [*Problem] with [NotPresent] if there is no such connection.
 func (c *Client) Update(ctx context.Context, room, connection string, p Patch) (m Member, err error) {
 	body := map[string]any{}
 	switch {
@@ -112,8 +112,8 @@ func (c *Client) Leave(ctx context.Context, room, connection string) error {
 	return err
 }
 
-// Remove ends all connections of a user in a room; pages and streams of the user are told,
-// and do not come back by themselves. It needs an API key.
+// Remove ends all connections of a user in a room. The user's pages and streams get to
+// know, and do not join again by themselves. It needs an API key.
 func (c *Client) Remove(ctx context.Context, room, user string) error {
 	_, err := c.call(ctx, http.MethodDelete, nil, nil, nil, "rooms", room, "members", user)
 	return err
@@ -125,11 +125,11 @@ type Place struct {
 	Connection string `json:"connection"`
 }
 
-// Renewed is what became of connections that were to be renewed.
+// Renewed is the result of [Client.Heartbeats].
 type Renewed struct {
-	Renewed int           // how many were
+	Renewed int           // number of connections that were renewed
 	RenewIn time.Duration // after how long to renew them again
-	Lost    []Place       // those that are not there: a Put joins again
+	Lost    []Place       // connections that do not exist: a Put joins again
 }
 
 // Heartbeats renews up to 1,000 connections, each for ttl; 0 is the server's member TTL.
@@ -147,11 +147,11 @@ func (c *Client) Heartbeats(ctx context.Context, ttl time.Duration, places ...Pl
 	return Renewed{answer.Renewed, answer.RenewIn.duration(), answer.Lost}, err
 }
 
-// ErrEnded is why a [Connection] has ended that somebody else has ended: the user was
+// ErrEnded is the error of a [Connection] that this program did not end: the user was
 // removed, or another program has ended the connection.
 var ErrEnded = errors.New("presence client: the connection was ended by somebody else")
 
-// Connection is a user's being in a room through this program.
+// Connection is a user's connection to a room, which this program renews.
 type Connection struct {
 	client *Client
 	place  Place
@@ -166,10 +166,10 @@ type Connection struct {
 	presence Presence   // as it was changed last
 }
 
-// Join has a user be in a room through a connection, as [Client.Put] does, and renews the
-// lease until [Connection.Leave], or until ctx ends: then the user leaves when the lease
-// ends. What keeps it from renewing is tried again. A lease that ran out meanwhile is
-// joined anew.
+// Join puts a user into a room, as [Client.Put] does, and renews the lease until
+// [Connection.Leave]. When ctx ends, it stops renewing, and the user leaves when the lease
+// ends; to leave at once call Leave with another context. A renewal that fails is tried
+// again. If the lease ran out meanwhile, the user joins anew.
 func (c *Client) Join(ctx context.Context, room, connection string, p Presence) (*Connection, error) {
 	began := time.Now()
 	lease, err := c.Put(ctx, room, connection, p)
@@ -218,7 +218,7 @@ func (j *Connection) Update(ctx context.Context, p Patch) (Member, error) {
 	return m, nil
 }
 
-// known is who is present, as it was changed last.
+// known is the user to join again with, as last changed.
 func (j *Connection) known() Presence {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -34,7 +34,7 @@ const (
 // The codes of streams that have ended.
 const (
 	Draining     Code = "draining"      // the server is about to stop
-	Rotated      Code = "rotated"       // a stream that is somebody's presence lasts some minutes
+	Rotated      Code = "rotated"       // a stream that joins a user lasts some minutes
 	TokenExpired Code = "token_expired" // the token that allowed it
 	Removed      Code = "removed"       // the user was removed from the room
 	Replaced     Code = "replaced"      // another stream has joined with the connection
@@ -76,7 +76,7 @@ type Problem struct { //nolint:errname // is called as in RFC 9457
 	RetryAfter time.Duration `json:"-"`
 }
 
-// Error says all that the problem does.
+// Error returns all parts of the problem.
 func (p *Problem) Error() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "presence: %d %s", p.Status, p.Title)

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// Occupancy is how many are in a room.
+// Occupancy is the number of users and connections of a room.
 type Occupancy struct {
 	Room        string    `json:"room"`
 	Users       int       `json:"users"`       // distinct users online
 	Connections int       `json:"connections"` // their connections
 	Version     int64     `json:"version"`     // rises with every change
-	Stale       bool      `json:"stale"`       // Redis is away: the rest is the last that was known
+	Stale       bool      `json:"stale"`       // Redis is away: the other fields are the last known ones
 	AsOf        time.Time `json:"as_of"`       // when it was read
 }
 
@@ -53,8 +53,8 @@ type Leave struct {
 	Reason Reason `json:"reason"`
 }
 
-// Change is one change of a room: it leads to Version, at which so many are there. No user
-// is in it twice.
+// Change is one change of a room. Version, Users and Connections are those after it. No
+// user is in it twice.
 type Change struct {
 	Version     int64    `json:"version"`
 	Users       int      `json:"users"`
@@ -67,23 +67,24 @@ type Change struct {
 // pageSize is how many elements of a list are asked for at a time, the most that may be.
 const pageSize = 1000
 
-// Room returns how many are in a room. A room that nobody is in has 0 users.
+// Room returns the occupancy of a room. An empty room has 0 users.
 func (c *Client) Room(ctx context.Context, room string) (o Occupancy, err error) {
 	err = c.get(ctx, &o, nil, "rooms", room)
 	return o, err
 }
 
-// Rooms yields the rooms that have somebody in them, whose names begin with prefix, and
-// that the caller may see: by name, each once, with numbers that are some seconds old. An
-// error is the last that it yields.
+// Rooms yields the rooms that are not empty, whose names begin with prefix, and that the
+// caller may see: by name, each once, with numbers that are some seconds old. After an
+// error it yields nothing more.
 func (c *Client) Rooms(ctx context.Context, prefix string) iter.Seq2[RoomCount, error] {
 	return list(func(cursor string) (page, error) {
 		return c.page(ctx, cursor, url.Values{"prefix": {prefix}}, "rooms")
 	}, func(p page) []RoomCount { return p.Rooms })
 }
 
-// Members yields the users of a room, each once: all who are there the whole time. Up to
-// 256 are in order of joining, more in no order. An error is the last that it yields.
+// Members yields the users of a room, each once. Users who come or go meanwhile may be
+// missing. Up to 256 users are in order of joining, more are in no order. After an error
+// it yields nothing more.
 func (c *Client) Members(ctx context.Context, room string) iter.Seq2[Member, error] {
 	all := list(func(cursor string) (page, error) {
 		return c.page(ctx, cursor, url.Values{}, "rooms", room, "members")
@@ -148,9 +149,9 @@ func (c *Client) Member(ctx context.Context, room, user string) (m Member, err e
 	return m, err
 }
 
-// Changes yields what changed in a room since a version, up to now. An error is the last
-// that it yields. It is a [*Problem] with [Gone] if the room's log does not tell: then
-// read the room, and go on from its version.
+// Changes yields the changes of a room since a version, up to now. After an error it yields
+// nothing more. The error is a [*Problem] with [Gone] if the room's log no longer reaches
+// back to the version: then read the room, and go on from its version.
 func (c *Client) Changes(ctx context.Context, room string, after int64) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		for {
@@ -176,7 +177,7 @@ func (c *Client) Changes(ctx context.Context, room string, after int64) iter.Seq
 	}
 }
 
-// UserRooms is in which of the rooms that were asked about a user is.
+// UserRooms says in which of the rooms of a query a user is.
 type UserRooms struct {
 	User  string   `json:"user"`
 	Rooms []string `json:"rooms"`
@@ -188,7 +189,7 @@ type Found struct {
 	Users []UserRooms `json:"users"`
 }
 
-// Query returns how many are in each of up to 100 rooms, and in which of these rooms each
+// Query returns the occupancy of each of up to 100 rooms, and in which of these rooms each
 // of up to 100 users is.
 func (c *Client) Query(ctx context.Context, rooms, users []string) (f Found, err error) {
 	body := struct {

@@ -2,8 +2,8 @@ package client
 
 import "slices"
 
-// View is a room as its events tell of it. The zero value is a room of which nothing is
-// known.
+// View is the state of a room, which its events keep up to date. The zero value is a room
+// of which nothing is known.
 //
 //	var room client.View
 //	for event, err := range c.Watch(ctx, "lobby", client.WatchOptions{}) {

@@ -27,12 +27,12 @@ const (
 	maxRetry     = 30 * time.Second
 )
 
-// errSilent is why a stream was given up of which nothing was heard.
+// errSilent is the error for a stream that was silent for too long.
 var errSilent = errors.New("presence client: nothing was heard of the stream for " + silence.String())
 
-// WatchOptions say how a room is watched. The zero value tells everything.
+// WatchOptions say how to watch a room. With the zero value all events come.
 type WatchOptions struct {
-	// CountsOnly leaves out who is there: all events are counts.
+	// CountsOnly leaves out the members: all events are counts.
 	CountsOnly bool
 
 	// After is the version of the room that the caller has: what it has missed follows, or
@@ -40,9 +40,9 @@ type WatchOptions struct {
 	After int64
 
 	// Join, if not "", is the connection by which a user is present as long as the room
-	// is watched, and for the server's leave grace after that. User and Name say who; with
-	// a token they may be "". A Name is set whenever the stream begins anew; without one
-	// the user keeps the name, or is called as by [Client.Put].
+	// is watched, and for the server's leave grace after that. User and Name are those of
+	// the user; with a token they may be "". A Name is set whenever the stream begins anew;
+	// without one the user keeps the name, or gets one as by [Client.Put].
 	Join, User, Name string
 
 	// Lost, if not nil, is called when a stream was lost, or could not be opened: why, and
@@ -54,10 +54,10 @@ type WatchOptions struct {
 // room that follows them. When the stream ends or breaks it goes on with another, from
 // where it was, until the loop over it ends.
 //
-// An error is the last that it yields: of ctx if that ends; an [*EndError] if the server
-// has ended the stream for good; a [*Problem] if it refuses another. All else is tried
-// again. While the loop body runs nothing is read: a caller who is too slow gets a
-// snapshot in place of what it missed.
+// After an error it yields nothing more. The error is that of ctx if ctx ends, an
+// [*EndError] if the server has ended the stream for good, or a [*Problem] if the server
+// refuses another stream. After other failures Watch tries again. It reads nothing while
+// the loop body runs: a slow caller gets a snapshot in place of the changes it missed.
 func (c *Client) Watch(ctx context.Context, room string, o WatchOptions) iter.Seq2[Event, error] {
 	query := url.Values{}
 	if o.CountsOnly {
@@ -135,8 +135,8 @@ type watch struct {
 // errDone is what ends a stream whose caller has ended the loop.
 var errDone = errors.New("done")
 
-// stream yields the events of one stream, and reports whether it lived: told something, or
-// lasted for a while. The error is never nil.
+// stream yields the events of one stream, and reports whether it lived: it brought an
+// event, or lasted for a while. The error is never nil.
 func (w *watch) stream(ctx context.Context) (lived bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -183,7 +183,7 @@ func (w *watch) stream(ctx context.Context) (lived bool, err error) {
 			lived = true
 		}
 		switch {
-		case e.Stale: // when it is right again, a room that has not changed would be told nothing
+		case e.Stale: // a resumed stream of a room that does not change would bring no event when it is no longer stale
 			w.last = ""
 		case in.id != "":
 			w.last = in.id

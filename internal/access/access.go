@@ -21,7 +21,7 @@ type Right uint8
 // The rights. None implies another.
 const (
 	Observe Right = 1 << iota // read and watch
-	Join                      // be present, and say so again
+	Join                      // join, renew and leave
 	Remove                    // end the connections of others; API keys alone
 )
 
@@ -52,8 +52,7 @@ type Options struct {
 	// reads are counted from now on.
 	TokenKeys *KeySet
 
-	// Audience is whom member tokens must be meant for, by their claim aud; "": whoever
-	// they are for.
+	// Audience must be in the claim aud of member tokens; "": the claim does not matter.
 	Audience string
 
 	// PublicRooms are the patterns of the rooms that everybody may observe; nil: all
@@ -74,7 +73,7 @@ type Options struct {
 // Access decides on credentials. It is safe for concurrent use.
 type Access struct {
 	keys       atomic.Pointer[[]Key]
-	tokens     *tokens // nil: none are taken
+	tokens     *tokens // nil: no tokens are accepted
 	anonymous  *Grant
 	runKey     string
 	configured bool
@@ -170,17 +169,17 @@ func (a *Access) Token(token string) (*Grant, error) {
 	return g, nil
 }
 
-// A Sender is as whom limits count the sender of a request.
+// A Sender is the identity of a request's sender for limits.
 type Sender struct {
-	// ID tells one credential from others, and does not tell it; "" where there is none.
+	// ID is another text for each credential, and does not reveal it; "" without one.
 	ID string
 
-	// Key says that it is an API key that is good. Others may be anything.
+	// Key says that the credential is a valid API key. Other credentials were not checked.
 	Key bool
 }
 
-// Sender returns as whom limits count the sender of r. It costs little enough to be asked
-// before a limit, counts nothing, and does not look whether a token is good.
+// Sender returns the identity of the sender of r for limits. It is cheap enough to be
+// called before a limit, counts nothing, and does not check tokens.
 func (a *Access) Sender(r *http.Request) Sender {
 	credential, refusal := bearer(r.Header)
 	if refusal == nil && credential == "" && r.URL.RawQuery != "" {
@@ -220,11 +219,11 @@ type rule struct {
 	rights  Right
 }
 
-// A Grant is what the sender of a request may do. It never changes, also when its
-// token expires: whoever keeps one looks at Expires.
+// A Grant is what the sender of a request may do. It never changes, not even when its
+// token expires: code that keeps a Grant has to check Expires.
 type Grant struct {
-	// Speaker is who speaks: "" without credentials, "key" for all API keys, and for
-	// a token "token:" and its user. Connections belong to a speaker.
+	// Speaker owns connections: it is "" without credentials, "key" for all API keys, and
+	// for a token "token:" and its user.
 	Speaker string
 
 	// Key and Token say which credentials were sent. At most one is true.
@@ -277,8 +276,8 @@ func (g *Grant) Rooms(right Right) presence.Patterns {
 	return rooms.Apart()
 }
 
-// Need returns nil if right is granted in room, else a [*Refusal]: [Unauthorized] if
-// nobody says who asks, else [Forbidden]. It counts what it refuses.
+// Need returns nil if right is granted in room, else a [*Refusal]: [Unauthorized] if the
+// request has no credentials, else [Forbidden]. It counts refusals.
 func (g *Grant) Need(right Right, room string) error {
 	switch {
 	case g.May(right, room):
@@ -294,7 +293,8 @@ func (g *Grant) Need(right Right, room string) error {
 	}
 }
 
-// NeedSpeaker returns nil if somebody says who asks, else a [*Refusal] with [Unauthorized].
+// NeedSpeaker returns nil if the request has credentials, else a [*Refusal] with
+// [Unauthorized].
 func (g *Grant) NeedSpeaker() error {
 	if g.Speaker != "" {
 		return nil
@@ -327,7 +327,7 @@ func cleanEqual(a, b string) bool {
 	return errX == nil && errY == nil && x == y
 }
 
-// howToOpen says how to get a right without which nothing is done.
+// howToOpen says how the sender gets a right that is missing.
 func (a *Access) howToOpen() string {
 	switch {
 	case a.runKey != "":

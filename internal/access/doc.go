@@ -1,11 +1,13 @@
-// Package access knows who asks, and what that one may do. [Access.Grant] turns the
-// credentials of a request into a [Grant]; all questions are asked of that.
+// Package access decides what the sender of a request may do. [Access.Grant] turns the
+// credentials of the request into a [Grant], which answers all questions about rights.
 //
-// There are three who ask. A backend has an API key, a line of a file with rooms and
-// rights. A browser has a member token that a backend has signed (RFC 7519): it
-// speaks for one user until it expires. Everybody else is anonymous, and may observe
-// rooms that are public.
+// There are three kinds of senders. A backend has an API key: a line of a file gives the
+// key its rooms and rights. A browser has a member token (RFC 7519) that a backend or
+// another issuer has signed, with a shared secret or with a private key whose public half
+// is in a [KeySet]: it speaks for one user until it expires. Everybody else is anonymous,
+// and may observe public rooms.
 //
-// Credentials that are no good are refused, also where none are needed: who sends
-// them believes to have rights. Keys and tokens are written nowhere.
+// Bad credentials are refused even where none are needed, since their sender believes to
+// have rights. Keys, secrets and key sets can be replaced while the server runs. No key
+// or token is ever logged.
 package access

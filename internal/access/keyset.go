@@ -42,16 +42,16 @@ const (
 	maxRedirects = 3
 )
 
-// What keeps a token from being looked at.
+// Why a token can't be checked.
 var (
 	errUnread     = errors.New("no keys have been read")
 	errUnknownKey = errors.New("the key is not known")
 )
 
 // A KeySet is a JSON Web Key Set (RFC 7517), in a file or at an address, with the public
-// keys of those who sign member tokens. It is read again every few minutes, and when a
-// token names a key that is not in it. What can't be used leaves the keys in force that
-// were read before. It is safe for concurrent use.
+// keys of member tokens. It is read again every few minutes, and when a token names a key
+// that is not in it. If a read fails, the keys of the last good read stay in force. It is
+// safe for concurrent use.
 type KeySet struct {
 	name string // of the source, without secrets
 	read func(context.Context) ([]byte, error)

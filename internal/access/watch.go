@@ -9,7 +9,7 @@ import (
 // API key. Any number of streams may watch each of them.
 const MaxWatched = 200
 
-// watched counts who watches what, by address.
+// watched counts the streams of each room, by address.
 type watched struct {
 	mu    sync.Mutex                // guards:
 	rooms map[string]map[string]int // address → room → streams

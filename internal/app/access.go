@@ -15,7 +15,7 @@ import (
 	"presence/internal/httpapi"
 )
 
-// openAccess reads the keys and secrets of those who may call the API.
+// openAccess reads the keys and secrets of the API's callers.
 func (a *App) openAccess() (err error) {
 	o := access.Options{
 		Embedded:   a.config.RedisURL == "",
@@ -105,8 +105,8 @@ func readKeys(file string) ([]access.Key, error) {
 	return keys, nil
 }
 
-// readTokenSecret returns what a file holds without the newline at its end, if there is
-// one. All else counts: those who sign read the same bytes.
+// readTokenSecret returns the bytes of a file without a newline at its end. All other bytes
+// count, since the programs that sign tokens read the same ones.
 func readTokenSecret(file string) ([]byte, error) {
 	const name = "token-secret-file"
 	text, err := os.ReadFile(file) //nolint:gosec // the operator names the file

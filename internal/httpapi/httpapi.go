@@ -1,11 +1,11 @@
-// Package httpapi answers programs: JSON about rooms, requests by which they are present
-// in them, and problem documents (RFC 9457) for what can't be done.
+// Package httpapi is the API for programs: they read rooms as JSON, and put users into
+// rooms. Errors are problem documents (RFC 9457).
 //
-//   - reading.go: who is in a room, and what changed
-//   - events.go: watching rooms
-//   - present.go: being in a room, and removing others
-//   - input.go: bodies, queries and addresses, and what is wrong with them
-//   - problem.go: what answers an error
+//   - reading.go: the members of a room, and its changes
+//   - events.go: event streams of rooms
+//   - present.go: joining, renewing and leaving, and removing users
+//   - input.go: bodies, queries and addresses, and their faults
+//   - problem.go, refuse.go: the answers to errors
 //
 // All routes answer in one order: a name that no room can have, credentials, rights, the
 // size and kind of the body, and then what the request says.
@@ -73,8 +73,8 @@ func (a *API) Handle(handle func(pattern string, h http.HandlerFunc)) {
 	handle("POST /v1/query", a.Query)
 }
 
-// asked returns the room that the address of a request names, and what its sender may
-// do there, if that includes right. If not, it has answered.
+// asked returns the room that the address of a request names, and the grant of its sender,
+// if that includes right. If not, it has answered.
 func (a *API) asked(w http.ResponseWriter, r *http.Request, right access.Right) (name string, g *access.Grant, ok bool) {
 	name = r.PathValue("room")
 	if err := presence.CheckRoom(name); err != nil {
