@@ -117,3 +117,27 @@ func TestSteppedClockMovesNobody(t *testing.T) {
 		})
 	}
 }
+
+// An answer that was long under way is no step of a clock, on its way there or back.
+func TestOffsetOfAClock(t *testing.T) {
+	const known = 5000
+	for _, c := range []struct {
+		was               offset
+		at, before, after int64
+		now               offset
+		step              int64
+	}{
+		{0, 105_000, 100_000, 100_002, 4999, 0},            // first seen
+		{known, 105_001, 100_000, 100_002, known, 0},       // as it was
+		{known, 105_000, 100_000, 103_000, known, 0},       // the answer was late
+		{known, 108_000, 100_000, 103_000, known, 0},       // the question was late
+		{known, 105_900, 100_000, 100_002, 5898, 0},        // it drifts
+		{known, 165_001, 100_000, 100_002, 64_999, 59_999}, // it was stepped
+		{known, -14_999, 100_000, 100_002, -114_999, -119_999},
+		{known, 168_000, 100_000, 103_000, 65_000, 60_000}, // and the answer was late
+	} {
+		if now, step := c.was.sees(c.at, c.before, c.after); now != c.now || step != c.step {
+			t.Errorf("%+v: %d, %d", c, now, step)
+		}
+	}
+}

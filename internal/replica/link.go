@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"presence/internal/store"
 	"presence/internal/terse"
 )
 
@@ -77,8 +76,7 @@ type link struct {
 	heldFrom time.Time // leases may have gone without renewal until then
 	heldTo   time.Time // until then they get the benefit of the doubt
 	visitTo  time.Time // until then those without a socket get it
-	clocked  bool      // ahead is known
-	ahead    int64     // ms from our clock to that of Redis
+	ahead    offset    // of the node that has the epoch
 	steadyAt time.Time // until then leases are set anew, since that clock was stepped
 	brakeTo  time.Time // until then not many leases of one room end at once
 }
@@ -178,15 +176,11 @@ func (l *link) visits() time.Duration {
 func (l *link) sees(at, before, after int64) (step time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	low, high := at-after, at-before
-	was, known := l.ahead, l.clocked
-	l.clocked, l.ahead = true, min(max(was, low), high)
-	slew := store.MaxSlew.Milliseconds()
-	if !known || l.ahead-was <= slew && was-l.ahead <= slew {
-		return 0
+	ahead, by := l.ahead.sees(at, before, after)
+	if l.ahead = ahead; by != 0 {
+		l.unsettleLocked()
 	}
-	l.unsettleLocked()
-	return time.Duration(l.ahead-was) * time.Millisecond
+	return time.Duration(by) * time.Millisecond
 }
 
 // unsettle has leases spared until all replicas have set theirs anew.

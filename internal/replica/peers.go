@@ -80,7 +80,7 @@ type peers struct {
 	heard      time.Time
 	sweepers   []string // who sweeps, sorted; none: each replica sweeps all
 	generation int      // of sweepers
-	ahead      int64    // ms from our clock to that of Redis; 0: not known
+	ahead      offset   // of the node that has the announcements
 	warned     map[string]bool
 	taken      map[string]int // replica -> number of the last room that it cleared, known here
 
@@ -122,6 +122,27 @@ var began = time.Now() //nolint:gochecknoglobals // a constant of the process
 // clock is our clock, in ms: it never steps.
 func clock() int64 { return time.Since(began).Milliseconds() }
 
+// offset is how many ms a clock of Redis is ahead of ours; 0 is one that is not known yet.
+type offset int64
+
+// sees returns the offset of a clock that showed at, in ms, at some instant between before
+// and after of ours; and by how many ms it was stepped, 0 for not. An answer that was long
+// under way says little: it is no step if the clock may have been what was expected.
+func (o offset) sees(at, before, after int64) (now offset, step int64) {
+	low, high := offset(at-after), offset(at-before)
+	if o == 0 {
+		return (low + high) / 2, 0
+	}
+	now = min(max(o, low), high)
+	if by := int64(now - o); by > slew || by < -slew {
+		return now, by
+	}
+	return now, 0
+}
+
+// slew is store.MaxSlew in ms.
+const slew = int64(store.MaxSlew / time.Millisecond)
+
 // Peers lists the replicas that share the Redis, as they were heard of within the last
 // minute, by name.
 func (r *Replica) Peers() []Peer {
@@ -140,10 +161,12 @@ func (r *Replica) announceOnce(ctx context.Context, sweeps bool) {
 		return
 	}
 	p.announced = now
+	before := clock()
 	known, at, err := r.store.Announce(ctx, p.id, sweeps, p.about())
 	switch {
 	case err == nil:
-		p.heard, p.ahead = time.Now(), at-clock()
+		p.heard = time.Now()
+		p.ahead, _ = p.ahead.sees(at, before, clock())
 		p.share(known)
 		r.hear(ctx, known)
 	case r.roomFailed(ctx, "", err), time.Since(p.heard) > p.silence():

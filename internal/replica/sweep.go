@@ -57,7 +57,7 @@ type sweeper struct {
 type visit struct {
 	at    time.Time // when to look next
 	audit time.Time // when to sweep, whatever a look finds
-	ahead int64     // ms from our clock to that of the room's Redis; 0: not known
+	ahead offset    // of the Redis that has the room
 	used  bool      // somebody is in it
 	clamp bool      // leases may end later than any should
 
@@ -200,10 +200,9 @@ func (r *Replica) mine(room string, v *visit) bool {
 	return v.mine
 }
 
-// ahead is how many ms the clock of a room's Redis is ahead of ours; 0 if that is not
-// known. What is known of the room itself is better than what the announcements tell of
-// one node.
-func (r *Replica) ahead(v *visit) int64 { return cmp.Or(v.ahead, r.peers.ahead) }
+// ahead is the offset of the clock of a room's Redis. What is known of the room itself is
+// better than what the announcements tell of one node.
+func (r *Replica) ahead(v *visit) offset { return cmp.Or(v.ahead, r.peers.ahead) }
 
 // lookAt looks when the next lease ends in each room, and returns those that are to be
 // swept now. ok is false if Redis did not answer.
@@ -218,7 +217,7 @@ func (r *Replica) lookAt(ctx context.Context, rooms []string) (over []string, ok
 			continue
 		}
 		v := r.sweeper.due[room]
-		mine, now := r.mine(room, v), clock()+r.ahead(v)
+		mine, now := r.mine(room, v), clock()+int64(r.ahead(v))
 		left := time.Duration(looked.First-now) * time.Millisecond
 		patience := late
 		if mine {
@@ -304,12 +303,14 @@ func (s *sweeper) list(rooms []string, keep bool) {
 func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Terms) bool {
 	s := r.sweeper
 	var empty []string
-	steps := 0
+	stepped := false // the clock of Redis
 	for len(rooms) > 0 {
 		var more []string
 		terms.Expected = r.expected(rooms)
-		asked := time.Now()
-		for i, swept := range r.store.Sweep(ctx, rooms, terms) {
+		asked, before := time.Now(), clock()
+		results := r.store.Sweep(ctx, rooms, terms)
+		after := clock()
+		for i, swept := range results {
 			room := rooms[i]
 			v := s.due[room]
 			if swept.Err != nil {
@@ -325,14 +326,16 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Te
 			r.Saw(ctx, room, swept.Birth, asked)
 			r.sweptRoom(room, true)
 			known := v.ahead != 0
-			v.ahead, v.used = swept.Now-clock(), swept.Next >= 0
+			ahead, step := v.ahead.sees(swept.Now, before, after)
+			v.ahead, v.used = ahead, swept.Next >= 0
 			if swept.Stepped {
-				// If nothing was known of this clock, but only of another node's, a probe
-				// has the time to say whether that one was stepped.
-				v.at = time.Now().Add(2 * r.link.probe)
-				if known {
-					steps++
+				v.at = time.Now().Add(s.tick) // the call was late
+				if !known {
+					// Another node's clock was expected. A probe has the time to say
+					// whether that one was stepped.
+					v.at = time.Now().Add(2 * r.link.probe)
 				}
+				stepped = stepped || step != 0
 				continue
 			}
 			v.clamp = false
@@ -350,8 +353,8 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Te
 			}
 			v.at, v.audit = time.Now().Add(max(wait, s.tick)), time.Now().Add(s.audit)
 		}
-		if steps > 0 {
-			r.probeOnce(ctx) // the clock is another now
+		if stepped {
+			r.probeOnce(ctx)
 			if !r.link.unsteady() {
 				r.link.unsettle() // that of another node
 				r.stepped(ctx, 0)
@@ -373,7 +376,7 @@ func (r *Replica) expected(rooms []string) []int64 {
 	clocks := make([]int64, len(rooms))
 	for i, room := range rooms {
 		if ahead := r.ahead(r.sweeper.due[room]); ahead != 0 {
-			clocks[i] = clock() + ahead
+			clocks[i] = clock() + int64(ahead)
 		}
 	}
 	return clocks
