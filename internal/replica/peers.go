@@ -17,29 +17,29 @@ const (
 	// maxAnnounce is the longest time between two announcements.
 	maxAnnounce = 500 * time.Millisecond
 
-	// maxCleared is how many rooms a replica tells the others of that it has cleared,
-	// and clearedFor for how long. Of more, each learns by its next heartbeat.
+	// maxCleared is how many cleared rooms a replica announces, and clearedFor for how
+	// long. Of further rooms the other replicas learn by their next heartbeats.
 	maxCleared = 100
 	clearedFor = 5 * time.Second
 )
 
-// announcement is what a replica says.
+// announcement is what a replica tells the others of itself.
 type announcement struct {
 	Self
 
-	// Cleared are the rooms whose data the replica deleted lately, since they were
-	// damaged: replicas that hold members there put them back.
+	// Cleared are the rooms whose damaged data the replica has just deleted: replicas that
+	// hold members of them put these back.
 	Cleared []cleared `json:"cleared,omitempty"`
 }
 
-// cleared is a room that was cleared, as which one of its replica.
+// cleared is a room that a replica has cleared. Number counts those of the replica.
 type cleared struct {
 	Room   string `json:"room"`
 	Number int    `json:"number"`
 	at     time.Time
 }
 
-// Self is what a replica says of itself to the others.
+// Self describes a replica to the others.
 type Self struct {
 	Name    string    `json:"name"`
 	Version string    `json:"version"`
@@ -49,27 +49,28 @@ type Self struct {
 	Settings map[string]string `json:"settings"`
 }
 
-// Peer is a replica of those that share a Redis, this one or another.
+// Peer is one of the replicas that share a Redis: this one or another.
 type Peer struct {
 	Self
 
 	// ID is made anew at each start.
 	ID string `json:"id"`
 
-	// This says that it is the one that answers.
+	// This says that the peer is the replica that lists them.
 	This bool `json:"this"`
 
-	// Sweeps says that it takes its share of the rooms to sweep; not while it does not
-	// know yet whether all leases were renewed.
+	// Sweeps says that the peer takes its share of the rooms to sweep. It does not while
+	// replicas may have been unable to renew their leases.
 	Sweeps bool `json:"sweeps"`
 
-	// Silent is for how long it was not heard of, in ms.
+	// Silent is the time since its last announcement, in ms.
 	Silent int64 `json:"silent_ms"`
 }
 
-// peers are the replicas that share the Redis, as they announce themselves. They share the
-// rooms to sweep: each room is that of the one with the highest score for it (rendezvous
-// hashing: Thaler and Ravishankar, 1998), so that few rooms move when one comes or goes.
+// peers are the replicas that share the Redis, as they announce themselves. They also share
+// the rooms to sweep: a room belongs to the replica with the highest score for it
+// (rendezvous hashing: Thaler and Ravishankar, 1998), so that few rooms change hands when a
+// replica comes or goes.
 type peers struct {
 	id    string
 	self  Self
@@ -78,7 +79,7 @@ type peers struct {
 	// Owned by runSweep.
 	announced  time.Time
 	heard      time.Time
-	sweepers   []string // who sweeps, sorted; none: each replica sweeps all
+	sweepers   []string // ids of the replicas that sweep, sorted; none: each replica sweeps all
 	generation int      // of sweepers
 	ahead      offset   // of the node that has the announcements
 	warned     map[string]bool
@@ -107,7 +108,7 @@ func (p *peers) clears(room string) {
 	}
 }
 
-// about is what is announced.
+// about returns the announcement of this replica.
 func (p *peers) about() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -143,7 +144,7 @@ func (o offset) sees(at, before, after int64) (now offset, step int64) {
 // slew is store.MaxSlew in ms.
 const slew = int64(store.MaxSlew / time.Millisecond)
 
-// Peers lists the replicas that share the Redis, as they were heard of within the last
+// Peers lists the replicas that share the Redis and have announced themselves in the last
 // minute, by name.
 func (r *Replica) Peers() []Peer {
 	r.peers.mu.Lock()
@@ -151,9 +152,9 @@ func (r *Replica) Peers() []Peer {
 	return slices.Clone(r.peers.list)
 }
 
-// announceOnce tells the others of this replica, from time to time, and learns who
-// sweeps. A replica that was away, or has just come, does not: it spares leases that
-// others may end.
+// announceOnce announces this replica, if it is time to, and learns which replicas sweep.
+// sweeps says whether this one does. A replica that was away, or has just started, does
+// not: it spares leases that other replicas may end.
 func (r *Replica) announceOnce(ctx context.Context, sweeps bool) {
 	p := r.peers
 	now := time.Now()
@@ -177,7 +178,7 @@ func (r *Replica) announceOnce(ctx context.Context, sweeps bool) {
 // silence is the time after which a replica counts as gone.
 func (p *peers) silence() time.Duration { return 3 * p.every }
 
-// share notes who sweeps.
+// share notes the known replicas, and which of them sweep.
 func (p *peers) share(known []store.Peer) {
 	var sweepers []string
 	list := make([]Peer, 0, len(known))
@@ -200,7 +201,7 @@ func (p *peers) share(known []store.Peer) {
 	p.list = list
 }
 
-// hear takes what other replicas say.
+// hear takes the announcements of other replicas.
 func (r *Replica) hear(ctx context.Context, known []store.Peer) {
 	p := r.peers
 	there := make(map[string]bool, len(known))
@@ -234,12 +235,12 @@ func (r *Replica) hear(ctx context.Context, known []store.Peer) {
 	maps.DeleteFunc(p.taken, func(id string, _ int) bool { return !there[id] })
 }
 
-// wasCleared puts back what is known here of a room that another replica has cleared.
+// wasCleared puts back this replica's members of a room that another replica has cleared.
 func (r *Replica) wasCleared(ctx context.Context, room string) {
 	if len(r.members.inRoom(room)) == 0 && len(r.puts.lost(room)) == 0 {
 		return
 	}
-	r.losses.over(room) // what was put back until now is gone again
+	r.losses.over(room) // members that were put back until now are gone again
 	r.views.MarkLost(room, r.Lost(ctx, room))
 }
 

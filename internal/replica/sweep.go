@@ -17,14 +17,15 @@ const (
 	sweepCalls = 100
 	lookCalls  = 1000
 
-	// maxBusiest is how many rooms are listed for people to go to.
+	// maxBusiest is how many of the busiest rooms pages list.
 	maxBusiest = 12
 
-	// maxRanked is how many rooms are looked at for that where not all may be listed.
+	// maxRanked is how many rooms are ranked for that list where not all are public.
 	maxRanked = 1000
 )
 
-// late is how much later than is due somebody else sweeps a room whose replica did not.
+// late is how long after a lease's end any other replica sweeps the room, if the replica
+// to which the room belongs has not.
 const late = 500 * time.Millisecond
 
 // sweeper knows when each room has to be looked at next.
@@ -36,8 +37,8 @@ const late = 500 * time.Millisecond
 // that a lease is over the room is swept; it is also swept once a member TTL, since that
 // audits it.
 //
-// All replicas look, which is cheap. The one whose room it is sweeps; the others do where
-// that one is late.
+// All replicas look, which is cheap. The replica to which the room belongs sweeps; the
+// others sweep when it is late.
 type sweeper struct {
 	tick  time.Duration // precision
 	look  time.Duration // between two looks at the list of rooms
@@ -61,8 +62,8 @@ type visit struct {
 	used  bool      // somebody is in it
 	clamp bool      // leases may end later than any should
 
-	mine       bool // it is for this replica to sweep, by the
-	generation int  // of the replicas that sweep
+	mine       bool // the room belongs to this replica, among
+	generation int  // this set of replicas that sweep
 }
 
 func newSweeper(o Options) *sweeper {
@@ -90,8 +91,7 @@ func (s *sweeper) unsure() {
 	s.stepped = true
 }
 
-// hurry takes over what soon and unsure have noted. It reports whether the clock was
-// stepped.
+// hurry takes over the notes of soon and unsure. It reports whether the clock was stepped.
 func (s *sweeper) hurry() (stepped bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,7 +129,7 @@ func (r *Replica) runSweep(ctx context.Context) error {
 			r.sweepOnce(ctx)
 		case <-ctx.Done():
 			if r.link.ready() == nil {
-				// The others need not wait until it is late. Should this fail, they do.
+				// The others sweep its rooms at once. If this fails, they sweep late.
 				_ = r.store.Depart(context.WithoutCancel(ctx), r.peers.id)
 			}
 			return nil
@@ -192,7 +192,7 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 	}
 }
 
-// mine reports whether room is for this replica to sweep.
+// mine reports whether room belongs to this replica.
 func (r *Replica) mine(room string, v *visit) bool {
 	if v.generation != r.peers.generation {
 		v.mine, v.generation = r.peers.sweeps(room), r.peers.generation
@@ -253,8 +253,8 @@ func (r *Replica) rankOnce(ctx context.Context) {
 	r.sweeper.busiest = busiest
 }
 
-// busiest reads the busiest of the rooms that may be listed. What it returns does not
-// depend on others: where these are not all rooms, it looks at the first of them by name.
+// busiest reads the busiest of the public rooms. The result does not depend on other
+// rooms: where not all rooms are public, it ranks the first public ones by name.
 func (r *Replica) busiest(ctx context.Context) ([]store.RoomCount, error) {
 	if r.opts.Listed == nil || r.opts.Listed.All() {
 		return r.store.Busiest(ctx, maxBusiest) //nolint:wrapcheck // says what was tried
@@ -274,7 +274,7 @@ func (r *Replica) busiest(ctx context.Context) ([]store.RoomCount, error) {
 	return slices.Clone(rooms[:min(len(rooms), maxBusiest)]), nil
 }
 
-// auditUsed has all rooms swept in which somebody is: that notes their numbers, too.
+// auditUsed has all rooms with users swept, which also notes their numbers in the index.
 func (s *sweeper) auditUsed() {
 	for _, v := range s.due {
 		if v.used {
@@ -382,8 +382,8 @@ func (r *Replica) expected(rooms []string) []int64 {
 	return clocks
 }
 
-// sweptRoom notes whether a room could be swept. While it can't be, what Redis has
-// of it may be wrong, and those who look are told so.
+// sweptRoom notes whether a room could be swept. While it can't be, its data in Redis may
+// be wrong, and its viewers see it marked stale.
 func (r *Replica) sweptRoom(room string, ok bool) {
 	if r.troubles.sweep(room, ok) {
 		r.views.Reread(room)
