@@ -5,11 +5,12 @@
 // Each loop is one file:
 //
 //	heartbeat.go  renews the leases of local members, puts back those Redis lost
-//	sweep.go      removes connections of every room whose leases ran out
+//	sweep.go      removes connections whose leases ran out, in the rooms of this replica
 //	link.go       knows whether Redis answers, and whether it lost its data
 //
 // What the loops work on:
 //
+//	peers.go      the replicas that share the Redis, and the rooms to sweep among them
 //	members.go    members: connections that are in a room through a socket here
 //	put.go        connections without a socket that were put or renewed here
 //	ledger.go     how many of both each address has
@@ -27,13 +28,15 @@
 //
 // Redis lost its data without going away: its epoch is gone or another; the
 // same follows. It lost the data of one room: the room's birth is another; the same
-// follows for that room alone. The keys of a room do not fit together: its data are
-// deleted, and the room has lost them.
+// follows for that room alone. The keys of a room do not fit together, which a read, a
+// heartbeat or a sweep finds: its data are deleted, the other replicas learn it from the
+// next announcement, and the room has lost its data.
 //
-// This process was stopped for a while and continues: the same follows. Those
-// of its members that moved to other replicas meanwhile have newer generations
-// and are left alone; a browser that is to be put back is asked for a sign of life first.
+// This process was stopped for a while and continues: the same follows. Members that
+// moved to other replicas meanwhile have newer generations and are left alone; a browser
+// is pinged before its member is put back.
 //
-// Another replica is killed: its members' leases run out, and the replica that
-// sweeps first removes them. There is no leader; a doubled sweep finds nothing.
+// Another replica is killed: its members' leases run out, and are swept. Each room belongs
+// to one of the living replicas, which sweeps it; any other does where that one is late by
+// half a second. There is no leader, and a doubled sweep finds nothing.
 package replica

@@ -8,9 +8,9 @@ import (
 	"presence/internal/store"
 )
 
-// Peek returns the numbers of a room without going on to look at it; the members are
-// listed only if somebody here does. With an error, and a stale view, Redis is away and
-// nothing is known.
+// Peek returns the numbers of a room without becoming a viewer; members are listed only if
+// the room has viewers here. With an error, and a stale view, Redis is away and nothing is
+// known.
 func (rs *Rooms) Peek(ctx context.Context, name string) (View, error) {
 	return rs.read(ctx, store.Have{Room: name, Numbers: true})
 }
@@ -20,14 +20,13 @@ func (rs *Rooms) Look(ctx context.Context, name string) (View, error) {
 	return rs.read(ctx, store.Have{Room: name})
 }
 
-// Heard takes the news that a room has a version: who asks for it here from now on is not
-// told an older one.
+// Heard notes that a room has reached a version: later questions to this replica are not
+// answered with an older one.
 func (rs *Rooms) Heard(name string, version int64) {
 	rs.changed(store.Event{Room: name, Occupancy: presence.Occupancy{Version: version}})
 }
 
-// view returns the view of a room that somebody here looks at; one that was never read if
-// nobody does.
+// view returns the view of a room that has viewers here; else one that was never read.
 func (rs *Rooms) view(name string) View {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -37,9 +36,9 @@ func (rs *Rooms) view(name string) View {
 	return View{Stale: true}
 }
 
-// freshen has the views of those rooms read that somebody here looks at, and that are
-// behind what was heard of: who asks is told of what has happened, though those who look
-// are shown it at their own pace. Who can't be read stays as it is.
+// freshen reads those of the rooms that have viewers here and whose views are older than
+// the last version heard of: answers are up to date at once, while viewers see changes at
+// their own pace. A room that can't be read stays as it is.
 func (rs *Rooms) freshen(ctx context.Context, names ...string) {
 	for {
 		var batch []*room
@@ -78,7 +77,7 @@ func (rm *room) behindLocked() bool {
 	return !view.AsOf.IsZero() && !view.Stale && view.Version < rm.told
 }
 
-// read reads one room for somebody who waits for it, unless somebody here looks at it.
+// read reads one room for a question of the API, unless the room has viewers here.
 func (rs *Rooms) read(ctx context.Context, have store.Have) (view View, err error) {
 	rs.freshen(ctx, have.Room)
 	if view = rs.view(have.Room); !view.AsOf.IsZero() {

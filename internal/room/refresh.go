@@ -26,7 +26,7 @@ func (rs *Rooms) changed(e store.Event) {
 	defer rs.mu.Unlock()
 	rm := rs.byName[e.Room]
 	if rm == nil || !e.Resync && e.Occupancy.Version <= rm.view.Load().Version {
-		return // nobody looks any more, or it was read after this change already
+		return // the room has no viewer any more, or was read after this change already
 	}
 	if !e.Resync && rm.heard.IsZero() {
 		rm.heard = time.Now()
@@ -43,7 +43,7 @@ func (rs *Rooms) markDirtyLocked(rm *room) {
 	}
 }
 
-// Reread has a room read again, if somebody looks at it.
+// Reread has a room read again, if it has viewers.
 func (rs *Rooms) Reread(name string) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -173,7 +173,7 @@ func (rs *Rooms) readTaken(ctx context.Context, batch []*room) {
 	}
 }
 
-// release ends the reading of rooms, and wakes those who wait for it.
+// release ends the reading of rooms, and wakes the goroutines that wait for it.
 func (rs *Rooms) release(batch []*room) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -219,7 +219,7 @@ func (rs *Rooms) readFailed(ctx context.Context, rm *room, err error) {
 	rm.tryLocked()
 }
 
-// tryLocked tells those who wait for the first view that it was tried.
+// tryLocked wakes the viewers that wait for the first read, which has ended.
 func (rm *room) tryLocked() {
 	close(rm.tried)
 	rm.tried = make(chan struct{})

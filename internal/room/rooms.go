@@ -31,7 +31,7 @@ type Trust interface {
 	// Current reports whether epoch is that of the data which Trusted speaks of.
 	Current(ctx context.Context, epoch string) bool
 
-	// Doubtful reports whether users may be in room in Redis who are gone.
+	// Doubtful reports whether Redis may still have users in room who are gone.
 	Doubtful(room string) bool
 
 	// Failed takes an error of a call about room, and reports whether it says that
@@ -71,8 +71,7 @@ type View struct {
 	// AsOf is when it was read, by the clock of this process; zero if never.
 	AsOf time.Time
 
-	// Sequence rises with every view of the room. It is 0 for those who do not look at
-	// it.
+	// Sequence rises with every view of the room. It is 0 where the room has no viewer.
 	Sequence int64
 
 	// Change leads from the view that the audience was shown before to this one; nil
@@ -80,7 +79,7 @@ type View struct {
 	Change *presence.Change
 }
 
-// Rooms are the rooms that somebody here looks at.
+// Rooms are the rooms that have viewers at this replica.
 type Rooms struct {
 	store   *store.Store
 	trust   Trust
@@ -103,14 +102,14 @@ type room struct {
 	view atomic.Pointer[View]
 
 	audiences map[Audience]*audience
-	tried     chan struct{} // closed when it has been read, or that failed; for those who wait for that
+	tried     chan struct{} // closed when the first read has ended, also in an error; viewers wait for it
 	dirty     bool          // has to be read
 	busy      bool          // is being read; once at a time, so that what was read is in order
 	retry     time.Time     // but not before
 	heard     time.Time     // when a change was heard of that has not been read yet; zero: none
 	read      time.Time     // the same of what was read last
 	lost      bool          // Redis lost the room's data: what is read next counts, whatever it is
-	told      int64         // the highest version that was heard of, or read for somebody who asked
+	told      int64         // the highest version that was heard of, or read for a question of the API
 }
 
 // New returns the rooms of st. Nothing is read before [Rooms.Run].
@@ -131,7 +130,7 @@ func New(st *store.Store, trust Trust, opts Options) *Rooms {
 	return rs
 }
 
-// Viewer is somebody who looks at a room, as one of an audience.
+// Viewer is a page or stream that shows a room, as one of an audience.
 type Viewer struct {
 	rooms    *Rooms
 	room     *room
@@ -217,7 +216,7 @@ func (rs *Rooms) endLocked(rm *room, a *audience) {
 	}
 }
 
-// Counts returns the numbers of rooms that somebody looks at, and of viewers.
+// Counts returns the number of rooms that have viewers, and of viewers.
 func (rs *Rooms) Counts() (rooms, viewers int) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()

@@ -1,27 +1,27 @@
-// Package stream tells programs what happens in rooms, by server-sent events: who is
-// there, then every change, over a connection that stays open.
+// Package stream sends programs the events of rooms (server-sent events): the members,
+// then every change, over a connection that stays open.
 //
 //   - streams.go: all streams of a replica: how one is opened, keepalives, the end
 //   - feed.go: the streams of one kind of one room, an audience of the room
 //   - event.go: events as text
 //   - stream.go: one stream: its connection, and what is written to it
-//   - join.go: streams that are somebody's presence
+//   - join.go: streams that join a user
 //
 // # What a stream costs
 //
-// An event is encoded once for all streams of a room that are told the same, and is
+// An event is encoded once for all streams of a room that get the same event, and is
 // written to each by one attempt that does not block: no stream waits for another, and
-// no goroutine wakes. A stream is taken from net/http, so that neither its request nor
-// its buffers stay. It has one goroutine, which waits for the peer to close.
+// no goroutine wakes. The connection is taken from net/http, so that neither the request
+// nor its buffers stay. A stream has one goroutine, which waits for the peer to close.
 //
-// A peer that does not read fast enough has an event half written some day. Then a
-// goroutine finishes that event. What comes meanwhile is dropped, and after that the
-// stream is told the whole room anew. One that takes nothing for 30 s is cut.
+// When a peer does not read fast enough, a part of an event can't be written at once. Then
+// a goroutine writes the rest. Later events are dropped meanwhile, and after that the
+// stream gets the whole room. A stream whose peer takes nothing for 30 s is cut.
 //
 // # Where a stream stands
 //
-// A stream stands at the version of the room that it was told last. A change that leads
-// from there is told as it is. Where none does, since the stream is new, was resumed at
-// a version that is not known here yet, or has missed something, the log of the room is
-// asked for the changes, or the whole room is told.
+// A stream stands at the version of the last event it was sent. A change that leads from
+// there is sent as it is. There may be none: the stream is new, was resumed at a version
+// that this replica does not know yet, or has missed events. Then the changes are read
+// from the room's log, or the whole room is sent.
 package stream

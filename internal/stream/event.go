@@ -11,7 +11,7 @@ import (
 	"presence/internal/room"
 )
 
-// Member is a member of a room as programs are told of one.
+// Member is a member of a room as programs get it.
 type Member struct {
 	User        string          `json:"user"`
 	Name        string          `json:"name"`
@@ -37,7 +37,7 @@ func MembersOf(list []presence.Member) []Member {
 	return members
 }
 
-// Left is a user who is no longer in a room, as programs are told of one.
+// Left is a user who is no longer in a room, as programs get it.
 type Left struct {
 	User   string          `json:"user"`
 	Reason presence.Reason `json:"reason"`
@@ -52,7 +52,7 @@ func LeftOf(list []presence.Left) []Left {
 	return left
 }
 
-// Stamp is an instant as programs are told it: RFC 3339, UTC, with milliseconds.
+// Stamp writes an instant as programs get it: RFC 3339, UTC, with milliseconds.
 func Stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z07:00") }
 
 // The kinds of events, in the order of their metrics.
@@ -70,7 +70,7 @@ func kindName(kind int) string {
 	return [kinds]string{"snapshot", "diff", "count", "mode", "stale", "end"}[kind]
 }
 
-// message is what a stream is told of a view at a time: one event, or two.
+// message is what a stream is sent of a view at a time: one event, or two.
 type message uint8
 
 const (

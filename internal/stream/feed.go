@@ -10,16 +10,16 @@ import (
 )
 
 const (
-	// mostDiffs is how many users a room may have of which changes are told one by one:
-	// as many as are listed. Below fewDiffs they are again, and can be resumed.
+	// mostDiffs is the number of users above which a room's streams get counts instead of
+	// diffs: as many as are listed. Below fewDiffs they get diffs again, and can be resumed.
 	mostDiffs = 256
 	fewDiffs  = 200
 
 	// readPatience bounds looking up what a stream has missed.
 	readPatience = 2 * time.Second
 
-	// firstPatience is how long the first snapshot of a stream may wait until the room is
-	// seen as somebody was told that it is: by the stream's own join, or here before.
+	// firstPatience is how long the first snapshot of a stream waits for the version that
+	// the client knows of already: from the stream's own join, or from an earlier answer.
 	firstPatience = 5 * time.Second
 )
 
@@ -39,13 +39,13 @@ type feed struct {
 
 	mu      sync.Mutex // guards what follows, and the subs:
 	subs    []*sub
-	members map[string][]*sub // of users who are there by their streams
-	edition *edition          // of the newest view that was told; nil: none
+	members map[string][]*sub // user -> the streams that have joined that user
+	edition *edition          // of the newest view that was sent; nil: none
 	version int64             // of the view that was shown last
 	writer  *writer
 }
 
-// sub is what a stream is told of one room.
+// sub is the part of a stream that concerns one room.
 type sub struct {
 	stream *stream
 	feed   *feed
@@ -65,7 +65,7 @@ type sub struct {
 	waiting time.Time // for that version, since then; zero: it does not
 }
 
-// Show tells all streams of the feed what is new.
+// Show sends view to all streams of the feed.
 func (f *feed) Show(view room.View, shown func()) {
 	lagging := f.show(view)
 	shown()
@@ -75,7 +75,7 @@ func (f *feed) Show(view room.View, shown func()) {
 // Serial says that Show sends by itself, see [room.Serial].
 func (*feed) Serial() {}
 
-// show tells what is new to those that it can be told to, and returns the others.
+// show sends view to the streams that can take it, and returns the others.
 func (f *feed) show(view room.View) (lagging map[int64][]*sub) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -113,7 +113,7 @@ func (f *feed) tell(s *sub, e *edition, m message, told *[messages]int) {
 	}
 }
 
-// next returns what is to be told to s, which view is shown to, and takes it for told.
+// next returns the message that brings s to view, and counts it as sent.
 func (f *feed) next(s *sub, view room.View) message {
 	same := view.Version == s.version && view.Birth == s.birth
 	// The stream was resumed at a version that was not known here yet. After an outage
@@ -172,7 +172,7 @@ func (s *sub) stands(view room.View) {
 	s.empty, s.stale = view.Users == 0, view.Stale
 }
 
-// ready reports whether s can be told view first.
+// ready reports whether view may be the first that s is sent.
 func (s *sub) ready(view room.View) bool {
 	return view.Version >= s.least || view.Stale || time.Since(s.waiting) >= firstPatience
 }
@@ -215,7 +215,7 @@ func (f *feed) of(view room.View) *edition {
 	return e
 }
 
-// forget lets go of what was encoded.
+// forget drops the encoded messages.
 func (f *feed) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -254,7 +254,7 @@ func (f *feed) anew(s *sub) []byte {
 	return f.of(view).message(m, s.stream.ids)
 }
 
-// missed is what a stream that is resumed may have missed.
+// missed is the changes that a resumed stream may have missed.
 type missed struct {
 	version int64 // that it stands at
 	store.Reading

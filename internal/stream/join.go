@@ -16,19 +16,19 @@ import (
 )
 
 const (
-	// rotation is how long a stream that is somebody's presence lasts at the most: a
-	// proxy may hide for long that its client is gone. It is up to rotationJitter less.
+	// rotation is how long a stream that joins a user lasts at most: a proxy may hide for
+	// long that the client is gone. It is up to rotationJitter less.
 	rotation       = 5 * time.Minute
 	rotationJitter = time.Minute
 
-	// settling is how many questions of what became of members are asked at a time.
+	// settling is how many members are looked up in Redis at a time.
 	settling = 64
 )
 
 // seat names a connection in a room.
 type seat struct{ room, connection string }
 
-// joined is the presence of a stream. It is the socket of its member.
+// joined is the member that a stream has joined. It is the member's socket.
 type joined struct {
 	stream *stream
 	room   string
@@ -38,7 +38,7 @@ type joined struct {
 	mu     sync.Mutex      // guards:
 	member *replica.Member // nil: Redis could not be asked yet
 	at     time.Time       // when it joined
-	heard  time.Time       // when it was found that nobody has ended it
+	heard  time.Time       // when it was last found not to have been ended
 	over   bool
 }
 
@@ -69,16 +69,14 @@ func (j *joined) join(ctx context.Context) (int64, error) {
 	return held.Version, nil
 }
 
-// Heard is when the stream was found to be there, and its member not to have been ended
-// by anybody.
+// Heard returns when the stream was last found open, and its member not ended by others.
 func (j *joined) Heard() time.Time {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.heard
 }
 
-// Ping has it found out what became of the member. A peer of a stream has no way to
-// answer.
+// Ping has the member looked up in Redis, since the peer of a stream can't answer.
 func (j *joined) Ping() error {
 	j.stream.all.doubt(j, HasLeft)
 	return nil
@@ -94,7 +92,7 @@ func (j *joined) Ended(_ *replica.Member, why error) {
 	j.stream.finish(RoomFull)
 }
 
-// end gives the member up, who is there for the leave grace still.
+// end releases the member, which counts for the leave grace.
 func (j *joined) end() {
 	j.mu.Lock()
 	member := j.member
@@ -146,8 +144,8 @@ func (j *joined) settle(ctx context.Context, as Code) error {
 	return nil
 }
 
-// doubtMembers has it found out what became of the users of streams whom view says
-// something of. The caller holds f.mu.
+// doubtMembers has the members of streams looked up whose users view's change names. The
+// caller holds f.mu.
 func (f *feed) doubtMembers(view room.View) {
 	if len(f.members) == 0 || view.Stale {
 		return
@@ -178,7 +176,7 @@ func (f *feed) doubtMembers(view room.View) {
 	}
 }
 
-// claim notes whose connection a joined stream has, and returns the one that had it.
+// claim gives the connection to a joined stream, and returns the stream that had it.
 func (ss *Streams) claim(j *joined) (former *joined) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()

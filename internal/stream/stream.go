@@ -23,12 +23,12 @@ const (
 	// a room with much metadata fits.
 	sendBuffer = 256 << 10
 
-	// maxSaid is how many bytes of a peer are thrown away. It has nothing to say once
-	// it has asked.
+	// maxSaid is how many bytes of a peer are thrown away: after its request a client
+	// sends nothing.
 	maxSaid = 16 << 10
 )
 
-// stream is one connection that is told of rooms.
+// stream is one connection to which events of rooms are sent.
 type stream struct {
 	all    *Streams
 	subs   []*sub // one for each room

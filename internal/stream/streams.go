@@ -22,15 +22,15 @@ import (
 )
 
 const (
-	// beat is the time between two parts of the streams that are sent keepalives, of
-	// which there are slots: each gets one in 12 s, so that proxies see something in 15.
+	// beat is the time between the keepalives of two slots of streams: each stream gets
+	// one every 12 s, so that proxies see some bytes at least every 15 s.
 	beat  = time.Second
 	slots = 12
 
 	// keepalive is a comment.
 	keepalive = ":\n\n"
 
-	// openPatience is how long a stream waits for its rooms to be known.
+	// openPatience is how long a new stream waits for the first reading of its rooms.
 	openPatience = 2 * time.Second
 
 	// resumeTries is how often the log is read for a stream that is resumed while the
@@ -40,8 +40,8 @@ const (
 
 // Options are the settings of [Streams].
 type Options struct {
-	// LeaveGrace is how long a member counts whose stream is gone: a client that is
-	// present by its stream is told to be back in a third of it. 0 means the default.
+	// LeaveGrace is how long a member counts after the stream that joined it has ended:
+	// its client is told to reconnect within a third of it. 0 means the default.
 	LeaveGrace time.Duration
 
 	// Registerer: nil means no metrics.
@@ -65,7 +65,7 @@ type Streams struct {
 	next     int                     // slot of the next
 	timed    map[*stream]bool        // that end at a time
 	feeds    map[feedKey]*feed
-	seats    map[seat]*joined // who is there by a stream here
+	seats    map[seat]*joined // the members that streams here have joined
 	draining bool
 	drained  chan struct{} // closed when none is left of a drain
 	stopped  bool
@@ -75,8 +75,8 @@ type Streams struct {
 	doubts   map[*joined]Code
 }
 
-// New returns the streams of rooms, of which none is open. Those that are somebody's
-// presence are members of r. They live only while [Streams.Run] runs.
+// New returns the streams of rooms, of which none is open. Streams that join a user make
+// members of r. All live only while [Streams.Run] runs.
 func New(rooms *room.Rooms, r *replica.Replica, opts Options) *Streams {
 	if opts.LeaveGrace == 0 {
 		opts.LeaveGrace = store.DefaultLeaveGrace
@@ -93,10 +93,10 @@ func New(rooms *room.Rooms, r *replica.Replica, opts Options) *Streams {
 	return ss
 }
 
-// Want is what a stream is asked for.
+// Want is what a client asks of a stream.
 type Want struct {
-	// Rooms are told of, at least one, each once. Several says that there may be more than
-	// one: then events have no ids.
+	// Rooms are the rooms of the stream, at least one, each once. Several says that there
+	// may be more than one: then events have no ids.
 	Rooms   []string
 	Several bool
 
@@ -106,15 +106,15 @@ type Want struct {
 	// After is the version that the client has, of the one room; 0 for none.
 	After int64
 
-	// Join, if not nil, is who is present in the one room by the stream. Generation and
+	// Join, if not nil, is the user whom the stream joins to the one room. Generation and
 	// TTL are not used.
 	Join *store.Wanted
 
-	// Until is when the right to look ends, and the stream with it; zero: never.
+	// Until is when the right to observe ends, and the stream with it; zero: never.
 	Until time.Time
 
-	// Ended is called once when the stream has ended, also if it was never opened; nil:
-	// nobody wants to know.
+	// Ended, if not nil, is called once when the stream has ended, also if it was never
+	// opened.
 	Ended func()
 }
 
@@ -178,7 +178,7 @@ func (ss *Streams) Serve(w http.ResponseWriter, r *http.Request, want Want) erro
 // ErrStopped is why no stream is opened: this replica has ended all of them.
 var ErrStopped = errors.New("event streams have stopped")
 
-// begin sends what s is told first.
+// begin sends the first event of s.
 func (ss *Streams) begin(ctx context.Context, s *stream, conn net.Conn, head []byte, past *missed) {
 	s.begin(conn)
 	if len(s.subs) == 0 { // draining
@@ -267,7 +267,7 @@ func (ss *Streams) emptyLocked() {
 	}
 }
 
-// enter makes s look at a room.
+// enter makes s a viewer of a room.
 func (ss *Streams) enter(ctx context.Context, s *stream, key feedKey) *sub {
 	ss.mu.Lock()
 	f := ss.feeds[key]
@@ -289,8 +289,8 @@ func (ss *Streams) leave(f *feed) {
 	}
 }
 
-// join makes somebody present by s, and returns the version by which that is so. While
-// Redis is away, or full, that has to wait.
+// join joins the user of s, and returns the version of the room by which it is a member.
+// While Redis is away, or full, that has to wait.
 func (ss *Streams) join(ctx context.Context, s *stream, want Want) (version int64, err error) {
 	j := &joined{stream: s, room: want.Rooms[0], user: want.Join.Connection.User.ID, want: *want.Join}
 	s.joined = j
@@ -359,8 +359,7 @@ func (ss *Streams) allLocked() []*stream {
 	return all
 }
 
-// keepAlive sends keepalives to the streams of a slot, and ends those whose time has
-// come.
+// keepAlive sends keepalives to the streams of a slot, and ends streams whose time is up.
 func (ss *Streams) keepAlive(w *writer, slot int, now time.Time) {
 	ss.mu.Lock()
 	alive := slices.Collect(maps.Keys(ss.slots[slot]))
