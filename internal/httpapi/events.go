@@ -21,8 +21,8 @@ const (
 	maxVersion = 1 << 53
 )
 
-// Events serves GET /v1/rooms/{room}/events: an event stream of a room, which with join
-// is somebody's presence, too.
+// Events serves GET /v1/rooms/{room}/events: an event stream of a room, which with the
+// parameter join also joins a user.
 func (a *API) Events(w http.ResponseWriter, r *http.Request) {
 	name, q := r.PathValue("room"), queryOf(r)
 	grant, ok := a.watches(w, r, name)
@@ -72,7 +72,7 @@ func (a *API) EventsOfRooms(w http.ResponseWriter, r *http.Request) {
 	a.stream(w, r, grant, want, q.faults)
 }
 
-// watches returns what the sender of r may do, who may observe rooms; else it has
+// watches returns the grant of the sender of r, if it may observe rooms. If not, it has
 // answered.
 func (a *API) watches(w http.ResponseWriter, r *http.Request, rooms ...string) (*access.Grant, bool) {
 	for _, name := range rooms {
@@ -101,8 +101,8 @@ func (q *query) countsOnly() bool {
 	return mode == "count"
 }
 
-// after returns the version that the client has. What EventSource sends by itself may be
-// anything, and wins.
+// after returns the version that the client has. The Last-Event-ID that EventSource sends
+// by itself may be any text, and wins over the parameter.
 func (q *query) after(r *http.Request) int64 {
 	asked, ok := versionOf(q.text("after"))
 	if q.values.Has("after") && !ok {
@@ -122,8 +122,8 @@ func versionOf(text string) (version int64, ok bool) {
 	return version, true
 }
 
-// joins returns who is to be present by a stream of c's room. The error is one of access
-// or of the room.
+// joins returns the user whom a stream of c's room joins. The error is one of access or of
+// the room.
 func (a *API) joins(r *http.Request, c connection, q *query) (*store.Wanted, error) {
 	id, user, name := q.text("join"), q.text("user"), q.text("name")
 	w := &store.Wanted{SetName: q.values.Has("name")}
@@ -168,7 +168,7 @@ func (a *API) joins(r *http.Request, c connection, q *query) (*store.Wanted, err
 	return w, nil
 }
 
-// stream opens the stream that is wanted.
+// stream opens a stream.
 func (a *API) stream(w http.ResponseWriter, r *http.Request, grant *access.Grant, want stream.Want, wrong faults) {
 	if err := wrong.err(); err != nil {
 		fail(w, err)

@@ -28,7 +28,7 @@ const (
 	maxMeta = 1024
 )
 
-// mistake is the error for a request that can't be meant.
+// mistake is the error for a bad request.
 type mistake struct {
 	code   Code
 	detail string
@@ -38,7 +38,7 @@ type mistake struct {
 // Error returns what to do.
 func (m *mistake) Error() string { return m.detail }
 
-// faults are what is wrong with what a request says.
+// faults are the mistakes in a request, one by one.
 type faults []Fault
 
 // add notes a fault.
@@ -123,8 +123,8 @@ func cursorOf(text string) string { return base64.RawURLEncoding.EncodeToString(
 
 // place is where a list of members goes on.
 type place struct {
-	// scan says that it goes on in no order, from cursor; else after the member who came
-	// at since and is called user.
+	// scan says that the list goes on in no order, from cursor; else it goes on after the
+	// member user, who joined at since.
 	scan   bool
 	cursor store.Cursor
 	since  int64
@@ -194,7 +194,7 @@ func newObject(body []byte, fields ...string) (*object, error) {
 	return o, nil
 }
 
-// readBody reads the body of a request, whatever it says it is, but multipart.
+// readBody reads the body of a request, of any content type but multipart.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	tooLarge := &mistake{code: TooLarge, detail: fmt.Sprintf("Please send at most %d KiB.", limit>>10)}
 	if r.ContentLength > limit {

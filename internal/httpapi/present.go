@@ -61,8 +61,8 @@ func (a *API) connection(w http.ResponseWriter, r *http.Request, limit int64, fi
 	return c, o, a.identify(w, r, &c, o)
 }
 
-// identify finds out which connection the address of a request names, among those of who
-// speaks. It reports false if it has answered that this is not known.
+// identify finds out which of the speaker's connections the address of a request names. It
+// reports false if it has answered that this is not known.
 func (a *API) identify(w http.ResponseWriter, r *http.Request, c *connection, o *object) bool {
 	id := r.PathValue("connection")
 	if presence.CheckID(id) != nil {
@@ -78,7 +78,8 @@ func (a *API) identify(w http.ResponseWriter, r *http.Request, c *connection, o 
 	return true
 }
 
-// address is where the one who speaks is, for limits, which API keys do not have.
+// address returns the sender's address for limits; "" for API keys, which have no such
+// limits.
 func (a *API) address(r *http.Request, g *access.Grant) string {
 	if g.Key {
 		return ""
@@ -86,8 +87,8 @@ func (a *API) address(r *http.Request, g *access.Grant) string {
 	return a.opts.Address(r)
 }
 
-// Put serves PUT /v1/rooms/{room}/connections/{connection}: somebody is present, for a
-// while, or still is.
+// Put serves PUT /v1/rooms/{room}/connections/{connection}, which joins a user for a
+// while, or renews the connection.
 func (a *API) Put(w http.ResponseWriter, r *http.Request) {
 	c, o, ok := a.connection(w, r, maxPresent, "user", "name", "meta", "ttl")
 	if !ok {
@@ -131,8 +132,8 @@ func (s seconds) MarshalJSON() ([]byte, error) {
 	return json.Marshal(float64(time.Duration(s).Round(time.Millisecond)) / float64(time.Second))
 }
 
-// wanted returns what a PUT wants. The error is a [*mistake], or one of access or of the
-// room.
+// wanted returns what a PUT asks for. The error is a [*mistake], or one of access or of
+// the room.
 func (a *API) wanted(r *http.Request, c connection, o *object) (store.Wanted, error) {
 	user, err := o.user(c.grant)
 	if err != nil {
@@ -177,7 +178,7 @@ func within(g *access.Grant, ttl time.Duration) (time.Duration, error) {
 	return min(ttl, left), nil
 }
 
-// user returns who is to be present. The error is one of access.
+// user returns the user to join. The error is one of access.
 func (o *object) user(g *access.Grant) (string, error) {
 	known := len(o.faults)
 	user := o.text("user")
@@ -207,8 +208,8 @@ func (o *object) nameAllowed(g *access.Grant) error {
 	return nil
 }
 
-// defaultName is what a user is called who joins without a name: as the token says, else
-// by the id. If that is no legal name, the user must be there already, and have one. The
+// defaultName returns the name of a user who joins without one: the token's, else the id.
+// If that is no legal name, the user must be in the room already, and have a name. The
 // error is a [*presence.NameError] or one of the room.
 func (a *API) defaultName(ctx context.Context, c connection, user string) (string, error) {
 	name, err := presence.CleanName(freeName(c.grant, user))
@@ -226,7 +227,7 @@ func (a *API) defaultName(ctx context.Context, c connection, user string) (strin
 	}
 }
 
-// freeName is what a user is called whom nobody has given a name.
+// freeName is the default name of a user without a name.
 func freeName(g *access.Grant, user string) string {
 	if g.Name != "" {
 		return g.Name
@@ -234,10 +235,10 @@ func freeName(g *access.Grant, user string) string {
 	return user
 }
 
-// metaRule says what metadata are.
+// metaRule says which metadata are legal.
 const metaRule = "It must be a JSON object of at most 1024 bytes in compact form."
 
-// ttl returns for how long a lease is asked for, or what it is by default.
+// ttl returns the lease that a body asks for, or the default.
 func (o *object) ttl(byDefault time.Duration) time.Duration {
 	if !o.has("ttl") {
 		return byDefault
@@ -302,7 +303,7 @@ func (a *API) Patch(w http.ResponseWriter, r *http.Request) {
 	answer(w, stream.MemberOf(member))
 }
 
-// Delete serves DELETE /v1/rooms/{room}/connections/{connection}: somebody leaves.
+// Delete serves DELETE /v1/rooms/{room}/connections/{connection}, which leaves.
 func (a *API) Delete(w http.ResponseWriter, r *http.Request) {
 	c, o, ok := a.connection(w, r, 0)
 	if !ok {
@@ -327,15 +328,15 @@ func (a *API) leave(w http.ResponseWriter, r *http.Request, c connection, o *obj
 	done(w)
 }
 
-// done answers that what was asked for is so.
+// done answers 204: the request has been carried out.
 func done(w http.ResponseWriter) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// Leave serves POST /v1/rooms/{room}/connections/{connection}/leave, which does what
-// DELETE does. A browser that leaves a page can send nothing else, and no header: so the
-// token may be in the body, which may be empty otherwise.
+// Leave serves POST /v1/rooms/{room}/connections/{connection}/leave, which does the same as
+// DELETE. A browser that leaves a page can send only a POST, and no header: so the token
+// may be in the body, which may also be empty.
 func (a *API) Leave(w http.ResponseWriter, r *http.Request) {
 	c := connection{room: r.PathValue("room")}
 	if err := presence.CheckRoom(c.room); err != nil {
@@ -381,7 +382,7 @@ type seat struct {
 	Connection string `json:"connection"`
 }
 
-// Heartbeats serves POST /v1/heartbeats: many connections are still there.
+// Heartbeats serves POST /v1/heartbeats, which renews many connections.
 func (a *API) Heartbeats(w http.ResponseWriter, r *http.Request) {
 	g, err := a.opts.Access.Grant(r, false)
 	if err == nil {
@@ -505,8 +506,8 @@ func (a *API) renew(r *http.Request, g *access.Grant, keys presence.Keys, seats 
 	return there, err //nolint:wrapcheck // likewise
 }
 
-// Remove serves DELETE /v1/rooms/{room}/members/{user}: all connections of a user end,
-// and their pages and streams do not come back by themselves.
+// Remove serves DELETE /v1/rooms/{room}/members/{user}, which ends all connections of a
+// user. The user's pages and streams do not join again by themselves.
 func (a *API) Remove(w http.ResponseWriter, r *http.Request) {
 	name, _, ok := a.asked(w, r, access.Remove)
 	if !ok {

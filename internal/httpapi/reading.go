@@ -25,13 +25,13 @@ const (
 	maxChanges = 256
 )
 
-// Occupancy is how many are in a room.
+// Occupancy is the number of users and connections of a room.
 type Occupancy struct {
 	Room        string `json:"room"`
 	Users       int    `json:"users"`       // distinct users online
 	Connections int    `json:"connections"` // their connections
 	Version     int64  `json:"version"`     // rises with every change
-	Stale       bool   `json:"stale"`       // Redis is away; this is what was read last
+	Stale       bool   `json:"stale"`       // Redis is away; the numbers are the last that were read
 	AsOf        string `json:"as_of"`       // when it was read, RFC 3339 with milliseconds, UTC
 }
 
@@ -39,9 +39,8 @@ func occupancyOf(name string, v room.View) Occupancy {
 	return Occupancy{name, v.Users, v.Connections, v.Version, v.Stale, stream.Stamp(v.AsOf)}
 }
 
-// Room serves GET /v1/rooms/{room}. A room that nobody is in has 0 users; it is
-// no error to ask for one. While Redis is away the answer is the last known one,
-// marked stale, or 503 when there is none.
+// Room serves GET /v1/rooms/{room}. An empty room is no error: it has 0 users. While
+// Redis is away the answer is the last known one, marked stale, or 503 when there is none.
 func (a *API) Room(w http.ResponseWriter, r *http.Request) {
 	name, g, ok := a.asked(w, r, access.Observe)
 	if !ok {
@@ -83,7 +82,7 @@ func matches(headers []string, tag string) bool {
 	return false
 }
 
-// Rooms serves GET /v1/rooms: rooms with somebody in them that the caller may see, by
+// Rooms serves GET /v1/rooms: the rooms that are not empty and that the caller may see, by
 // name.
 func (a *API) Rooms(w http.ResponseWriter, r *http.Request) {
 	g, err := a.opts.Access.Grant(r, false)
@@ -154,9 +153,9 @@ func (a *API) Members(w http.ResponseWriter, r *http.Request) {
 // list returns a room with a page of its members, and where the list goes on; the zero
 // place if it does not.
 //
-// A room of which all members are known in order is listed in that order: after the last
-// that was listed, whoever came or went since. A larger one is scanned, and from its
-// beginning if it was smaller when the list began.
+// A room of which all members are known in order is listed in that order. The next page
+// begins after the last member of the page before, also if members have come or gone since.
+// A larger room is scanned; if it was smaller when the list began, from its beginning.
 func (a *API) list(r *http.Request, name string, from place, limit int) (view room.View, next place, err error) {
 	if !from.scan {
 		view, err = a.rooms.Look(r.Context(), name)
@@ -185,8 +184,8 @@ func (a *API) list(r *http.Request, name string, from place, limit int) (view ro
 	return view, next, err
 }
 
-// Member serves GET /v1/rooms/{room}/members/{user}. What is stale is not told, since
-// nothing of the answer would say so.
+// Member serves GET /v1/rooms/{room}/members/{user}. The answer has no field to say that it
+// is stale, so a stale one is 503.
 func (a *API) Member(w http.ResponseWriter, r *http.Request) {
 	name, _, ok := a.asked(w, r, access.Observe)
 	if !ok {
@@ -210,7 +209,7 @@ func (a *API) Member(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// What the name of a room, and the id of a user or a connection, is.
+// The rules for the name of a room, and for the id of a user or a connection.
 const (
 	roomRule = "It must be 1 to 64 characters of A-Z, a-z, 0-9, _ and -."
 	idRule   = "It must be 1 to 128 characters of A-Z, a-z, 0-9 and _.:@|+=~-, but not . or .."
@@ -260,8 +259,8 @@ func (a *API) Changes(w http.ResponseWriter, r *http.Request) {
 	}{name, occupancy.Version, list})
 }
 
-// Query serves POST /v1/query: how many are in each of some rooms, and who of some users
-// is in which of them.
+// Query serves POST /v1/query: the occupancy of some rooms, and in which of these rooms
+// each of some users is.
 func (a *API) Query(w http.ResponseWriter, r *http.Request) {
 	g, err := a.opts.Access.Grant(r, false)
 	if err != nil {

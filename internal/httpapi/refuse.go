@@ -6,7 +6,7 @@ import (
 	"presence/internal/access"
 )
 
-// Refuse answers for what access has refused.
+// Refuse answers a request that access has refused.
 func Refuse(w http.ResponseWriter, refusal *access.Refusal) {
 	code := Unauthorized
 	switch refusal.Kind {

@@ -16,7 +16,7 @@ const (
 	// Replaced: another socket, or request, has its connection.
 	Replaced
 
-	// Ended: somebody has ended it, here or through another replica.
+	// Ended: it was ended on purpose, here or through another replica.
 	Ended
 
 	// Missing: Redis does not have it, but may have lost it, or its lease ran out when

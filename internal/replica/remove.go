@@ -9,8 +9,8 @@ import (
 )
 
 // Remove ends all connections of a user in room, whichever they are, for
-// [presence.ReasonRemoved], and returns the room's occupancy afterwards. Nobody puts them
-// back, and sockets of theirs are told: of other replicas as soon as these hear of it.
+// [presence.ReasonRemoved], and returns the room's occupancy afterwards. No replica puts
+// them back. Their sockets get to know; those at other replicas as soon as these hear of it.
 func (r *Replica) Remove(ctx context.Context, room, user string) (presence.Occupancy, error) {
 	ended, occupancy, err := r.store.Remove(ctx, room, user)
 	for _, id := range ended {
