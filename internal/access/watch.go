@@ -42,7 +42,7 @@ func (a *Access) Watch(g *Grant, address string, rooms ...string) (*Watch, error
 		}
 	}
 	if more > 0 && len(here)+more > MaxWatched {
-		return nil, a.refuse(&Refusal{Limited, ReasonWatched, "Too many different rooms are watched from this address: close other streams first."})
+		return nil, a.refuse(&Refusal{Limited, ReasonWatched, "Your address watches as many different rooms as the server allows: close other streams first."})
 	}
 	if here == nil {
 		here = map[string]int{}

@@ -169,7 +169,7 @@ func (a *App) onlyRooms(page http.Handler) http.Handler {
 // badForm answers a post that a page can't carry out. Nothing of it happened.
 func (a *App) badForm(w http.ResponseWriter, err error) {
 	status, n := http.StatusBadRequest, templates.Notice{
-		Title: "This form can't be read", Text: "A page can join its room, or leave it. Please go back to the page, load it again and press the button.",
+		Title: "This form can't be read", Text: "A form can only join or leave a room. Please go back to the page, load it again and press the button.",
 	}
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		status, n = http.StatusRequestEntityTooLarge, templates.Notice{Title: "This form is too large", Text: "Please go back and type a shorter name."}
@@ -225,7 +225,7 @@ func (a *App) elsewhere(mux *http.ServeMux) http.Handler {
 		case len(allow) > 0:
 			a.notAllowed(w, r, strings.Join(allow, ", "))
 		case isAPI(r):
-			httpapi.Problem(w, httpapi.NotFound, "The README lists what can be asked for.")
+			httpapi.Problem(w, httpapi.NotFound, "The server's README lists the addresses of the API.")
 		default:
 			a.notFound(w)
 		}

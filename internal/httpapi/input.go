@@ -54,7 +54,7 @@ func (f *faults) err() error {
 
 // invalid is the error for a request with faults.
 func invalid(f ...Fault) error {
-	return &mistake{Invalid, "Please correct what errors lists. Nothing has been changed.", f}
+	return &mistake{Invalid, "Please correct the mistakes that errors lists. Nothing has been changed.", f}
 }
 
 // query reads the query of an address. A parameter that is empty counts as none.
@@ -67,7 +67,7 @@ func queryOf(r *http.Request) *query {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	q := &query{values: values}
 	if err != nil {
-		q.faults.add("", "The query can't be read: percent-encode what is no letter or digit.")
+		q.faults.add("", "The query can't be read: percent-encode all characters but letters and digits.")
 	}
 	return q
 }
@@ -115,7 +115,7 @@ func (q *query) cursor() string {
 }
 
 func (q *query) badCursor() {
-	q.faults.add("/cursor", "This is no cursor of this list: give next of the page before, or none to begin.")
+	q.faults.add("/cursor", "This cursor does not belong to this list. Use the value of next from the page before, or none for the first page.")
 }
 
 // cursorOf is the cursor that stands for text.
@@ -249,7 +249,7 @@ func (o *object) parse(body []byte, fields []string) error {
 		if _, twice := o.fields[name]; twice {
 			o.faults.add(pointer, "Give it once.")
 		} else if !slices.Contains(fields, name) {
-			o.faults.add(pointer, "There is no such field; there are "+strings.Join(fields, ", ")+".")
+			o.faults.add(pointer, "There is no such field. The fields are "+strings.Join(fields, ", ")+".")
 		}
 		o.fields[name] = value
 	}

@@ -194,7 +194,7 @@ func (o *object) user(g *access.Grant) (string, error) {
 	case g.Token:
 		return g.User, nil
 	default:
-		o.faults.add("/user", "An API key speaks for all users: say which one is present.")
+		o.faults.add("/user", "An API key speaks for all users: say which user is to be present.")
 	}
 	return user, nil
 }

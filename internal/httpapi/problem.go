@@ -62,11 +62,11 @@ func (c Code) known() problem {
 	case NotFound:
 		p.Status, p.Title = http.StatusNotFound, "There is nothing at this address"
 	case NoSuchRoom:
-		p.Status, p.Title = http.StatusNotFound, "There can be no such room"
+		p.Status, p.Title = http.StatusNotFound, "No room can have this name"
 	case NotPresent:
 		p.Status, p.Title = http.StatusNotFound, "Not in the room"
 	case MethodNotAllowed:
-		p.Status, p.Title = http.StatusMethodNotAllowed, "This address does not take the method"
+		p.Status, p.Title = http.StatusMethodNotAllowed, "This address does not support the method"
 	case RoomFull:
 		p.Status, p.Title, p.Retry = http.StatusConflict, "The room is full", "backoff"
 	case TooManyRooms:
@@ -76,9 +76,9 @@ func (c Code) known() problem {
 	case TooLarge:
 		p.Status, p.Title = http.StatusRequestEntityTooLarge, "The body is too large"
 	case UnsupportedMediaType:
-		p.Status, p.Title = http.StatusUnsupportedMediaType, "The body is of a kind that is not read"
+		p.Status, p.Title = http.StatusUnsupportedMediaType, "The content type of the body is not supported"
 	case Invalid:
-		p.Status, p.Title = http.StatusUnprocessableEntity, "The request says something that can't be"
+		p.Status, p.Title = http.StatusUnprocessableEntity, "The request has mistakes"
 	case RateLimited:
 		p.Status, p.Title, p.Retry = http.StatusTooManyRequests, "Too many requests", "backoff"
 	case Unavailable:
@@ -132,11 +132,11 @@ func fail(w http.ResponseWriter, err error) {
 	case errors.Is(err, presence.ErrTooManyRooms):
 		Problem(w, TooManyRooms, "There are as many rooms as the server allows. Please try again later.")
 	case errors.Is(err, presence.ErrAddressRooms):
-		Problem(w, TooManyRooms, "From your address people are in as many rooms as the server allows. Please leave one first.")
+		Problem(w, TooManyRooms, "Users from your address are in as many rooms as the server allows. Please leave one first.")
 	case errors.Is(err, presence.ErrAddressMembers):
-		Problem(w, RateLimited, "From your address as many members are present as the server allows. Please leave a room first.")
+		Problem(w, RateLimited, "Your address has as many members in rooms as the server allows. Please leave a room first.")
 	case errors.Is(err, presence.ErrFull):
-		Problem(w, Unavailable, "Redis has no memory left for newcomers. Please try again later.")
+		Problem(w, Unavailable, "Redis has no memory left for new members. Please try again later.")
 	case errors.Is(err, presence.ErrDamaged):
 		Problem(w, Unavailable, "The room's data in Redis are damaged. Please try again later.")
 	default:

@@ -225,7 +225,7 @@ func (a *API) Changes(w http.ResponseWriter, r *http.Request) {
 	limit := q.limit(maxChanges)
 	after, ok := number(q.text("after"), maxVersion-1)
 	if !ok {
-		q.faults.add("/after", "Give the version after which changes are wanted, such as the version of the room as you know it.")
+		q.faults.add("/after", "Give the version of the room that you know: the answer has the changes after it.")
 	}
 	if err := q.faults.err(); err != nil {
 		fail(w, err)
@@ -237,7 +237,7 @@ func (a *API) Changes(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !told {
-		Problem(w, Gone, "The log does not tell what changed since "+strconv.FormatInt(after, 10)+". Please read the room, and go on from its version.")
+		Problem(w, Gone, "The log no longer has the changes since version "+strconv.FormatInt(after, 10)+". Please read the room, and go on from its version.")
 		return
 	}
 	type change struct {
