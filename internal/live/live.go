@@ -10,7 +10,7 @@ import (
 	"presence/internal/room"
 )
 
-// Viewer is somebody who looks at a room, as a page of it knows him.
+// Viewer is the visitor of a page, as the page knows them.
 type Viewer interface {
 	// Send sends a frame to the page, without waiting for it. The frame is not
 	// modified. sent, which may be nil, is called once it is on its way, or never will
