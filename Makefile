@@ -65,13 +65,16 @@ test-unit: assets ## packages one by one, with the race detector
 test-sim: assets ## four hundred seeds of the simulator, without the race detector
 	$(GOTEST) -count=1 ./internal/sim
 
+# These tests wait more than they work.
+PARALLEL := -parallel 4
+
 .PHONY: test-browser
 test-browser: assets ## pages in a real browser (needs chromium)
-	$(GOTEST) -count=1 ./test/browser/...
+	$(GOTEST) -count=1 $(PARALLEL) ./test/browser/...
 
 .PHONY: test-system
 test-system: assets ## several replicas on a real Redis behind a real balancer (needs redis-server, haproxy, promtool)
-	$(GOTEST) -count=1 -p 1 $(SYSTEM)
+	$(GOTEST) -count=1 -p 1 $(PARALLEL) $(SYSTEM)
 
 .PHONY: cluster
 cluster: assets ## three replicas behind HAProxy on this machine, without Docker (ARGS="-help" and other flags)

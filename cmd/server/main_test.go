@@ -79,7 +79,7 @@ func start(t *testing.T, vars map[string]string, args ...string) *server {
 	args = append([]string{"-listen", "127.0.0.1:0", "-admin-listen", "127.0.0.1:0"}, args...)
 	go func() { s.code <- run(ctx, args, env(vars), io.Discard, s.log) }()
 	t.Cleanup(func() { s.end(t) })
-	redistest.Eventually(t, 5*time.Second, "the server says where it serves", func() bool {
+	redistest.Eventually(t, 30*time.Second, "the server says where it serves", func() bool {
 		for line := range strings.Lines(s.log.String()) {
 			var entry struct{ Msg, Listen, Admin string }
 			if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "serving" {

@@ -15,7 +15,7 @@ import (
 
 const (
 	// maxAnnounce is the longest time between two announcements.
-	maxAnnounce = 500 * time.Millisecond
+	maxAnnounce = time.Second
 
 	// maxCleared is how many cleared rooms a replica announces, and clearedFor for how
 	// long. Of further rooms the other replicas learn by their next heartbeats.
