@@ -36,7 +36,7 @@ func stepClock(t *testing.T, fake *redistest.Fake, by time.Duration) {
 // The clock of Redis is stepped: nobody leaves for that, and those who have gone, before
 // or after, do not stay.
 func TestSteppedClockMovesNobody(t *testing.T) {
-	for i, by := range []time.Duration{time.Minute, time.Minute, time.Minute, -2 * time.Minute, -15 * time.Second, time.Hour, 3 * time.Second} {
+	for i, by := range []time.Duration{time.Minute, -2 * time.Minute, time.Minute, -15 * time.Second, time.Hour} {
 		phase := time.Duration(1+3*i%9) * time.Second // sweeps and heartbeats take turns
 		t.Run(fmt.Sprint(by, " after ", phase), func(t *testing.T) {
 			bubble(t, func(t *testing.T, fake *redistest.Fake) {
@@ -67,8 +67,8 @@ func TestSteppedClockMovesNobody(t *testing.T) {
 				stepClock(t, fake, by)
 				gone := map[string]time.Duration{}
 				for time.Since(began) < 70*time.Second {
-					time.Sleep(100 * time.Millisecond)
-					if time.Since(began)%(20*time.Second) < 100*time.Millisecond {
+					time.Sleep(200 * time.Millisecond)
+					if time.Since(began)%(20*time.Second) < 200*time.Millisecond {
 						renew()
 					}
 					view, err := a.rooms.Look(t.Context(), lobby)

@@ -83,7 +83,7 @@ func TestRoomsOfADeadReplicaAreSwept(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
 		time.Sleep(30 * time.Second)
-		const rooms = 20
+		const rooms = 10
 		var closed []*Member
 		for i := range rooms {
 			room := fmt.Sprint("room", i)
@@ -98,7 +98,7 @@ func TestRoomsOfADeadReplicaAreSwept(t *testing.T) {
 			_ = b.Release(m) // swept should it fail
 		}
 		left := func(connections int) (late time.Duration) {
-			for n := -1; n != connections; time.Sleep(50 * time.Millisecond) {
+			for n := -1; n != connections; time.Sleep(200 * time.Millisecond) {
 				n = 0
 				for i := range rooms {
 					view, err := b.rooms.Peek(t.Context(), fmt.Sprint("room", i))

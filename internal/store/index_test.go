@@ -117,6 +117,11 @@ func TestLostIndexIsWrittenAgain(t *testing.T) {
 		join(t, s, "r", conn("c", "gen1", "Ann"))
 		there := func() bool { return len(byName(t, s)) == 1 }
 		redistest.Eventually(t, 5*time.Second, "the room is in the index", there)
+		redistest.Eventually(t, 5*time.Second, "the store knows that", func() bool {
+			s.notes.mu.Lock()
+			defer s.notes.mu.Unlock()
+			return len(s.notes.written) == 1
+		})
 		e.admin.Del(t.Context(), s.keys.index()...)
 		s.notes.mu.Lock()
 		for room, w := range s.notes.written {
