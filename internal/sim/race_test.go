@@ -3,4 +3,4 @@
 package sim
 
 // runs is how many seeds [TestSeeds] tries.
-const runs = 40
+const runs = 20
