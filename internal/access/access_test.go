@@ -190,7 +190,7 @@ func TestKeysChangeWhileTheyAreUsed(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.SetKeys(keys)
-		a.SetTokenSecret([]byte(fmt.Sprint("the secret of a test, number ", i)))
+		a.SetTokenSecret(fmt.Append(nil, "the secret of a test, number ", i))
 	}
 	wg.Wait()
 	if _, err := a.Token(other); err == nil {

@@ -38,8 +38,12 @@ func NewClock(t testing.TB) *Clock {
 	if err := os.WriteFile(source, clockSource, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	compiler := "cc"
+	if _, err := exec.LookPath(compiler); err != nil {
+		compiler = "gcc"
+	}
 	//nolint:gosec,noctx // a compiler, at once
-	if out, err := exec.Command(Tool(t, "cc"), "-shared", "-fPIC", "-O1", "-o", library, source).CombinedOutput(); err != nil {
+	if out, err := exec.Command(Tool(t, compiler), "-shared", "-fPIC", "-O1", "-o", library, source).CombinedOutput(); err != nil {
 		t.Fatalf("compile testdata/clock.c: %v\n%s", err, out)
 	}
 	c.env = append(os.Environ(), "LD_PRELOAD="+library, "PRESENCE_CLOCK="+c.file)

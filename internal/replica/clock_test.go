@@ -75,12 +75,12 @@ func TestSteppedClockMovesNobody(t *testing.T) {
 					if err != nil {
 						continue
 					}
-					var there string
+					there := map[string]bool{}
 					for _, m := range view.Members {
-						there += " " + m.Name
+						there[m.Name] = true
 					}
 					for _, name := range []string{"Ann", "Ben", "Here", "Form", "Dan", "Eve"} {
-						if gone[name] == 0 && !strings.Contains(there, name) {
+						if gone[name] == 0 && !there[name] {
 							gone[name] = time.Since(began)
 						}
 					}
