@@ -11,13 +11,14 @@ import (
 
 	"presence/client"
 	"presence/internal/app"
+	"presence/test/outside"
 )
 
 // serve runs a server of the example's own, and returns a client of it.
 func serve() (c *client.Client, stop func()) {
 	config := app.Default()
 	config.Listen, config.AdminListen = "127.0.0.1:0", ""
-	a, err := app.NewOf(app.Parts{Assets: assets(), Pages: pages()}, config, slog.New(slog.DiscardHandler))
+	a, err := app.NewOf(app.Parts{Assets: outside.Assets(), Pages: outside.Pages()}, config, slog.New(slog.DiscardHandler))
 	if err != nil {
 		panic(err)
 	}

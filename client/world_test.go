@@ -17,73 +17,24 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/livetemplate/livetemplate"
 	"go.uber.org/goleak"
 
 	"presence/client"
 	"presence/internal/app"
-	"presence/internal/controller"
-	"presence/internal/live"
 	"presence/internal/redistest"
-	"presence/internal/store"
-	"presence/templates"
 	"presence/test/memnet"
-	"presence/web"
+	"presence/test/outside"
 )
 
-// outside runs functions in a goroutine that belongs to no bubble.
-var outside = make(chan func())
-
 func TestMain(m *testing.M) {
-	slog.SetDefault(slog.New(slog.DiscardHandler)) // livetemplate's lines
-	store.LogTo(slog.Default())
-	go func() {
-		for do := range outside {
-			do()
-		}
-	}()
-	pages()
+	outside.Begin()
 	goleak.VerifyTestMain(
 		m,
-		goleak.IgnoreCurrent(), // outside
+		goleak.IgnoreCurrent(), // what Begin has started
 		// livetemplate starts this for every page and has no way to stop it.
 		goleak.IgnoreAnyFunction("github.com/livetemplate/livetemplate.(*MemorySessionStore).cleanupLoop"),
 	)
 }
-
-// newPage is [livetemplate.New], called outside of the bubble: it starts a goroutine that
-// never ends.
-func newPage(name string, options ...livetemplate.Option) (t *livetemplate.Template, err error) {
-	var done sync.Mutex // a channel would belong to the bubble
-	done.Lock()
-	outside <- func() {
-		defer done.Unlock()
-		t, err = livetemplate.New(name, options...)
-	}
-	done.Lock()
-	return t, err
-}
-
-// assets and pages are made once: that takes a while.
-var assets = sync.OnceValue(func() *web.Assets {
-	a, err := web.Load()
-	if err != nil {
-		panic(err)
-	}
-	return a
-})
-
-var pages = sync.OnceValue(func() *live.Pages {
-	t, err := newPage("presence", templates.Options(assets())...)
-	if err != nil {
-		panic(err)
-	}
-	p, err := live.New(t, controller.LiveOptions(slog.Default()))
-	if err != nil {
-		panic(err)
-	}
-	return p
-})
 
 // The keys of the tests: one that may do everything, and one that may only look.
 const (
@@ -149,7 +100,7 @@ func (w *world) start(place int) *replica {
 	config := app.Default()
 	config.RedisURL = "redis://10.0.0.99" // which is link
 	config.AdminListen, config.APIKeysFile, config.TokenSecretFile = "", w.keys, w.tokens
-	a, err := app.NewOf(app.Parts{Redis: r.link.Client, Page: newPage, Assets: assets(), Pages: pages(), Listen: func(string) (net.Listener, error) {
+	a, err := app.NewOf(app.Parts{Redis: r.link.Client, Page: outside.NewPage, Assets: outside.Assets(), Pages: outside.Pages(), Listen: func(string) (net.Listener, error) {
 		r.public = memnet.Listen(&net.TCPAddr{IP: net.IPv4(10, 0, 0, byte(place+1)), Port: 80})
 		return r.public, nil
 	}}, config, slog.New(slog.DiscardHandler))

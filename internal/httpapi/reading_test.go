@@ -109,8 +109,8 @@ func TestOutage(t *testing.T) {
 	})
 }
 
-// A list of rooms looks the same, and goes on at the same place, whatever there is that the
-// caller may not see.
+// Rooms that the caller may not see change neither a list of rooms nor the place where its
+// next page begins.
 func TestListOfRoomsTellsNothingOfOthers(t *testing.T) {
 	bubble(t, func(t *testing.T, s *server, _ *redistest.Fake) {
 		s.put("public-1", "c1", "u1")
@@ -233,7 +233,7 @@ func TestSmallRoomIsListedInOrder(t *testing.T) {
 					t.Errorf("limit %d: %d pages, %v", limit, pages, l.order)
 				}
 			}
-			// Others come and go meanwhile: whoever stays comes once, in order.
+			// Others come and go meanwhile: each user who stays is listed once, in order.
 			l := s.list("lobby", 10)
 			for i := 0; !l.done; i++ {
 				if l.next(); i*10 >= len(want) {

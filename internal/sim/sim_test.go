@@ -2,75 +2,22 @@ package sim
 
 import (
 	"fmt"
-	"log/slog"
 	"os"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 
-	"github.com/livetemplate/livetemplate"
-
-	"presence/internal/controller"
-	"presence/internal/live"
-	"presence/internal/store"
-	"presence/templates"
-	"presence/web"
+	"presence/test/outside"
 )
 
-// outside runs functions in a goroutine that belongs to no bubble.
-var outside = make(chan func())
-
 func TestMain(m *testing.M) {
-	slog.SetDefault(slog.New(slog.DiscardHandler)) // livetemplate's lines
-	store.LogTo(slog.Default())
 	debug.SetGCPercent(400) // much garbage, little of it lives
-	go func() {
-		for do := range outside {
-			do()
-		}
-	}()
-	pages() // outside of any bubble
+	outside.Begin()
 	os.Exit(m.Run())
 }
-
-// newPage is [livetemplate.New], called outside of the bubble: it starts a goroutine that
-// never ends.
-func newPage(name string, options ...livetemplate.Option) (t *livetemplate.Template, err error) {
-	var done sync.Mutex // a channel would belong to the bubble
-	done.Lock()
-	outside <- func() {
-		defer done.Unlock()
-		t, err = livetemplate.New(name, options...)
-	}
-	done.Lock()
-	return t, err
-}
-
-// assets are made once: that takes a while.
-var assets = sync.OnceValue(func() *web.Assets {
-	a, err := web.Load()
-	if err != nil {
-		panic(err)
-	}
-	return a
-})
-
-// pages are made once, likewise.
-var pages = sync.OnceValue(func() *live.Pages {
-	t, err := newPage("presence", templates.Options(assets())...)
-	if err != nil {
-		panic(err)
-	}
-	p, err := live.New(t, controller.LiveOptions(slog.Default()))
-	if err != nil {
-		panic(err)
-	}
-	return p
-})
 
 // number is a variable of the environment, or the default.
 func number(t *testing.T, name string, otherwise int) int {

@@ -21,6 +21,7 @@ import (
 	"presence/internal/app"
 	"presence/internal/redistest"
 	"presence/test/memnet"
+	"presence/test/outside"
 )
 
 // The settings of the replicas, about a third of the defaults: what takes long takes
@@ -133,7 +134,7 @@ func (w *world) run(place int) *proc {
 	config.RedisURL = "redis://10.0.0.99" // which is link
 	config.HeartbeatInterval, config.MemberTTL, config.LeaveGrace = heartbeat, ttl, grace
 	address := &net.TCPAddr{IP: net.IPv4(10, 0, 0, byte(place+1)), Port: 80}
-	parts := app.Parts{Redis: p.link.Client, Page: newPage, Assets: assets(), Pages: pages(), Listen: func(string) (net.Listener, error) {
+	parts := app.Parts{Redis: p.link.Client, Page: outside.NewPage, Assets: outside.Assets(), Pages: outside.Pages(), Listen: func(string) (net.Listener, error) {
 		l := memnet.Listen(address)
 		if p.public == nil {
 			p.public = l

@@ -54,8 +54,8 @@ func TestPickReadsSomeUsersOfSomeRooms(t *testing.T) {
 	})
 }
 
-// Whoever is there during a whole scan is in it, whatever others do meanwhile; in a
-// quiet room once.
+// A scan returns every user who is in the room from its beginning to its end, even while
+// others come and go; in a quiet room it returns each of them once.
 func TestScanHasAllWhoAreThere(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})

@@ -76,8 +76,8 @@ func TestStreamsBehindHAProxy(t *testing.T) {
 	redistest.Eventually(t, 5*time.Second, "no stream is left", func() bool { return r[0].Metric("presence_streams") == 0 })
 }
 
-// A replica is killed that holds 200 people, by pages, streams and programs: whoever
-// follows the room elsewhere is told of each of them once, and why.
+// A replica that holds 200 users, by pages, streams and programs, is killed. Followers of
+// the room on another replica are told of each leave once, with its reason.
 func TestEveryLeaveOfAKilledReplicaIsTold(t *testing.T) {
 	t.Parallel()
 	p := pace{heartbeat: time.Second, ttl: 4 * time.Second, grace: 2 * time.Second}
