@@ -125,7 +125,7 @@ fuzz: ## run each fuzz target for 20 s (FUZZTIME=5m for longer)
 
 .PHONY: bench
 bench: assets ## benchmarks that compare (most need redis-server)
-	go test -run='^$$' -bench=. ./internal/store ./internal/live ./internal/stream ./test/bench
+	go test -run='^$$' -bench=. ./internal/store ./internal/live ./test/bench
 
 SIMSEED := 1
 SIMRUNS := 100000

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,13 +28,7 @@ import (
 	"presence/internal/store"
 )
 
-func TestMain(m *testing.M) {
-	if addr := os.Getenv(crowdEnv); addr != "" {
-		beCrowd(addr)
-		return
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const lobby = "lobby"
 
