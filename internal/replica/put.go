@@ -145,8 +145,9 @@ func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.H
 	defer r.members.answered(tab)
 	w.Connection.Generation = presence.NewHTTPGeneration()
 	known := r.forgot(room)
+	before := r.puts.recall(room, w)
 	if known {
-		w = r.puts.recall(room, w)
+		w = before
 	}
 	held, err := r.store.Put(ctx, room, w)
 	if err != nil {
@@ -157,7 +158,7 @@ func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.H
 	}
 	r.saw(ctx, room, held.Birth)
 	if !known && r.forgot(room) { // this put is the first to find it lost
-		held = r.asBefore(ctx, room, w, held)
+		held = r.asBefore(ctx, room, before.Connection.User, held)
 	}
 	held.Connection.Address = w.Connection.Address
 	r.remember(room, held.Connection, w.TTL)
@@ -165,17 +166,16 @@ func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.H
 }
 
 // asBefore gives a user whom a put has just brought back into a room that had lost its data
-// the name and metadata from before, and returns what is held then.
-func (r *Replica) asBefore(ctx context.Context, room string, w store.Wanted, held store.Held) store.Held {
+// the name and metadata of to, and returns what is held then.
+func (r *Replica) asBefore(ctx context.Context, room string, to presence.User, held store.Held) store.Held {
 	was := held.Connection.User
 	if was.Since != held.Version { // was there already
 		return held
 	}
-	to := r.puts.recall(room, w).Connection.User
 	if to.Since = was.Since; to == was {
 		return held
 	}
-	member, occupancy, err := r.store.Update(ctx, room, w.Connection.ID, was, to)
+	member, occupancy, err := r.store.Update(ctx, room, held.Connection.ID, was, to)
 	if err != nil { // somebody was faster, or it stays as it is
 		return held
 	}
@@ -201,9 +201,10 @@ func (r *Replica) remember(room string, conn presence.Connection, ttl time.Durat
 // is there, in order: the zero Connection for one that is not. The lease of a connection
 // that has a socket is left to that. Those who ask are at address.
 func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time.Duration, address string) ([]presence.Connection, error) {
-	conns := make([]presence.Connection, len(ids))
+	conns, known := make([]presence.Connection, len(ids)), make([]store.Lease, len(ids))
 	for i, id := range ids {
 		conns[i] = presence.Connection{ID: id, Generation: presence.NewHTTPGeneration()}
+		known[i] = r.puts.lease(room, id)
 	}
 	birth, found, err := r.store.Renew(ctx, room, conns, ttl)
 	if err == nil && r.lacks(room, birth, found) {
@@ -218,7 +219,7 @@ func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time
 	for i, conn := range found {
 		if conn.User.ID == "" {
 			found[i] = presence.Connection{}
-			r.puts.forget(room, conn.ID)
+			r.puts.forgetLease(room, known[i])
 			continue
 		}
 		r.saw(ctx, room, birth)
@@ -272,7 +273,8 @@ func (r *Replica) restorePuts(ctx context.Context, room string) {
 				r.sweeper.soon(room, ttl)
 			}
 		case errors.Is(err, presence.ErrSuperseded), errors.Is(err, presence.ErrRoomFull), errors.Is(err, presence.ErrRemoved):
-			r.puts.forget(room, lost[i].Connection.ID) // another has it, or its place, or nobody may
+			// Another has it, or its place, or nobody may.
+			r.puts.forgetLease(room, store.Lease{ID: lost[i].Connection.ID, Generation: lost[i].Connection.Generation})
 		default:
 			r.roomFailed(ctx, room, err)
 		}
@@ -361,6 +363,13 @@ func (p *puts) beats(room string) (beats []*store.Beats) {
 		beats[last].Left = append(beats[last].Left, left)
 	}
 	return beats
+}
+
+// lease is what is known here of a connection.
+func (p *puts) lease(room, id string) store.Lease {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return store.Lease{ID: id, Generation: p.rooms[room][id].conn.Generation}
 }
 
 // forgetLease forgets a connection, unless it was put anew meanwhile.
