@@ -124,8 +124,14 @@ fuzz: ## run each fuzz target for 20 s (FUZZTIME=5m for longer)
 	done
 
 .PHONY: bench
-bench: assets ## benchmarks that compare (most need redis-server)
-	go test -run='^$$' -bench=. ./internal/store ./internal/live ./test/bench
+bench: assets ## measure beside others, in 25 minutes (needs redis-server; ARGS="-row joins,sweep -quick -doc")
+	@mkdir -p test/bench/out
+	go test -c -o test/bench/out/bench ./test/bench
+	cd test/bench && ./out/bench -test.run '^TestBench$$' -test.timeout 1h -row all $(ARGS)
+
+.PHONY: bench-doc
+bench-doc: ## write docs/performance.md from what the last `make bench` has measured
+	go test -count=1 -run '^TestBench$$' ./test/bench -args -doc
 
 SIMSEED := 1
 SIMRUNS := 100000
@@ -136,5 +142,5 @@ sim: assets ## many seeds of the simulator (SIMSEED=1 is the first, SIMRUNS=1000
 
 .PHONY: clean
 clean: ## remove what was built or installed here
-	rm -rf bin web/node_modules test/shots
+	rm -rf bin web/node_modules test/shots test/bench/out
 	find web/dist -mindepth 1 ! -name .gitkeep -delete

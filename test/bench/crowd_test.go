@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -10,8 +11,10 @@ import (
 	"net/http/pprof"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,36 +24,81 @@ import (
 )
 
 // crowdEnv makes this test binary a crowd that reads streams, until its input ends: its
-// value is a host, the head of a request, and how many.
+// value is a host, and the head of a request.
 const crowdEnv = "PRESENCE_BENCH_CROWD"
 
-// crowd opens n streams from another process, each by a GET of a path. They end with the
-// benchmark. It reads four times a second: what a server sends costs it one call each, and
-// the crowd, which is to stand for many machines, much less.
-func crowd(b *testing.B, n int, host, path, key string) {
-	b.Helper()
+// crowd is a process that reads streams. It reads each four times a second: what a server
+// sends costs it one call each, and the crowd, which is to stand for many machines, much
+// less.
+type crowd struct {
+	t     *testing.T
+	in    io.WriteCloser
+	lines *bufio.Reader
+}
+
+// newCrowd starts a crowd of which nobody reads yet. Each stream is opened by a GET of a
+// path, in which {} is the number of the stream. They end with the test.
+func newCrowd(t *testing.T, host, path, key string) *crowd {
+	t.Helper()
 	cmd := exec.Command(os.Args[0]) //nolint:noctx // this binary, ended below
 	redistest.EndWithTest(cmd)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s|%s|%d", crowdEnv, host, requestOf(host, path, key), n))
+	cmd.Env = append(os.Environ(), crowdEnv+"="+host+"|"+requestOf(host, path, key))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	b.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = in.Close()
 		_ = cmd.Wait()
 	})
-	if line, err := bufio.NewReader(out).ReadString('\n'); line != "begun\n" {
-		b.Fatalf("the crowd says %q, %v", line, err)
+	return &crowd{t, in, bufio.NewReader(out)}
+}
+
+// more has n more streams be opened, and returns when all of the crowd are open.
+func (c *crowd) more(n int) {
+	c.t.Helper()
+	c.begin(n)
+	c.state()
+}
+
+// begin has n more streams be opened, and does not wait for them.
+func (c *crowd) begin(n int) {
+	c.t.Helper()
+	if _, err := fmt.Fprintln(c.in, n); err != nil {
+		c.t.Fatal(err)
 	}
+}
+
+// state waits until all streams are open, and returns how many have ended since, and how
+// many users the others were last told, by how many were told so.
+func (c *crowd) state() (ended int, users map[int]int) {
+	c.t.Helper()
+	c.begin(0)
+	line, err := c.lines.ReadString('\n')
+	if err != nil {
+		c.t.Fatalf("the crowd says %q, %v", line, err)
+	}
+	users = map[int]int{}
+	for i, field := range strings.Fields(line) {
+		var n, times int
+		if i == 0 {
+			_, err = fmt.Sscan(field, &ended)
+		} else if _, err = fmt.Sscanf(field, "%d:%d", &n, &times); err == nil {
+			users[n] = times
+		}
+		if err != nil {
+			c.t.Fatalf("the crowd says %q, %v", line, err)
+		}
+	}
+	return ended, users
 }
 
 // requestOf is the text of a request.
@@ -58,49 +106,96 @@ func requestOf(host, path, key string) string {
 	return fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", path, host, key)
 }
 
+// reader is one stream of a crowd.
+type reader struct {
+	users atomic.Int64 // that it was last told
+	ended atomic.Bool
+}
+
 // beCrowd is the process of [crowd].
 func beCrowd(value string) {
-	parts := strings.Split(value, "|")
-	var n int
-	_, _ = fmt.Sscan(parts[2], &n)
-	var begun sync.WaitGroup
+	host, request, _ := strings.Cut(value, "|")
+	var all []*reader
+	var opening sync.WaitGroup
 	turns := make(chan bool, 20)
-	for range n {
-		turns <- true
-		begun.Go(func() {
-			defer func() { <-turns }()
-			conn, err := net.Dial("tcp", parts[0]) //nolint:noctx // on this machine
-			if err == nil {
-				_, err = io.WriteString(conn, parts[1])
+	for input := bufio.NewScanner(os.Stdin); input.Scan(); {
+		n, err := strconv.Atoi(input.Text())
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		for range n {
+			r := &reader{}
+			mine := strings.ReplaceAll(request, "{}", strconv.Itoa(len(all)))
+			all = append(all, r)
+			opening.Go(func() {
+				turns <- true
+				defer func() { <-turns }()
+				r.open(host, mine)
+			})
+		}
+		if n > 0 {
+			continue
+		}
+		opening.Wait()
+		ended, users := 0, map[int64]int{}
+		for _, r := range all {
+			if r.ended.Load() {
+				ended++
+			} else {
+				users[r.users.Load()]++
 			}
-			b := make([]byte, 1<<10)
-			if err == nil {
-				_, err = conn.Read(b)
-			}
-			if err == nil && !strings.HasPrefix(string(b), "HTTP/1.1 200 ") {
-				err = fmt.Errorf("answered %.100q", b) //nolint:err113 // of a benchmark
-			}
-			if err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				os.Exit(1)
-			}
-			go readNowAndThen(conn)
-		})
+		}
+		fmt.Print(ended)
+		for n, times := range users {
+			fmt.Printf(" %d:%d", n, times)
+		}
+		fmt.Println()
 	}
-	begun.Wait()
-	fmt.Println("begun")
-	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// open opens a stream, and goes on to read it.
+func (r *reader) open(host, request string) {
+	conn, err := net.Dial("tcp", host) //nolint:noctx // on this machine
+	if err == nil {
+		_, err = io.WriteString(conn, request)
+	}
+	b := make([]byte, 1<<10)
+	n := 0
+	if err == nil {
+		n, err = conn.Read(b)
+	}
+	if err == nil && !strings.HasPrefix(string(b), "HTTP/1.1 200 ") {
+		err = fmt.Errorf("answered %.100q", b) //nolint:err113 // of a benchmark
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	r.read(b[:n])
+	go r.readNowAndThen(conn)
 }
 
 // readNowAndThen reads what has come, four times a second.
-func readNowAndThen(conn net.Conn) {
+func (r *reader) readNowAndThen(conn net.Conn) {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	b := make([]byte, 64<<10)
 	for range tick.C {
-		if _, err := conn.Read(b); err != nil {
+		n, err := conn.Read(b)
+		if r.read(b[:n]); err != nil {
+			r.ended.Store(true)
 			return
 		}
+	}
+}
+
+// read notes the last number of users that was told.
+func (r *reader) read(b []byte) {
+	_, rest, found := bytes.Cut(b[max(0, bytes.LastIndex(b, []byte(`"users":`))):], []byte(`"users":`))
+	var n int64
+	if _, err := fmt.Sscanf(string(rest[:min(len(rest), 12)]), "%d,", &n); found && err == nil {
+		r.users.Store(n)
 	}
 }
 
@@ -145,21 +240,21 @@ func serveWriter(addr string) error {
 
 // startServer starts this binary as one of the servers of this package, and returns where
 // it listens.
-func startServer(b *testing.B, env string) (addr string) {
-	b.Helper()
-	addr = fmt.Sprintf("127.0.0.1:%d", redistest.FreePort(b))
+func startServer(t *testing.T, env string) (addr string) {
+	t.Helper()
+	addr = fmt.Sprintf("127.0.0.1:%d", redistest.FreePort(t))
 	cmd := exec.Command(os.Args[0]) //nolint:noctx // this binary, killed below
 	redistest.EndWithTest(cmd)
 	cmd.Env = append(os.Environ(), env+"="+addr)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	b.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	redistest.Eventually(b, 10*time.Second, "the server answers", func() bool {
+	redistest.Eventually(t, 10*time.Second, "the server answers", func() bool {
 		conn, err := new(net.Dialer).DialContext(context.Background(), "tcp", addr)
 		if err == nil {
 			_ = conn.Close()

@@ -4,18 +4,37 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"presence/client"
 	"presence/internal/redistest"
 	"presence/test/harness"
+)
+
+// What is measured of event streams.
+var (
+	streamEvent  = figure{"processor time of an event of a stream", "µs"}
+	streamMemory = figure{"resident memory of a stream", "KiB"}
+	streamHeap   = figure{"of which heap", "KiB"}
+	streamKernel = figure{"memory of the kernel for both ends", "KiB"}
+	latencyHalf  = figure{"time until the event, median", "ms"}
+	latencyMost  = figure{"time until the event, 99 of 100", "ms"}
+	latencySeen  = figure{"joins that were seen", "%"}
+	stormHalf    = figure{"time until the number, median", "ms"}
+	stormMost    = figure{"time until the number, 99 of 100", "ms"}
+	stormCut     = figure{"streams that ended", "of 6,000"}
+	stormRight   = figure{"streams that were right in the end", "%"}
 )
 
 // server is a server of this project, over a Redis.
@@ -26,83 +45,100 @@ type server struct {
 }
 
 // startReplicas starts n replicas over a Redis of their own.
-func startReplicas(b *testing.B, n int, flags ...string) []server {
-	b.Helper()
-	key, keyFlags := harness.Key(b)
-	flags = slices.Concat([]string{"-redis-url", redistest.Start(b).URL()}, keyFlags, flags)
-	servers := make([]server, n)
-	for i := range servers {
-		servers[i] = server{harness.Start(b, flags...), key}
+func startReplicas(t *testing.T, n int, flags ...string) (servers []server, redis *redistest.Server) {
+	t.Helper()
+	redis = redistest.Start(t)
+	key, keyFlags := harness.Key(t)
+	flags = slices.Concat([]string{"-redis-url", redis.URL()}, keyFlags, flags)
+	for range n {
+		servers = append(servers, server{harness.Start(t, flags...), key})
 	}
-	return servers
+	return servers, redis
 }
 
 // client returns a client of the server.
-func (s server) client(b *testing.B) *client.Client {
-	b.Helper()
+func (s server) client(t *testing.T) *client.Client {
+	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
-	b.Cleanup(transport.CloseIdleConnections)
+	t.Cleanup(transport.CloseIdleConnections)
 	c, err := client.New(s.URL, client.Options{Key: s.key, HTTPClient: &http.Client{Transport: transport}})
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	return c
 }
 
-// room and events are the room that streams tell of, and where.
+// lobby and events are the room that streams tell of, and where.
 const (
-	room   = "lobby"
-	events = "/v1/rooms/" + room + "/events"
+	lobby  = "lobby"
+	events = "/v1/rooms/" + lobby + "/events"
 )
 
-// crowd has n streams be open.
-func (s server) crowd(b *testing.B, n int) {
-	b.Helper()
-	crowd(b, n, s.Addr, events, s.key)
+// crowd returns one that watches the lobby.
+func (s server) crowd(t *testing.T) *crowd {
+	t.Helper()
+	return newCrowd(t, s.Addr, events, s.key)
 }
 
-// five has five users be in the room, for longer than a benchmark takes.
-func five(b *testing.B, c *client.Client) {
-	b.Helper()
-	for i := range 5 {
+// five has five users be in the lobby, for longer than a turn takes.
+func five(t *testing.T, c *client.Client) {
+	t.Helper()
+	for i := range names {
 		user := fmt.Sprint("u", i)
-		if _, err := c.Put(b.Context(), room, user, client.Presence{User: user, TTL: 5 * time.Minute}); err != nil {
-			b.Fatal(err)
+		if _, err := c.Put(t.Context(), lobby, user, client.Presence{User: user, TTL: 5 * time.Minute}); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
 
-// idleStreams is how many streams are open in the benchmarks of what one takes.
-const idleStreams = 5000
-
-// BenchmarkStreamIdle is what 5,000 streams take of a server that nothing is told: resident
-// memory each (KiB/stream), of which heap, and what the machine's kernel has for the sockets
-// of both ends (kernel-KiB/stream).
-func BenchmarkStreamIdle(b *testing.B) {
-	for b.Loop() {
-		s := startReplicas(b, 1)[0]
-		five(b, s.client(b))
-		s.crowd(b, 100) // what is allocated once
-		empty, kernel := settled(b, s.AdminURL), socketMemory(b)
-		s.crowd(b, idleStreams)
-		full := settled(b, s.AdminURL)
-		each := func(bytes float64) float64 { return bytes / 1024 / idleStreams }
-		b.ReportMetric(0, "ns/op")
-		b.ReportMetric(each(full.Resident-empty.Resident), "KiB/stream")
-		b.ReportMetric(each(full.Heap-empty.Heap), "heap-KiB/stream")
-		b.ReportMetric(each(socketMemory(b)-kernel), "kernel-KiB/stream")
+// idleStreams has streams be open that are told nothing.
+func idleStreams(m *measure) {
+	m.atUnit = "streams"
+	sizes := []int{5000, 20_000}
+	if m.quick {
+		sizes = []int{5000}
+	}
+	for _, n := range sizes {
+		m.each([]string{ours}, func(round int, of string) {
+			m.turn(of, round, float64(n), func(t *testing.T) map[figure]float64 {
+				replicas, _ := startReplicas(t, 1, "-max-connections-per-ip", "0")
+				s := replicas[0]
+				five(t, s.client(t))
+				all := s.crowd(t)
+				all.more(100) // what is allocated once
+				empty, kernel := settled(t, s.AdminURL), socketMemory(t)
+				open := min(n, descriptors(t)-500)
+				all.more(open)
+				full := settled(t, s.AdminURL)
+				each := func(bytes float64) float64 { return bytes / 1024 / float64(open) }
+				return map[figure]float64{
+					streamMemory: each(full.Resident - empty.Resident), streamHeap: each(full.Heap - empty.Heap),
+					streamKernel: each(socketMemory(t) - kernel),
+				}
+			})
+		})
 	}
 }
 
+// descriptors is how many files and sockets a process may have here.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	return int(min(limit.Max, 1<<20)) //nolint:gosec // bounded
+}
+
 // settled is what a server takes when it has given back what it can.
-func settled(b *testing.B, admin string) harness.Usage {
-	b.Helper()
-	usage := harness.Measure(b, admin)
+func settled(t *testing.T, admin string) harness.Usage {
+	t.Helper()
+	usage := harness.Measure(t, admin)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for same := 0; same < 3; {
 		<-tick.C
-		next := harness.Measure(b, admin)
+		next := harness.Measure(t, admin)
 		if same++; next.Resident < usage.Resident-1<<20 {
 			same = 0
 		}
@@ -112,59 +148,61 @@ func settled(b *testing.B, admin string) harness.Usage {
 }
 
 // socketMemory is what the kernel has allocated to TCP sockets, in bytes.
-func socketMemory(b *testing.B) float64 {
-	b.Helper()
-	stat, err := os.ReadFile("/proc/net/sockstat")
-	if err != nil {
-		b.Skip(err)
+func socketMemory(t *testing.T) float64 {
+	t.Helper()
+	for _, line := range lines("/proc/net/sockstat") {
+		fields := strings.Fields(line)
+		if at := slices.Index(fields, "mem"); at >= 0 && fields[0] == "TCP:" {
+			pages, err := strconv.Atoi(fields[at+1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return float64(pages * os.Getpagesize())
+		}
 	}
-	fields := strings.Fields(string(stat))
-	at := slices.Index(fields, "mem")
-	var pages int
-	if _, err := fmt.Sscan(fields[at+1], &pages); err != nil {
-		b.Fatal(err)
-	}
-	return float64(pages * os.Getpagesize())
+	return 0
 }
 
-// BenchmarkStreamLatency is how long it takes from the call by which somebody joins, at one of
-// two replicas, until a stream at the other has received the event, of a room with 1,000
-// streams there: of half of the joins less than p50-ms, of 99 in 100 less than p99-ms. Twenty
-// streams are looked at, which were opened at even distances among the thousand.
-func BenchmarkStreamLatency(b *testing.B) {
+// latencies is how long it takes from the call by which somebody joins, at one of two
+// replicas, until a stream at the other has received the event, of a room with 1,000
+// streams there. Twenty streams are looked at, which were opened at even distances among
+// the thousand. At 50 joins a second people stay for 2 s, at 500 for 0.2 s.
+func latencies(m *measure) {
+	m.atUnit = "joins/s"
 	for _, c := range []struct {
-		rate    int // joins a second
+		rate    int
 		staying time.Duration
 	}{{50, 2 * time.Second}, {500, 200 * time.Millisecond}} {
-		b.Run(fmt.Sprintf("joins=%d", c.rate), func(b *testing.B) {
-			for b.Loop() {
-				latency(b, c.rate, c.staying)
-			}
+		m.each([]string{ours}, func(round int, of string) {
+			m.turn(of, round, float64(c.rate), func(t *testing.T) map[figure]float64 {
+				return latency(t, c.rate, c.staying)
+			})
 		})
 	}
 }
 
 const (
-	streams = 1000
-	looked  = 20
+	watching = 1000
+	looked   = 20
 
 	// joining is for how long people join. Those of the first second are not counted.
 	joining = 8 * time.Second
 )
 
-func latency(b *testing.B, rate int, staying time.Duration) {
-	b.Helper()
-	replicas := startReplicas(b, 2, "-coalesce", "10ms")
-	there, here := replicas[0].client(b), replicas[1]
-	five(b, there)
+func latency(t *testing.T, rate int, staying time.Duration) map[figure]float64 {
+	t.Helper()
+	replicas, _ := startReplicas(t, 2, "-coalesce", "10ms")
+	there, here := replicas[0].client(t), replicas[1]
+	five(t, there)
 	l := &lap{called: map[string]time.Time{}}
 	var reading sync.WaitGroup
-	b.Cleanup(reading.Wait)
+	t.Cleanup(reading.Wait)
+	crowd := here.crowd(t)
 	for range looked {
-		here.crowd(b, streams/looked-1)
-		conn := here.open(b)
+		crowd.more(watching/looked - 1)
+		conn := here.open(t)
 		reading.Go(func() { l.read(conn) })
-		b.Cleanup(func() { _ = conn.Close() })
+		t.Cleanup(func() { _ = conn.Close() })
 	}
 	var going sync.WaitGroup
 	tick := time.NewTicker(time.Second / time.Duration(rate))
@@ -178,40 +216,41 @@ func latency(b *testing.B, rate int, staying time.Duration) {
 			if counts {
 				l.call(user)
 			}
-			if _, err := there.Put(b.Context(), room, user, client.Presence{User: user, TTL: 5 * time.Second}); err != nil {
-				b.Error(err)
+			if _, err := there.Put(t.Context(), lobby, user, client.Presence{User: user, TTL: 5 * time.Second}); err != nil {
+				t.Error(err)
 			}
 			time.Sleep(staying)
-			if err := there.Leave(b.Context(), room, user); err != nil {
-				b.Error(err)
-			}
+			_ = there.Leave(t.Context(), lobby, user) // if not, the lease ends
 		})
 	}
 	going.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	slices.Sort(l.took)
 	if len(l.took) == 0 {
-		b.Fatal("no join was seen")
+		t.Fatal("no join was seen")
 	}
-	part := func(p float64) float64 { return l.took[int(p*float64(len(l.took)-1))].Seconds() * 1000 }
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(part(0.5), "p50-ms")
-	b.ReportMetric(part(0.99), "p99-ms")
-	// People who come and go within one window are seen by nobody; all others are by all.
-	b.ReportMetric(100*float64(len(l.took))/float64(len(l.called)*looked), "seen/%")
-	b.ReportMetric(float64(n)/joining.Seconds(), "joins/s")
+	return map[figure]float64{
+		latencyHalf: part(l.took, 0.5), latencyMost: part(l.took, 0.99),
+		// People who come and go within one window are seen by nobody; all others are by all.
+		latencySeen: 100 * float64(len(l.took)) / float64(len(l.called)*looked),
+	}
+}
+
+// part is the time below which a part of times lies, in ms.
+func part(times []time.Duration, p float64) float64 {
+	list := slices.Sorted(slices.Values(times))
+	return list[int(p*float64(len(list)-1))].Seconds() * 1000
 }
 
 // open opens a stream to be read by hand: the client would cost more than the server.
-func (s server) open(b *testing.B) net.Conn {
-	b.Helper()
-	conn, err := new(net.Dialer).DialContext(b.Context(), "tcp", s.Addr)
+func (s server) open(t *testing.T) net.Conn {
+	t.Helper()
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", s.Addr)
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	if _, err := fmt.Fprint(conn, requestOf(s.Addr, events, s.key)); err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	return conn
 }
@@ -251,84 +290,217 @@ func (l *lap) read(conn net.Conn) {
 	}
 }
 
-// BenchmarkStreamDelivered is what an event costs a server for each of 5,000 streams of a room
-// in processor time, all that it does included (us/event), beside a server that writes the same
-// bytes to as many sockets in a loop (us/write), which take turns; times is the one by the
-// other.
-func BenchmarkStreamDelivered(b *testing.B) {
-	const (
-		turns   = 4
-		changes = 15
-		between = 150 * time.Millisecond // more than the window: each is an event of its own
-	)
-	s, writer := startReplicas(b, 1)[0], startServer(b, writerEnv)
-	c := s.client(b)
-	five(b, c)
-	ctx, cancel := context.WithCancel(b.Context())
-	var watching sync.WaitGroup
-	var mu sync.Mutex // guards:
-	diffs := 0
-	watching.Go(func() {
-		for e, err := range c.Watch(ctx, room, client.WatchOptions{}) {
-			mu.Lock()
-			if err == nil && e.Kind == client.KindDiff {
-				diffs++
+// storm has 500 people a second join a room, each of whom then watches it. It measures how
+// long it takes from the call of a join until a stream is told its version or a later one,
+// by twenty streams, and looks in the end at what all streams were told.
+func storm(m *measure) {
+	m.atUnit = "members"
+	const before, all, rate = 1000, 6000, 500
+	m.each([]string{ours}, func(round int, of string) {
+		m.turn(of, round, all, func(t *testing.T) map[figure]float64 {
+			replicas, _ := startReplicas(t, 2)
+			c, here := replicas[0].client(t), replicas[1]
+			put := func(i int) (version int64) {
+				id := fmt.Sprint("s", i)
+				lease, err := c.Put(t.Context(), lobby, id, client.Presence{User: id, TTL: 5 * time.Minute})
+				if err != nil {
+					t.Error(err)
+				}
+				return lease.Version
 			}
-			mu.Unlock()
+			harness.InParallel(before, func(i int) { put(i) })
+			crowd := here.crowd(t)
+			crowd.more(before - looked)
+			var heard [looked]versions64
+			var reading sync.WaitGroup
+			t.Cleanup(reading.Wait)
+			for i := range heard {
+				conn := here.open(t)
+				reading.Go(func() { heard[i].read(conn) })
+				t.Cleanup(func() { _ = conn.Close() })
+			}
+			crowd.state()
+			var mu sync.Mutex // guards:
+			called := map[int64]time.Time{}
+			var going sync.WaitGroup
+			tick := time.NewTicker(time.Second / rate)
+			defer tick.Stop()
+			for i := before; i < all; i++ {
+				<-tick.C
+				going.Go(func() {
+					at := time.Now()
+					version := put(i)
+					mu.Lock()
+					if earlier, ok := called[version]; !ok || at.Before(earlier) { // several joins may share one
+						called[version] = at
+					}
+					mu.Unlock()
+				})
+				crowd.begin(1)
+			}
+			going.Wait()
+			right := func() (ended, right int) {
+				ended, users := crowd.state()
+				return ended, users[all]
+			}
+			ended, told := 0, 0
+			for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && told+ended < all-looked; time.Sleep(100 * time.Millisecond) {
+				ended, told = right()
+			}
+			var took []time.Duration
+			for i := range heard {
+				took = append(took, heard[i].since(called)...)
+			}
+			if len(took) < looked*len(called) {
+				t.Errorf("%d times were told of %d", len(took), looked*len(called))
+			}
+			return map[figure]float64{
+				stormHalf: part(took, 0.5), stormMost: part(took, 0.99), stormCut: float64(ended),
+				stormRight: 100 * float64(told) / float64(all-looked),
+			}
+		})
+	})
+}
+
+// versions64 is when a stream was told which version.
+type versions64 struct {
+	mu   sync.Mutex // guards:
+	list []int64
+	at   []time.Time
+}
+
+// read notes the versions that a stream tells.
+func (v *versions64) read(conn net.Conn) {
+	lines := bufio.NewReaderSize(conn, 256<<10)
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return
+		}
+		id, found := strings.CutPrefix(line, "id: ")
+		version, err := strconv.ParseInt(strings.TrimSpace(id), 10, 64)
+		if !found || err != nil {
+			continue
+		}
+		v.mu.Lock()
+		v.list, v.at = append(v.list, version), append(v.at, time.Now())
+		v.mu.Unlock()
+	}
+}
+
+// since is how long it took from each call until its version, or a later one, was told.
+func (v *versions64) since(called map[int64]time.Time) (took []time.Duration) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, version := range slices.Collect(maps.Keys(called)) {
+		if i, _ := slices.BinarySearch(v.list, version); i < len(v.list) {
+			took = append(took, v.at[i].Sub(called[version]))
+		}
+	}
+	return took
+}
+
+// streamsCost is what an event costs a server for each stream of a room in processor time,
+// all that it does included, beside a server that writes the same bytes to as many sockets
+// in a loop.
+func streamsCost(m *measure) {
+	m.atUnit = "streams"
+	sizes := []int{500, 1500, 5000}
+	if m.quick {
+		sizes = []int{5000}
+	}
+	for _, n := range sizes {
+		s := newStorytellers(m.t, n)
+		m.each([]string{ours, raw}, func(round int, of string) {
+			m.turn(of, round, float64(n), func(t *testing.T) map[figure]float64 {
+				if of == raw {
+					return map[figure]float64{streamEvent: s.writes(t)}
+				}
+				return map[figure]float64{streamEvent: s.tells(t)}
+			})
+		})
+		s.close()
+	}
+}
+
+// changes is how often a room changes in a turn.
+const changes = 30
+
+// storytellers are a server of ours and one that only writes, each with a crowd.
+type storytellers struct {
+	n      int
+	ours   server
+	c      *client.Client
+	writer string
+	diffs  atomic.Int64 // that a stream of ours was told
+	name   string
+	close  func()
+}
+
+func newStorytellers(t *testing.T, n int) *storytellers {
+	t.Helper()
+	replicas, _ := startReplicas(t, 1)
+	s := &storytellers{n: n, ours: replicas[0], c: replicas[0].client(t), writer: startServer(t, writerEnv)}
+	five(t, s.c)
+	ctx, cancel := context.WithCancel(t.Context())
+	var listening sync.WaitGroup
+	listening.Go(func() {
+		for e, err := range s.c.Watch(ctx, lobby, client.WatchOptions{}) {
+			if err == nil && e.Kind == client.KindDiff {
+				s.diffs.Add(1)
+			}
 		}
 	})
-	defer watching.Wait()
-	defer cancel()
-	s.crowd(b, idleStreams)
-	crowd(b, idleStreams, writer, "/stream", "")
+	s.close = func() {
+		cancel()
+		listening.Wait()
+	}
+	s.ours.crowd(t).more(n)
+	newCrowd(t, s.writer, "/stream", "").more(n)
+	return s
+}
+
+// turn does something now and then, and returns the processor time that this takes of a
+// server, in µs.
+func (s *storytellers) turn(t *testing.T, admin string, do func(i int)) float64 {
+	t.Helper()
 	tick := time.NewTicker(between)
 	defer tick.Stop()
-	turn := func(admin string, do func(i int)) float64 {
-		before := harness.Measure(b, admin).CPU
-		for i := range changes {
-			<-tick.C
-			do(i)
+	before := harness.Measure(t, admin).CPU
+	for i := range changes {
+		<-tick.C
+		do(i)
+	}
+	<-tick.C
+	return 1e6 * (harness.Measure(t, admin).CPU - before)
+}
+
+// tells has ours tell of changes, and returns what each costs for a stream.
+func (s *storytellers) tells(t *testing.T) float64 {
+	t.Helper()
+	before := s.diffs.Load()
+	cost := s.turn(t, s.ours.AdminURL, func(i int) {
+		s.name = fmt.Sprintf("Ann %04d", s.diffs.Load()+int64(i))
+		if _, err := s.c.Update(t.Context(), lobby, "u1", client.Patch{Name: &s.name}); err != nil {
+			t.Fatal(err)
 		}
-		time.Sleep(between)
-		return harness.Measure(b, admin).CPU - before
-	}
-	var told, writes float64
-	n, written := 0, 0
-	compare := func() {
-		mu.Lock()
-		before := diffs
-		mu.Unlock()
-		name := ""
-		told += turn(s.AdminURL, func(i int) {
-			name = fmt.Sprintf("Ann %04d", i)
-			if _, err := c.Update(ctx, room, "u1", client.Patch{Name: &name}); err != nil {
-				b.Fatal(err)
-			}
-		})
-		mu.Lock()
-		n += diffs - before
-		mu.Unlock()
-		text := fmt.Sprintf("id: 1767225600100000\nevent: diff\ndata: {\"room\":\"lobby\",\"version\":1767225600100000,\"users\":5,\"connections\":5,"+
-			"\"joins\":[],\"updates\":[{\"user\":\"u1\",\"name\":%q,\"connections\":1,\"since\":\"2026-01-01T00:00:00.000Z\"}],\"leaves\":[]}\n\n", name)
-		writes += turn("http://"+writer, func(int) {
-			resp, err := http.Post("http://"+writer+"/write", "text/plain", strings.NewReader(text)) //nolint:noctx // on this machine
-			if err != nil {
-				b.Fatal(err)
-			}
-			if _ = resp.Body.Close(); resp.StatusCode != http.StatusOK {
-				b.Fatal(resp.Status)
-			}
-			written++
-		})
-	}
-	for b.Loop() {
-		for range turns {
-			compare()
+	})
+	return cost / float64((s.diffs.Load()-before)*int64(s.n))
+}
+
+// writes has the other write as many bytes.
+func (s *storytellers) writes(t *testing.T) float64 {
+	t.Helper()
+	text := fmt.Sprintf("id: 1767225600100000\nevent: diff\ndata: {\"room\":\"lobby\",\"version\":1767225600100000,\"users\":5,\"connections\":5,"+
+		"\"joins\":[],\"updates\":[{\"user\":\"u1\",\"name\":%q,\"connections\":1,\"since\":\"2026-01-01T00:00:00.000Z\"}],\"leaves\":[]}\n\n", s.name)
+	cost := s.turn(t, "http://"+s.writer, func(int) {
+		resp, err := http.Post("http://"+s.writer+"/write", "text/plain", strings.NewReader(text)) //nolint:noctx // on this machine
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	b.ReportMetric(0, "ns/op")
-	event, write := 1e6*told/float64(n*idleStreams), 1e6*writes/float64(written*idleStreams)
-	b.ReportMetric(event, "us/event")
-	b.ReportMetric(write, "us/write")
-	b.ReportMetric(event/write, "times")
+		if _ = resp.Body.Close(); resp.StatusCode != http.StatusOK {
+			t.Fatal(resp.Status)
+		}
+	})
+	return cost / float64(changes*s.n)
 }

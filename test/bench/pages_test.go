@@ -1,12 +1,10 @@
-// Package bench measures what live pages and event streams cost a server, side by side
-// with livetemplate by itself and with plain writes. It holds nothing but benchmarks.
 package bench
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/pprof"
-	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -22,23 +20,16 @@ import (
 	"presence/web"
 )
 
+// What is measured of pages.
+var (
+	pageUpdate = figure{"processor time of an update of a page", "µs"}
+	pageSeen   = figure{"updates of the average page", "% of changes"}
+	pageMemory = figure{"resident memory of a page", "KB"}
+)
+
 // plainEnv makes this test binary the plain server, at the address that is its
 // value, until it is killed.
 const plainEnv = "PRESENCE_BENCH_PLAIN"
-
-func TestMain(m *testing.M) {
-	for env, serve := range map[string]func(addr string) error{plainEnv: servePlain, writerEnv: serveWriter} {
-		if addr := os.Getenv(env); addr != "" {
-			fmt.Fprintln(os.Stderr, serve(addr))
-			os.Exit(1)
-		}
-	}
-	if value := os.Getenv(crowdEnv); value != "" {
-		beCrowd(value)
-		return
-	}
-	os.Exit(m.Run())
-}
 
 // plain is the pattern that this server grew out of: the same page by livetemplate
 // alone, with its own sockets, and a map of who is there in the memory of the one
@@ -90,6 +81,7 @@ func (p *plain) PresenceChanged(s controller.PresenceState, _ *livetemplate.Cont
 }
 
 func servePlain(addr string) error {
+	slog.SetLogLoggerLevel(slog.LevelError) // no line for each page
 	assets, err := web.Load()
 	if err != nil {
 		return err
@@ -107,55 +99,70 @@ func servePlain(addr string) error {
 }
 
 const (
-	viewers = 500
-
 	// between is the distance of two changes of the room: more than the window in
 	// which changes are gathered, so that each is a push of its own.
 	between = 150 * time.Millisecond
 
 	// changing is for how long the room goes on changing.
 	changing = 6 * time.Second
+
+	// names is how many are in the room.
+	names = 5
 )
 
-// BenchmarkViewers has one visitor join and leave a room all the time while others
-// look on, and measures the server: processor time for each update that a page was
-// sent (us/update), how many of the changes the average page saw before the next
-// (seen/%), and memory for each open page (KB/page, resident). The server of this
-// project and livetemplate by itself take turns; both need most of their time for
-// the same crowd on the same machine, so only a comparison says something.
-func BenchmarkViewers(b *testing.B) {
-	for _, names := range []int{5, 100} {
-		b.Run(fmt.Sprintf("names=%d/livetemplate", names), func(b *testing.B) {
-			url := "http://" + startServer(b, plainEnv)
-			watched(b, names, url, url)
-		})
-		b.Run(fmt.Sprintf("names=%d/presence", names), func(b *testing.B) {
-			redis := redistest.Start(b)
-			r := harness.Start(b, "-redis-url", redis.URL(), "-trusted-proxies", "127.0.0.0/8")
-			watched(b, names, r.URL, r.AdminURL)
+// pageServer is a server of pages: one of ours, or livetemplate by itself.
+type pageServer struct{ url, admin string }
+
+func startPages(t *testing.T, of string) pageServer {
+	t.Helper()
+	if of == lvt {
+		url := "http://" + startServer(t, plainEnv)
+		return pageServer{url, url}
+	}
+	redis := redistest.Start(t)
+	r := harness.Start(t, "-redis-url", redis.URL())
+	return pageServer{r.URL, r.AdminURL}
+}
+
+// open opens n pages.
+func (s pageServer) open(t *testing.T, n int) []*harness.Visitor {
+	t.Helper()
+	return harness.OpenMany(t, n, func(int) (harness.Options, []string) { return harness.Options{}, []string{s.url} })
+}
+
+// pages has one visitor join and leave a room all the time while others look on, and
+// measures the processor time for each update that a page was sent. Ours and livetemplate
+// need most of their time for the same crowd on the same machine.
+func pages(m *measure) {
+	m.atUnit = "viewers"
+	sizes := []int{100, 500, 4000}
+	if m.quick {
+		sizes = []int{500}
+	}
+	for _, viewers := range sizes {
+		m.each([]string{ours, lvt}, func(round int, of string) {
+			m.turn(of, round, float64(viewers), func(t *testing.T) map[figure]float64 {
+				return watched(t, startPages(t, of), viewers)
+			})
 		})
 	}
 }
 
 // watched measures one server.
-func watched(b *testing.B, names int, url, admin string) {
-	b.Helper()
+func watched(t *testing.T, s pageServer, viewers int) map[figure]float64 {
+	t.Helper()
 	for i := range names - 1 {
-		harness.Open(b, harness.Options{}, url).MustJoin(fmt.Sprint("Ann ", i))
+		harness.Open(t, harness.Options{}, s.url).MustJoin(fmt.Sprint("Ann ", i))
 	}
-	restless := harness.Open(b, harness.Options{}, url).MustJoin("Ben")
-	empty := harness.Measure(b, admin)
-	crowd := harness.OpenMany(b, viewers, func(int) (harness.Options, []string) {
-		return harness.Options{}, []string{url}
-	})
-	open := harness.Measure(b, admin)
+	restless := harness.Open(t, harness.Options{}, s.url).MustJoin("Ben")
+	crowd := s.open(t, viewers)
 	frames := func() (n int) {
 		for _, v := range crowd {
 			n += v.Frames()
 		}
 		return n
 	}
-	began, before := time.Now(), frames()
+	cpu, before, began := harness.Measure(t, s.admin).CPU, frames(), time.Now()
 	changes := 0
 	tick := time.NewTicker(between)
 	defer tick.Stop()
@@ -163,7 +170,7 @@ func watched(b *testing.B, names int, url, admin string) {
 		<-tick.C
 		if joined {
 			if err := restless.Leave(); err != nil {
-				b.Fatal(err)
+				t.Fatal(err)
 			}
 		} else {
 			restless.MustJoin("Ben")
@@ -171,9 +178,37 @@ func watched(b *testing.B, names int, url, admin string) {
 		changes++
 	}
 	got := frames() - before
-	after := harness.Measure(b, admin)
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(1e6*(after.CPU-open.CPU)/float64(got), "us/update")
-	b.ReportMetric(100*float64(got)/float64(viewers*changes), "seen/%")
-	b.ReportMetric((after.Resident-empty.Resident)/1e3/viewers, "KB/page")
+	return map[figure]float64{
+		pageUpdate: 1e6 * (harness.Measure(t, s.admin).CPU - cpu) / float64(got),
+		pageSeen:   100 * float64(got) / float64(viewers*changes),
+	}
+}
+
+// idlePages has pages open that are left alone for a minute, of all servers at once:
+// memory is not shared.
+func idlePages(m *measure) {
+	m.atUnit = "pages"
+	const each = 2000
+	idle := time.Minute
+	if m.quick {
+		idle = 10 * time.Second
+	}
+	type open struct {
+		pageServer
+		of    string
+		empty harness.Usage
+	}
+	var servers []open
+	m.each([]string{ours, lvt}, func(_ int, of string) {
+		s := startPages(m.t, of)
+		s.open(m.t, 100) // what is allocated once
+		servers = append(servers, open{s, of, harness.Measure(m.t, s.admin)})
+		s.open(m.t, each)
+	})
+	time.Sleep(idle)
+	for i, s := range servers {
+		m.turn(s.of, i/2, each, func(t *testing.T) map[figure]float64 {
+			return map[figure]float64{pageMemory: (harness.Measure(t, s.admin).Resident - s.empty.Resident) / 1e3 / each}
+		})
+	}
 }
