@@ -31,7 +31,8 @@ type RoomCount struct {
 type Member struct {
 	User        string          `json:"user"` // the id
 	Name        string          `json:"name"`
-	Meta        json.RawMessage `json:"meta,omitempty"` // an object, or nil
+	Guest       bool            `json:"guest,omitempty"` // chose the name on a page: nobody vouches for it
+	Meta        json.RawMessage `json:"meta,omitempty"`  // an object, or nil
 	Connections int             `json:"connections"`
 	Since       time.Time       `json:"since"`
 }

@@ -44,6 +44,7 @@ func online(m *miniredis.Miniredis) string {
 	for _, key := range keys {
 		user := m.HGet("presence:{lobby}:conns", key)[presence.GenerationSize:]
 		_, name, _ := strings.Cut(m.HGet("presence:{lobby}:users", user), " ")
+		name, _, _ = strings.Cut(name, "\n") // metadata, or the mark of a guest
 		names = append(names, name)
 	}
 	return strings.Join(names, " ")

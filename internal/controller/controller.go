@@ -419,7 +419,7 @@ func (c *Controller) put(ctx context.Context, v *visit, user presence.User) (pre
 
 // user is who joins under name in the browser of v.
 func (c *Controller) user(v *visit, name string) presence.User {
-	return presence.User{ID: c.opts.Keys().UserID(v.session, name), Name: name}
+	return presence.User{ID: c.opts.Keys().UserID(v.session, name), Name: name, Guest: true}
 }
 
 // remember has a browser without JavaScript keep the name that it is in the room

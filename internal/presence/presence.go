@@ -14,6 +14,10 @@ type User struct {
 	// for none.
 	Meta string
 
+	// Guest says that the visitor of a page chose the name, and nobody vouches for who
+	// that is. It stays while the user is there.
+	Guest bool
+
 	// Since is when the user came, in microseconds since the epoch by the clock
 	// of Redis, raised so that no two users of a room have the same. It orders
 	// the roster, and stays while the user is there, also when Redis loses its

@@ -289,7 +289,7 @@ func (p *puts) recall(room string, w store.Wanted) store.Wanted {
 	defer p.mu.Unlock()
 	l, ok := p.rooms[room][w.Connection.ID]
 	if user := &w.Connection.User; ok && l.conn.User.ID == user.ID && time.Now().Before(l.until) {
-		user.Since = l.conn.User.Since
+		user.Since, user.Guest = l.conn.User.Since, l.conn.User.Guest
 		if !w.SetName {
 			user.Name = l.conn.User.Name
 		}

@@ -344,7 +344,8 @@ func (m *model) read(name string) room {
 	named := map[string]string{}
 	users, _ := fake.HKeys(prefix + "users")
 	for _, user := range users {
-		_, named[user], _ = strings.Cut(fake.HGet(prefix+"users", user), " ")
+		_, value, _ := strings.Cut(fake.HGet(prefix+"users", user), " ")
+		named[user], _, _ = strings.Cut(value, "\n") // metadata, or the mark of a guest
 	}
 	ids, _ := fake.HKeys(prefix + "conns")
 	beats := map[string]bool{}

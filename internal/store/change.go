@@ -201,10 +201,11 @@ func (s *Store) joinCall(how string, ops []*op) *call {
 	args := append(s.args(room, 3+8*len(ops)), how, s.opts.MaxMembers, s.opts.MemberTTL.Milliseconds())
 	for _, o := range ops {
 		user := o.conn.User
-		args = append(args, o.conn.ID, o.conn.Generation, user.ID, user.Name)
 		if how == "join" {
+			args = append(args, o.conn.ID, o.conn.Generation, user.ID, tail(user))
 			continue
 		}
+		args = append(args, o.conn.ID, o.conn.Generation, user.ID, user.Name)
 		since, sets := any(""), ""
 		if user.Since > 0 {
 			since = user.Since
@@ -218,7 +219,7 @@ func (s *Store) joinCall(how string, ops []*op) *call {
 		if o.answered {
 			sets += "s"
 		}
-		args = append(args, o.ttl.Milliseconds(), since, user.Meta, sets)
+		args = append(args, o.ttl.Milliseconds(), since, metaOf(user), sets)
 	}
 	return s.roomCall(joinScript, room, args)
 }

@@ -328,7 +328,7 @@ func (g *group) tell(s *Store) {
 			conn := &results[i].held.Connection
 			conn.ID, conn.User.ID = o.conn.ID, o.conn.User.ID
 			if how == "join" {
-				conn.Generation, conn.User.Name = o.conn.Generation, o.conn.User.Name
+				conn.Generation, conn.User.Name, conn.User.Guest = o.conn.Generation, o.conn.User.Name, o.conn.User.Guest
 			}
 		}
 	case g.ops[0].kind == opLeave:

@@ -12,7 +12,7 @@
 //	prefix:{R}:beats     ZSET    connection and generation -> end of its lease, ms by Redis TIME
 //	prefix:{R}:conns     HASH    connection -> generation and user id, "<gen4><user>"
 //	prefix:{R}:refs      HASH    user id -> number of connections, only where there are several
-//	prefix:{R}:users     HASH    user id -> since when, name, metadata: "<since> <name>[\n<meta>]"
+//	prefix:{R}:users     HASH    user id -> since when, name, metadata: "<since> <name>[\n<meta>]"; of a guest <meta> begins with a blank
 //	prefix:{R}:roster    ZSET    user id -> since when; all of a room of up to 256 users
 //	prefix:{R}:version   string  version and birth of the room, "<version> <birth>"
 //	prefix:{R}:log       STREAM  what changed, an entry a version; see below

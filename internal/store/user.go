@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -9,14 +10,28 @@ import (
 )
 
 // How users are written in Redis and in the log: "<since> <name>", and after a line
-// feed the metadata, if there are any. Neither contains a line feed.
+// feed the metadata, if there are any. Neither contains a line feed. The metadata of a
+// guest, who may have {}, begin with a blank: to a replica of before guests were marked
+// they are the same JSON.
+const (
+	guestMark = " "
+	noMeta    = "{}"
+)
 
 // tail is what a user's value holds besides the time.
 func tail(u presence.User) string {
-	if u.Meta == "" {
-		return u.Name
+	if meta := metaOf(u); meta != "" {
+		return u.Name + "\n" + meta
 	}
-	return u.Name + "\n" + u.Meta
+	return u.Name
+}
+
+// metaOf is the metadata of a user as they are written.
+func metaOf(u presence.User) string {
+	if u.Guest {
+		return guestMark + cmp.Or(u.Meta, noMeta)
+	}
+	return u.Meta
 }
 
 // valueOf is the value of a user who is there.
@@ -30,7 +45,11 @@ func parseUser(id, value string) (presence.User, error) {
 		return presence.User{}, damaged(fmt.Errorf("%w: user %q is %q", errReply, id, value))
 	}
 	name, meta, _ := strings.Cut(rest, "\n")
-	return presence.User{ID: id, Name: name, Meta: meta, Since: at}, nil
+	meta, guest := strings.CutPrefix(meta, guestMark)
+	if guest && meta == noMeta {
+		meta = ""
+	}
+	return presence.User{ID: id, Name: name, Meta: meta, Guest: guest, Since: at}, nil
 }
 
 // parseMember reads "<user> <connections> <value>", as the log has it.

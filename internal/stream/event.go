@@ -15,6 +15,7 @@ import (
 type Member struct {
 	User        string          `json:"user"`
 	Name        string          `json:"name"`
+	Guest       bool            `json:"guest,omitempty"`
 	Meta        json.RawMessage `json:"meta,omitempty"`
 	Connections int             `json:"connections"`
 	Since       string          `json:"since"`
@@ -23,7 +24,7 @@ type Member struct {
 // MemberOf returns m as programs are told of it.
 func MemberOf(m presence.Member) Member {
 	return Member{
-		User: m.ID, Name: m.Name, Meta: json.RawMessage(m.Meta),
+		User: m.ID, Name: m.Name, Guest: m.Guest, Meta: json.RawMessage(m.Meta),
 		Connections: m.Connections, Since: Stamp(time.UnixMicro(m.Since)),
 	}
 }

@@ -262,7 +262,8 @@ func (w *world) lookAtRedis(there map[string]truth) (wrong []string) {
 		for conn, value := range conns.Val() {
 			generation, user := value[:4], value[4:]
 			connections[user]++
-			_, named[user], _ = strings.Cut(users.Val()[user], " ")
+			_, row, _ := strings.Cut(users.Val()[user], " ")
+			named[user], _, _ = strings.Cut(row, "\n") // metadata, or the mark of a guest
 			leases = append(leases, conn+generation)
 		}
 		byName := truth{}

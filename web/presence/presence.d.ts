@@ -20,6 +20,8 @@ type Token = string | null | undefined;
 export interface Member {
   user: string;
   name: string;
+  /** True for a visitor of a page who chose the name: nobody vouches for who that is. */
+  guest?: true;
   meta?: Record<string, unknown>;
   /** How many tabs and devices. At least 1. */
   connections: number;

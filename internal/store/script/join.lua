@@ -3,7 +3,8 @@
 --       of a restore also: 9 removed ZSET
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4 how: 'join', 'attend', 'put' or 'restore', 5 most users (0: no limit), 6 lease ms of a join,
---       7.. for each connection: id, generation, user, name; but for a join also: lease ms,
+--       7.. for each connection: id, generation, user, name, which in a join may be followed
+--           by a line feed and metadata for a user who is new; but for a join also: lease ms,
 --           since when the user is there ('' for now), metadata, and what of both is the
 --           user's from now on, not only if the user is new: 'n' for the name, 'm' for
 --           the metadata; and in a restore 's' if its browser has just answered through
@@ -82,6 +83,13 @@ local function answered(wasgen, sets)
   return string.sub(wasgen, 1, 1) == HTTP and string.find(sets, 's', 1, true)
 end
 
+-- marked returns metadata that take the place of others, with the mark of a guest if
+-- those had it.
+local function marked(was, meta)
+  if string.sub(was, 1, 1) ~= GUEST or string.sub(meta, 1, 1) == GUEST then return meta end
+  return GUEST .. (meta == '' and '{}' or meta)
+end
+
 local online = limit > 0 and count() or 0
 local outcomes, generations, latest = {}, {}, ms
 local beats, dead, values = {}, {}, {}
@@ -90,7 +98,13 @@ for i = 1, #ids do
   local arg = FIRST + STRIDE * (i - 1)
   local conn, gen, me, name = ids[i], ARGV[arg + 1], at[i], ARGV[arg + 3]
   local given, meta, sets = '', '', 'n'
-  if not join then
+  if join then
+    local line = string.find(name, '\n', 1, true)
+    if line then
+      meta = string.sub(name, line + 1)
+      name = string.sub(name, 1, line - 1)
+    end
+  else
     lease_ms, given, meta, sets = tonumber(ARGV[arg + 4]), ARGV[arg + 5], ARGV[arg + 6], ARGV[arg + 7]
     deadline = int(ms + lease_ms)
   end
@@ -133,7 +147,7 @@ for i = 1, #ids do
       local text, data = old, ''
       if line then text, data = string.sub(old, 1, line - 1), string.sub(old, line + 1) end
       if string.find(sets, 'n', 1, true) then text = name end
-      if string.find(sets, 'm', 1, true) then data = meta end
+      if string.find(sets, 'm', 1, true) then data = marked(data, meta) end
       tail[me] = data == '' and text or text .. '\n' .. data
     elseif string.find(sets, 'm', 1, true) and meta ~= '' then
       tail[me] = name .. '\n' .. meta

@@ -17,9 +17,11 @@ local SPELL = 10000000 -- us of a room in which its log is given its life once
 
 -- A value of conns is "<generation><user>", a member of beats is
 -- "<connection><generation>"; a generation has four characters. A value of users
--- is "<since> <name>", and after a line feed the metadata, if there are any.
+-- is "<since> <name>", and after a line feed the metadata, if there are any. Those of a
+-- guest, who may have {}, begin with a blank.
 local RELEASED = '....' -- the generation of a connection whose socket is gone
 local HTTP = '~' -- begins the generation of a connection that has no socket
+local GUEST = ' ' -- begins the metadata of a guest
 
 local call = redis.call
 local time = call('TIME')
