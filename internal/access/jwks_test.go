@@ -461,6 +461,8 @@ func TestKeySetIsFetched(t *testing.T) {
 		switch {
 		case r.URL.Path == "/plain":
 			http.Redirect(w, r, mode.Load().(string), http.StatusFound)
+		case r.URL.Path == "/away":
+			http.Redirect(w, r, "http://192.0.2.1/keys", http.StatusFound)
 		case r.URL.Path == "/loop":
 			http.Redirect(w, r, "/loop", http.StatusFound)
 		case r.URL.Path == "/large":
@@ -483,6 +485,7 @@ func TestKeySetIsFetched(t *testing.T) {
 		strings.Replace(plain.URL, "://", "://ann:falsch@", 1) + "/private": "status 404",
 		tls.URL + "/keys":       "",
 		tls.URL + "/plain":      "away from https",
+		plain.URL + "/away":     "away from https",
 		plain.URL + "/loop":     "leads elsewhere too often",
 		plain.URL + "/nothing":  "status 404",
 		plain.URL + "/large":    "more than 1 MiB",
@@ -508,7 +511,8 @@ func TestKeySetIsFetched(t *testing.T) {
 		t.Error(err)
 	}
 	for source, want := range map[string]string{
-		"ftp://host/geheim": "begins with https:// or http://", "https://": "begins with", "http://ge heim/": "begins with", "://geheim": "begins with",
+		"ftp://host/geheim": "begins with https://", "https://": "begins with", "http://ge heim/": "begins with", "://geheim": "begins with",
+		"http://keys.example/geheim": "use https://", "http://geheim@10.0.0.1/": "use https://", "http://localhost.example/geheim": "use https://",
 		"/nowhere/keys": "no such file", t.TempDir(): "is a directory",
 	} {
 		if _, err := OpenKeySet(t.Context(), source, nil); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "geheim") {

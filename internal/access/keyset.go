@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -67,8 +68,8 @@ type KeySet struct {
 }
 
 // OpenKeySet returns the set of keys of a source: a file, which is read now, or an address
-// that begins with https:// or http://, which is read by [KeySet.Run], or for the first
-// token. The error says what is wrong with the source, without what it holds. log may be
+// that begins with https://, or on this machine with http://, which is read by [KeySet.Run],
+// or for the first token. The error says what is wrong with the source, without what it holds. log may be
 // nil.
 func OpenKeySet(ctx context.Context, source string, log *slog.Logger) (*KeySet, error) {
 	quiet := slog.New(slog.DiscardHandler)
@@ -79,7 +80,10 @@ func OpenKeySet(ctx context.Context, source string, log *slog.Logger) (*KeySet, 
 	if IsAddress(source) {
 		u, err := url.Parse(source)
 		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
-			return nil, errors.New("it must be a file, or an address that begins with https:// or http://")
+			return nil, errors.New("it must be a file, or an address that begins with https://")
+		}
+		if u.Scheme == "http" && !isLoopback(u.Hostname()) {
+			return nil, errors.New("others on the network could replace the keys: use https://, since http:// is only for addresses of this machine, such as http://127.0.0.1:8000/keys")
 		}
 		s.name, s.read = u.Scheme+"://"+u.Host, fetcher(source, &http.Transport{
 			Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, MaxResponseHeaderBytes: maxToken,
@@ -91,6 +95,12 @@ func OpenKeySet(ctx context.Context, source string, log *slog.Logger) (*KeySet, 
 	err := s.Refresh(ctx)
 	s.log = log
 	return s, err
+}
+
+// isLoopback reports whether a host is this machine.
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback() || strings.EqualFold(host, "localhost")
 }
 
 // newReads returns the counter of reads of a set, each result of which exists from the start.
@@ -137,7 +147,8 @@ func limited(r io.Reader) ([]byte, error) {
 // which may hold a password.
 func fetcher(address string, transport http.RoundTripper) func(context.Context) ([]byte, error) {
 	client := &http.Client{Transport: transport, CheckRedirect: func(to *http.Request, via []*http.Request) error {
-		if len(via) > maxRedirects || via[0].URL.Scheme == "https" && to.URL.Scheme != "https" {
+		leaves := to.URL.Scheme != "https" && (via[0].URL.Scheme == "https" || !isLoopback(to.URL.Hostname()))
+		if leaves || len(via) > maxRedirects {
 			return errors.New("it leads elsewhere too often, or away from https")
 		}
 		return nil
