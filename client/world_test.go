@@ -22,6 +22,7 @@ import (
 	"presence/client"
 	"presence/internal/app"
 	"presence/internal/redistest"
+	"presence/test/contract"
 	"presence/test/memnet"
 	"presence/test/outside"
 )
@@ -83,7 +84,7 @@ func bubble(t *testing.T, n int, test func(t *testing.T, w *world)) {
 			}
 		}
 		transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return w.dial() }}
-		w.http = &http.Client{Transport: transport}
+		w.http = &http.Client{Transport: &contract.Transport{T: t, Base: transport}}
 		t.Cleanup(transport.CloseIdleConnections)
 		for i := range n {
 			w.replicas = append(w.replicas, w.start(i))

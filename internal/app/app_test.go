@@ -26,6 +26,7 @@ import (
 	"presence/internal/redistest"
 	"presence/internal/replica"
 	"presence/internal/store"
+	"presence/test/contract"
 )
 
 func TestMain(m *testing.M) {
@@ -114,7 +115,7 @@ func newBrowser(t *testing.T) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &browser{t: t, Client: http.Client{Jar: jar, Timeout: 10 * time.Second}}
+	b := &browser{t: t, Client: http.Client{Jar: jar, Timeout: 10 * time.Second, Transport: &contract.Transport{T: t}}}
 	t.Cleanup(b.CloseIdleConnections)
 	return b
 }

@@ -10,6 +10,7 @@ import (
 
 	"presence/internal/access"
 	"presence/internal/redistest"
+	"presence/test/contract"
 )
 
 // events opens an event stream and returns its lines, without those that say when to
@@ -23,7 +24,7 @@ func (r *running) events(t *testing.T, path string, header ...string) *bufio.Sca
 	for i := 0; i < len(header); i += 2 {
 		request.Header.Set(header[i], header[i+1])
 	}
-	resp, err := http.DefaultClient.Do(request)
+	resp, err := (&http.Client{Transport: &contract.Transport{T: t}}).Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -250,7 +250,7 @@ func TestWithoutPagesTheAPIStays(t *testing.T) {
 			}
 		}
 	}
-	for path, status := range map[string]int{"/v1/rooms/tea": 200, "/v1/rooms": 200, "/v1/nothing": 404, "/readyz": 200, "/lbz": 200, "/robots.txt": 200, "/assets/presence.js": 200} {
+	for path, status := range map[string]int{"/v1/rooms/tea": 200, "/v1/rooms": 200, "/v1/nothing": 404, "/readyz": 200, "/lbz": 200, "/robots.txt": 200, "/assets/presence.js": 200, "/openapi.json": 200, "/asyncapi.json": 200} {
 		if resp, body := b.do("GET", a.url(path), ""); resp.StatusCode != status {
 			t.Errorf("GET %s: %s %s", path, resp.Status, body)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"presence/api"
 	"presence/internal/access"
 	"presence/internal/controller"
 	"presence/internal/forwarded"
@@ -48,8 +49,9 @@ func (a *App) server(h http.Handler) *http.Server {
 // routes are all addresses that the public listener answers.
 func (a *App) routes() http.Handler {
 	page := a.ownWords(a.pages.Handler(a.live, roomOf, a.secret.session))
-	api := httpapi.New(a.watched, a.replica, httpapi.Options{
-		Access: a.access, Keys: a.keys, MemberTTL: a.config.MemberTTL, Streams: a.streams, Address: forwarded.ClientKey,
+	programs := httpapi.New(a.watched, a.replica, httpapi.Options{
+		Access: a.access, Keys: a.keys, MemberTTL: a.config.MemberTTL, Streams: a.streams,
+		MaxMembers: a.config.MaxMembersPerRoom, Address: forwarded.ClientKey,
 	})
 	mux := &routeMux{ServeMux: http.NewServeMux()}
 	call := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, a.limited(h)) }
@@ -64,7 +66,9 @@ func (a *App) routes() http.Handler {
 	mux.HandleFunc("GET /robots.txt", robots)
 	mux.Handle("GET "+web.Favicon, a.assets)
 	mux.Handle("GET "+web.Prefix, a.assets)
-	api.Handle(call)
+	programs.Handle(call)
+	mux.HandleFunc("GET /openapi.json", api.Serve(api.OpenAPI))
+	mux.HandleFunc("GET /asyncapi.json", api.Serve(api.AsyncAPI))
 	a.healthRoutes(mux, publicReason)
 	mux.HandleFunc("GET /lbz", a.lbz)
 	mux.Handle("/", a.elsewhere(mux.ServeMux))
@@ -225,7 +229,7 @@ func (a *App) elsewhere(mux *http.ServeMux) http.Handler {
 		case len(allow) > 0:
 			a.notAllowed(w, r, strings.Join(allow, ", "))
 		case isAPI(r):
-			httpapi.Problem(w, httpapi.NotFound, "The server's README lists the addresses of the API.")
+			httpapi.Problem(w, httpapi.NotFound, "/openapi.json lists the addresses of the API.")
 		default:
 			a.notFound(w)
 		}

@@ -175,6 +175,10 @@ func (a *API) stream(w http.ResponseWriter, r *http.Request, grant *access.Grant
 		return
 	}
 	if r.Method == http.MethodHead {
+		if a.full(r, want) {
+			fail(w, presence.ErrRoomFull)
+			return
+		}
 		stream.Head(w)
 		w.WriteHeader(http.StatusOK)
 		return
@@ -188,4 +192,14 @@ func (a *API) stream(w http.ResponseWriter, r *http.Request, grant *access.Grant
 	if err := a.opts.Streams.Serve(w, r, want); err != nil {
 		fail(w, err)
 	}
+}
+
+// full reports whether a stream would find no place for the user whom it joins. While that is
+// not known it would be opened all the same.
+func (a *API) full(r *http.Request, want stream.Want) bool {
+	if want.Join == nil || a.opts.MaxMembers == 0 {
+		return false
+	}
+	views, err := a.rooms.Pick(r.Context(), []string{want.Join.Connection.User.ID}, want.Rooms[0])
+	return err == nil && !views[0].Stale && len(views[0].Members) == 0 && views[0].Users >= a.opts.MaxMembers
 }

@@ -24,7 +24,7 @@ import (
 	"presence/internal/stream"
 )
 
-// Options are the settings of an [API]. All are needed.
+// Options are the settings of an [API]. All but MaxMembers are needed.
 type Options struct {
 	// Access says what the sender of a request may do.
 	Access *access.Access
@@ -38,6 +38,9 @@ type Options struct {
 
 	// Streams are the event streams.
 	Streams *stream.Streams
+
+	// MaxMembers is how many users a room may have, as the store limits them; 0: any number.
+	MaxMembers int
 
 	// Address is where the sender of a request is, as limits tell addresses apart.
 	Address func(*http.Request) string

@@ -51,69 +51,44 @@ type problem struct {
 	Errors []Fault `json:"errors,omitempty"`
 }
 
-// known returns what all problems of a code have in common.
-func (c Code) known() problem {
-	p := problem{Type: "urn:presence:problem:" + string(c), Code: c, Retry: "never"}
-	switch c {
-	case Unauthorized:
-		p.Status, p.Title = http.StatusUnauthorized, "This needs an API key or a token"
-	case Forbidden:
-		p.Status, p.Title = http.StatusForbidden, "The key or token does not allow this"
-	case NotFound:
-		p.Status, p.Title = http.StatusNotFound, "There is nothing at this address"
-	case NoSuchRoom:
-		p.Status, p.Title = http.StatusNotFound, "No room can have this name"
-	case NotPresent:
-		p.Status, p.Title = http.StatusNotFound, "Not in the room"
-	case MethodNotAllowed:
-		p.Status, p.Title = http.StatusMethodNotAllowed, "This address does not support the method"
-	case RoomFull:
-		p.Status, p.Title, p.Retry = http.StatusConflict, "The room is full", "backoff"
-	case TooManyRooms:
-		p.Status, p.Title, p.Retry = http.StatusConflict, "There are too many rooms", "backoff"
-	case Gone:
-		p.Status, p.Title = http.StatusGone, "The changes since that version are no longer known"
-	case TooLarge:
-		p.Status, p.Title = http.StatusRequestEntityTooLarge, "The body is too large"
-	case UnsupportedMediaType:
-		p.Status, p.Title = http.StatusUnsupportedMediaType, "The content type of the body is not supported"
-	case Invalid:
-		p.Status, p.Title = http.StatusUnprocessableEntity, "The request has mistakes"
-	case RateLimited:
-		p.Status, p.Title, p.Retry = http.StatusTooManyRequests, "Too many requests", "backoff"
-	case Unavailable:
-		p.Status, p.Title, p.Retry = http.StatusServiceUnavailable, "Redis can't be reached at the moment", "backoff"
-	}
-	return p
-}
-
-// retryAfter is after how many seconds a request may be tried again that failed with a
-// code, or "".
-func (c Code) retryAfter() string {
-	switch c {
-	case Unavailable:
-		return "2"
-	case RateLimited:
-		return "1"
-	default:
-		return ""
-	}
+// problems are what all problems of a code have in common. after is after how many seconds
+// the request may be sent again.
+var problems = map[Code]struct {
+	status              int
+	title, retry, after string
+}{
+	Unauthorized:         {http.StatusUnauthorized, "This needs an API key or a token", "never", ""},
+	Forbidden:            {http.StatusForbidden, "The key or token does not allow this", "never", ""},
+	NotFound:             {http.StatusNotFound, "There is nothing at this address", "never", ""},
+	NoSuchRoom:           {http.StatusNotFound, "No room can have this name", "never", ""},
+	NotPresent:           {http.StatusNotFound, "Not in the room", "never", ""},
+	MethodNotAllowed:     {http.StatusMethodNotAllowed, "This address does not support the method", "never", ""},
+	RoomFull:             {http.StatusConflict, "The room is full", "backoff", ""},
+	TooManyRooms:         {http.StatusConflict, "There are too many rooms", "backoff", ""},
+	Gone:                 {http.StatusGone, "The changes since that version are no longer known", "never", ""},
+	TooLarge:             {http.StatusRequestEntityTooLarge, "The body is too large", "never", ""},
+	UnsupportedMediaType: {http.StatusUnsupportedMediaType, "The content type of the body is not supported", "never", ""},
+	Invalid:              {http.StatusUnprocessableEntity, "The request has mistakes", "never", ""},
+	RateLimited:          {http.StatusTooManyRequests, "Too many requests", "backoff", "1"},
+	Unavailable:          {http.StatusServiceUnavailable, "Redis can't be reached at the moment", "backoff", "2"},
 }
 
 // Problem answers with a problem document. detail is for people: a sentence that says
 // what to do, in our own words. faults are for [Invalid].
 func Problem(w http.ResponseWriter, code Code, detail string, faults ...Fault) {
-	p := code.known()
-	p.Detail, p.Errors = detail, faults
+	known := problems[code]
 	h := w.Header()
 	if code == Unauthorized {
 		h.Set("WWW-Authenticate", "Bearer")
 	}
-	if after := code.retryAfter(); after != "" {
-		h.Set("Retry-After", after)
+	if known.after != "" {
+		h.Set("Retry-After", known.after)
 	}
 	h.Set("Cache-Control", "no-store")
-	write(w, p.Status, "application/problem+json", p)
+	write(w, known.status, "application/problem+json", problem{
+		Type: "urn:presence:problem:" + string(code), Title: known.title, Status: known.status,
+		Code: code, Detail: detail, Retry: known.retry, Errors: faults,
+	})
 }
 
 // fail answers with the problem that err is.

@@ -26,6 +26,7 @@ import (
 	"presence/internal/replica"
 	"presence/internal/room"
 	"presence/internal/store"
+	"presence/test/contract"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -299,12 +300,16 @@ func (c *client) read() {
 	lines := bufio.NewScanner(c.body)
 	lines.Buffer(nil, 1<<20)
 	var e event
+	var data string
 	for lines.Scan() {
 		field, value, _ := strings.Cut(lines.Text(), ":")
 		value = strings.TrimPrefix(value, " ")
 		switch {
 		case lines.Text() == "":
 			if e.Kind != "" {
+				if e.Kind != ": " {
+					contract.Event(c.t, e.Kind, e.ID, data)
+				}
 				c.mu.Lock()
 				c.events = append(c.events, e)
 				c.mu.Unlock()
@@ -319,6 +324,7 @@ func (c *client) read() {
 		case field == "event":
 			e.Kind = value
 		case field == "data":
+			data = value
 			if err := json.Unmarshal([]byte(value), &e); err != nil {
 				c.t.Errorf("%q: %v", value, err)
 			}
