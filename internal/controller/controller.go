@@ -365,9 +365,12 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	defer cancel()
 	var occupancy presence.Occupancy
 	var err error
-	if v.member != nil {
+	switch {
+	case v.member != nil:
 		occupancy, err = c.replica.Leave(wait, v.member)
-	} else {
+	case v.socket && !replica.Answers(wait, v):
+		err = presence.ErrSuperseded // the browser may have another socket by now
+	default:
 		occupancy, err = c.leaveHTTP(wait, v)
 	}
 	c.metrics.count(actionLeave, err)

@@ -85,10 +85,11 @@ func (v *visit) answerBy() time.Time {
 	return v.began.Add(actionTimeout)
 }
 
-// Heard is when the visit's socket was last heard of; zero if it has none.
-func (v *visit) Heard() time.Time {
+// Answered is when that ping was sent which the visit's browser has answered last; zero
+// if there is none.
+func (v *visit) Answered() time.Time {
 	if s := v.browser.Load(); s != nil {
-		return (*s).Heard()
+		return (*s).Answered()
 	}
 	return time.Time{}
 }

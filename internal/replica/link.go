@@ -79,6 +79,8 @@ type link struct {
 	ahead    offset    // of the node that has the epoch
 	steadyAt time.Time // until then leases are set anew, since that clock was stepped
 	brakeTo  time.Time // until then not many leases of one room end at once
+	ran      time.Time // when the loop of probes came round last
+	oldTo    time.Time // until then what is read may have been sent long ago
 }
 
 func newLink(o Options) *link {
@@ -235,6 +237,28 @@ func (l *link) failed(err error) bool {
 	return true
 }
 
+// runs notes that this process runs. Where it did not for a while, browsers and programs
+// may have turned to other replicas; what they had sent here is read only now.
+func (l *link) runs() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if l.stoppedLocked() {
+		l.oldTo = now.Add(l.settle)
+	}
+	l.ran = now
+}
+
+func (l *link) stoppedLocked() bool { return !l.ran.IsZero() && time.Since(l.ran) > l.stop }
+
+// outdated reports whether what is read from browsers and programs now may have been sent
+// long ago, since this process was stopped.
+func (l *link) outdated() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stoppedLocked() || time.Now().Before(l.oldTo)
+}
+
 // gone reports whether Redis is away, and not only late with its first answer.
 func (l *link) gone() bool {
 	l.mu.Lock()
@@ -343,6 +367,7 @@ func (r *Replica) runLink(ctx context.Context) error {
 	tick := time.NewTicker(r.link.probe)
 	defer tick.Stop()
 	for {
+		r.link.runs()
 		r.probeOnce(ctx)
 		select {
 		case <-tick.C:

@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -27,8 +28,10 @@ const (
 
 // Socket is what a member's connection to the browser can tell of itself.
 type Socket interface {
-	// Heard is when the browser was last heard of.
-	Heard() time.Time
+	// Answered is when that ping was sent which was the last that the browser has
+	// answered; zero if there is none. What else comes from it may have been under way for
+	// long.
+	Answered() time.Time
 
 	// Ping asks the browser for a sign of life, without waiting for it.
 	Ping() error
@@ -251,7 +254,7 @@ func (ms *members) heard(m *Member) bool {
 	return m.heardLocked()
 }
 
-func (m *Member) heardLocked() bool { return m.socket.Heard().After(m.asked) }
+func (m *Member) heardLocked() bool { return !m.socket.Answered().Before(m.asked) }
 
 // has reports whether m is still in, and whether its user has left, or is about to.
 func (ms *members) has(m *Member) (in, left bool) {
@@ -364,19 +367,51 @@ func (ms *members) certain(c claim) {
 // for the former finds that it speaks for nobody. After an error former is still
 // there.
 //
-// The errors are those of [store.Store.Join], and [presence.ErrAddressRooms] and
+// A socket that the browser has given up may be read late. So the browser has to answer
+// through socket where another than former has the connection, or where this process was
+// stopped; else the error wraps [presence.ErrSuperseded].
+//
+// The other errors are those of [store.Store.Join], and [presence.ErrAddressRooms] and
 // [presence.ErrAddressMembers] where too many are here from conn.Address. A join that
 // failed with [presence.ErrUnavailable] is undone should it turn out to have taken
 // place.
 func (r *Replica) Join(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member) (*Member, presence.Occupancy, error) {
-	m, held, err := r.join(ctx, room, conn, socket, former, func() (store.Held, error) { return r.store.Join(ctx, room, conn) })
+	m, held, err := r.join(ctx, room, conn, socket, former, func() (store.Held, error) {
+		generation := ""
+		if former != nil {
+			generation = former.conn.Generation
+		}
+		if r.link.outdated() && !Answers(ctx, socket) {
+			return store.Held{}, presence.ErrSuperseded
+		}
+		held, err := r.store.Follow(ctx, room, conn, generation)
+		if errors.Is(err, presence.ErrSuperseded) && Answers(ctx, socket) {
+			return r.store.Join(ctx, room, conn)
+		}
+		return held, err
+	})
 	return m, held.Occupancy, err
 }
 
 // Attend is Join for a program's connection, which has a socket: see
 // [store.Store.Attend]. It returns what Redis has of the connection, too.
 func (r *Replica) Attend(ctx context.Context, room string, w store.Wanted, socket Socket) (*Member, store.Held, error) {
+	if err := r.timely(); err != nil {
+		return nil, store.Held{}, err
+	}
 	return r.join(ctx, room, w.Connection, socket, nil, func() (store.Held, error) { return r.store.Attend(ctx, room, w) })
+}
+
+// errOutdated is why a request that may have been made long ago is refused.
+var errOutdated = fmt.Errorf("%w: this process was stopped for a while", presence.ErrUnavailable)
+
+// timely returns nil unless this process was stopped and a request that it reads now may
+// have been made long ago: who made it may have turned to another replica since.
+func (r *Replica) timely() error {
+	if r.link.outdated() {
+		return errOutdated
+	}
+	return nil
 }
 
 // join is Join and Attend.
@@ -456,9 +491,35 @@ func (r *Replica) findHTTP(ctx context.Context, room, id, userID string) (conn p
 }
 
 // Leave ends m at once, and returns the room's occupancy afterwards. After an
-// error m is still there and may leave again.
+// error m is still there and may leave again. A connection that another generation has
+// ends when the browser answers through m's socket, as with Join.
 func (r *Replica) Leave(ctx context.Context, m *Member) (presence.Occupancy, error) {
-	return r.leave(ctx, m.tab(), m.conn.Generation)
+	occupancy, err := r.leave(ctx, m.tab(), m.conn.Generation)
+	if errors.Is(err, presence.ErrSuperseded) && Answers(ctx, m.socket) {
+		return r.leave(ctx, m.tab(), "")
+	}
+	return occupancy, err
+}
+
+// answerPoll is the time between two questions whether a browser has answered.
+const answerPoll = 50 * time.Millisecond
+
+// Answers reports whether the browser answers a ping through socket before ctx ends. Then
+// it has not given that socket up: a tab has one that it uses.
+func Answers(ctx context.Context, socket Socket) bool {
+	poll := time.NewTicker(answerPoll)
+	defer poll.Stop()
+	for asked := time.Now(); socket.Ping() == nil; {
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return false
+		}
+		if !socket.Answered().Before(asked) {
+			return true
+		}
+	}
+	return false
 }
 
 // leave ends that generation of a tab, or whichever has it.

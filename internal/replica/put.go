@@ -138,6 +138,9 @@ func (p *puts) lost(room string) []store.Lost {
 // errors, are as with [store.Store.Put]. A put that failed with
 // [presence.ErrUnavailable] is undone should it turn out to have brought the user in.
 func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.Held, error) {
+	if err := r.timely(); err != nil {
+		return store.Held{}, err
+	}
 	tab := tabKey{room, w.Connection.ID}
 	if err := r.members.reserve(tab, w.Connection.Address); err != nil {
 		return store.Held{}, err
@@ -240,6 +243,9 @@ func (r *Replica) lacks(room, birth string, found []presence.Connection) bool {
 
 // End ends the connection id of room at once, through whatever it is there.
 func (r *Replica) End(ctx context.Context, room, id string) (presence.Occupancy, error) {
+	if err := r.timely(); err != nil {
+		return presence.Occupancy{}, err
+	}
 	r.puts.forget(room, id)
 	return r.leave(ctx, tabKey{room, id}, "")
 }

@@ -12,6 +12,9 @@ import (
 // [presence.ReasonRemoved], and returns the room's occupancy afterwards. No replica puts
 // them back. Their sockets get to know; those at other replicas as soon as these hear of it.
 func (r *Replica) Remove(ctx context.Context, room, user string) (presence.Occupancy, error) {
+	if err := r.timely(); err != nil {
+		return presence.Occupancy{}, err
+	}
 	ended, occupancy, err := r.store.Remove(ctx, room, user)
 	for _, id := range ended {
 		r.puts.forget(room, id)
@@ -92,6 +95,9 @@ func (p *puts) remove(room, user string, version int64) {
 // or an error, which Update returns; it may be called again when somebody else was faster.
 // The errors are those of [presence.ErrNotPresent] and of the store.
 func (r *Replica) Update(ctx context.Context, room, id string, change func(presence.User) (presence.User, error)) (presence.Member, presence.Occupancy, error) {
+	if err := r.timely(); err != nil {
+		return presence.Member{}, presence.Occupancy{}, err
+	}
 	for sought := false; ; {
 		conn, connections, found, err := r.store.Find(ctx, room, id)
 		if err == nil && !found {

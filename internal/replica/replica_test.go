@@ -214,13 +214,13 @@ func (p *process) resume(name string) *Member {
 // living is the socket of a browser that answers at once, for ever.
 type living struct{}
 
-func (living) Heard() time.Time { return time.Now() }
-func (living) Ping() error      { return nil }
+func (living) Answered() time.Time { return time.Now() }
+func (living) Ping() error         { return nil }
 
 // mortal is a socket that nobody noticed is dead.
 type mortal struct{ dead *atomic.Bool }
 
-func (m mortal) Heard() time.Time {
+func (m mortal) Answered() time.Time {
 	if m.dead.Load() {
 		return time.Time{}
 	}

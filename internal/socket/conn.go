@@ -45,6 +45,7 @@ type Conn struct {
 	born time.Time
 
 	heard   atomic.Int64                       // when the peer was last heard, as time since born
+	asked   atomic.Int64                       // when the ping was sent that was answered last, likewise
 	through atomic.Pointer[func([]byte) error] // of Through
 
 	// Of the goroutine that calls ReadMessage.
@@ -104,8 +105,9 @@ func newConn(u *Upgrader, ws *websocket.Conn, ip string) *Conn {
 		pings:    rate.NewLimiter(pingRate, pingBurst),
 	}
 	c.nextPing = firstPing(c.born, u.opts.PingInterval)
-	ws.SetPongHandler(func(string) error {
+	ws.SetPongHandler(func(payload string) error {
 		c.hear()
+		c.answered(payload)
 		return nil
 	})
 	ws.SetPingHandler(func(payload string) error {
@@ -122,6 +124,34 @@ func newConn(u *Upgrader, ws *websocket.Conn, ip string) *Conn {
 func (c *Conn) Heard() time.Time { return c.born.Add(time.Duration(c.heard.Load())) }
 
 func (c *Conn) hear() { c.heard.Store(int64(time.Since(c.born))) }
+
+// Answered returns when that ping of ours was sent which the peer has answered last; zero
+// if it has answered none. A peer that answers a ping has not given the connection up when
+// the ping was sent; all else that is read from it may have been under way for long. The
+// time has a monotonic reading.
+func (c *Conn) Answered() time.Time {
+	asked := c.asked.Load()
+	if asked == 0 {
+		return time.Time{}
+	}
+	return c.born.Add(time.Duration(asked))
+}
+
+// pingPayload says when a ping is sent. The peer repeats it in its answer.
+func (c *Conn) pingPayload() []byte {
+	return binary.BigEndian.AppendUint64(nil, uint64(max(1, time.Since(c.born))))
+}
+
+// answered takes the payload of a pong.
+func (c *Conn) answered(payload string) {
+	if len(payload) != 8 {
+		return // to no ping of ours
+	}
+	asked := int64(binary.BigEndian.Uint64([]byte(payload))) //nolint:gosec // what is too large comes out negative
+	if asked > c.asked.Load() && asked <= int64(max(1, time.Since(c.born))) {
+		c.asked.Store(asked)
+	}
+}
 
 // ReadMessage waits for the next message that is to be passed on and returns it
 // as a text message of the form
@@ -305,7 +335,7 @@ func (c *Conn) WriteMessage(messageType int, data []byte) error {
 }
 
 // Ping sends a ping, after what is queued already; the pong shows in
-// [Conn.Heard]. Pings do not pile up: while one is queued, this does nothing.
+// [Conn.Heard] and [Conn.Answered]. Pings do not pile up: while one is queued, this does nothing.
 // The error wraps net.ErrClosed if the socket is closed.
 func (c *Conn) Ping() error { return c.enqueue(outgoing{kind: websocket.PingMessage, once: oncePing}) }
 
@@ -488,6 +518,9 @@ func (c *Conn) write(f outgoing) error {
 	if f.kind == websocket.TextMessage || f.kind == websocket.BinaryMessage {
 		_ = c.ws.SetWriteDeadline(deadline) // can't fail
 		return c.ws.WriteMessage(f.kind, f.data)
+	}
+	if f.kind == websocket.PingMessage {
+		f.data = c.pingPayload()
 	}
 	return c.ws.WriteControl(f.kind, f.data, deadline)
 }

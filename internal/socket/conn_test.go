@@ -176,6 +176,51 @@ func TestControlPingIsAnsweredAndHeard(t *testing.T) {
 	}
 }
 
+// What a peer sends by itself, or in answer to an earlier ping, says nothing of now.
+func TestOnlyTheAnswerToAPingIsOne(t *testing.T) {
+	f := serve(t, Options{})
+	p, c := f.join()
+	pings := make(chan string, 1)
+	p.SetPingHandler(func(payload string) error {
+		pings <- payload
+		return nil
+	})
+	pong := func(payload string) {
+		t.Helper()
+		if err := p.WriteControl(websocket.PongMessage, []byte(payload), time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		p.send(`{"action":"__ping__"}`)
+		p.wantFrame(`{"pong":true}`) // all before has been read
+	}
+	pong("")
+	pong("\x7f\xff\xff\xff\xff\xff\xff\xff") // a ping to come
+	pong("\xff\xff\xff\xff\xff\xff\xff\xff")
+	if at := c.Answered(); !at.IsZero() {
+		t.Fatalf("answered %v before any ping", at)
+	}
+	var payloads []string
+	asked := make([]time.Time, 2)
+	for i := range asked {
+		asked[i] = time.Now()
+		if err := c.Ping(); err != nil {
+			t.Fatal(err)
+		}
+		p.send(`{"action":"__ping__"}`)
+		p.wantFrame(`{"pong":true}`)
+		payloads = append(payloads, next(t, pings))
+	}
+	pong(payloads[0])
+	if at := c.Answered(); at.Before(asked[0]) || !at.Before(asked[1]) {
+		t.Errorf("the first ping was answered: %v, asked at %v", at, asked)
+	}
+	pong(payloads[1])
+	pong(payloads[0])
+	if at := c.Answered(); at.Before(asked[1]) {
+		t.Errorf("the second ping was answered: %v, asked at %v", at, asked)
+	}
+}
+
 func TestPeersCloseIsAnsweredAndReturned(t *testing.T) {
 	f := serve(t, Options{})
 	p, _ := f.join()

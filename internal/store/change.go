@@ -34,7 +34,16 @@ type Held struct {
 // data are. With [presence.ErrUnavailable] nothing is known of whether the join took place: it may be repeated, or undone with
 // Leave.
 func (s *Store) Join(ctx context.Context, room string, conn presence.Connection) (Held, error) {
-	return s.enter(ctx, &op{kind: opJoin, room: room, conn: conn, ttl: s.opts.MemberTTL, name: true})
+	return s.Follow(ctx, room, conn, anyone)
+}
+
+// anyone stands for any generation.
+const anyone = "*"
+
+// Follow is Join for a connection that nobody has, or the generation former. If another
+// generation has it the error wraps [presence.ErrSuperseded], and nothing was changed.
+func (s *Store) Follow(ctx context.Context, room string, conn presence.Connection, former string) (Held, error) {
+	return s.enter(ctx, &op{kind: opJoin, room: room, conn: conn, ttl: s.opts.MemberTTL, name: true, former: former})
 }
 
 // Wanted is what a program wants a connection to be.
@@ -86,8 +95,9 @@ func (s *Store) Resume(ctx context.Context, room, id, generation string) (conn p
 }
 
 // Leave ends the connection id in room at once. With a generation only that one
-// is ended, with "" the one that has the connection now. It is no error when it
-// was not there. The result is the room's occupancy afterwards.
+// is ended, with "" the one that has the connection now. It is no error when nobody
+// has it; if another generation does, the error wraps [presence.ErrSuperseded]. The
+// result is the room's occupancy afterwards.
 //
 // After [presence.ErrUnavailable] Leave may be repeated.
 func (s *Store) Leave(ctx context.Context, room, id, generation string) (presence.Occupancy, error) {
@@ -202,7 +212,7 @@ func (s *Store) joinCall(how string, ops []*op) *call {
 	for _, o := range ops {
 		user := o.conn.User
 		if how == "join" {
-			args = append(args, o.conn.ID, o.conn.Generation, user.ID, tail(user))
+			args = append(args, o.conn.ID, o.conn.Generation, user.ID, tail(user), o.former)
 			continue
 		}
 		args = append(args, o.conn.ID, o.conn.Generation, user.ID, user.Name)

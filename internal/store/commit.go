@@ -60,12 +60,13 @@ func (k opKind) how() string {
 
 // op is one change that one caller waits for.
 type op struct {
-	kind opKind
-	room string
-	conn presence.Connection
-	ttl  time.Duration // opJoin, opAttend, opPut
-	name bool          // likewise: conn's name is the user's from now on
-	meta bool          // likewise
+	kind   opKind
+	room   string
+	conn   presence.Connection
+	ttl    time.Duration // opJoin, opAttend, opPut
+	name   bool          // likewise: conn's name is the user's from now on
+	meta   bool          // likewise
+	former string        // opJoin: the generation that it follows, or anyone
 
 	answered bool // Lost.Answered
 
@@ -334,14 +335,14 @@ func (g *group) tell(s *Store) {
 	case g.ops[0].kind == opLeave:
 		r := replyOf(g.call.reply)
 		occupancy, birth := r.occupancy()
-		for range results {
-			r.int() // whether it was there, which is all the same
+		for i := range results {
+			results[i].held = Held{Occupancy: occupancy, Birth: birth}
+			if r.int() < 0 {
+				results[i].err = presence.ErrSuperseded
+			}
 		}
 		if gone := int(r.int()); r.err == nil {
 			s.metrics.left(presence.ReasonLeft, gone)
-		}
-		for i := range results {
-			results[i].held = Held{Occupancy: occupancy, Birth: birth}
 		}
 	case g.ops[0].kind == opResume:
 		birth, conns, err := resumed(g.call, len(g.ops))

@@ -119,12 +119,42 @@ func TestLateReleaseOfAnOlderSocketChangesNothing(t *testing.T) {
 		if err := s.Release(t.Context(), "r", "c1", "gen1"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Leave(t.Context(), "r", "c1", "gen1"); err != nil {
-			t.Fatal(err)
+		if _, err := s.Leave(t.Context(), "r", "c1", "gen1"); !errors.Is(err, presence.ErrSuperseded) {
+			t.Fatalf("a leave of the older: %v", err)
 		}
 		e.advance(20)
 		s.Sweep(t.Context(), []string{"r"}, Terms{})
 		check(t, s, "r", 1, "Ann")
+	})
+}
+
+func TestJoinFollowsOneGenerationOrNone(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		follow := func(former, generation, name string, want error) {
+			t.Helper()
+			if _, err := s.Follow(t.Context(), "r", conn("c1", generation, name), former); !errors.Is(err, want) {
+				t.Fatalf("%s follows %q: %v, want %v", name, former, err, want)
+			}
+		}
+		follow("gen0", "gen1", "Ann", nil) // nobody has it
+		follow("gen0", "gen1", "Ann", nil) // a repetition
+		follow("", "gen2", "Late", presence.ErrSuperseded)
+		follow("gen0", "gen2", "Late", presence.ErrSuperseded)
+		check(t, s, "r", 1, "Ann")
+		follow("gen1", "gen2", "Ben", nil)
+		check(t, s, "r", 1, "Ben")
+		if err := s.Release(t.Context(), "r", "c1", "gen2"); err != nil {
+			t.Fatal(err)
+		}
+		follow("", "gen3", "Late", presence.ErrSuperseded) // its socket is gone, but it was a newer one
+		join(t, s, "r", conn("c1", "gen3", "Cid"))         // whoever has it
+		check(t, s, "r", 1, "Cid")
+		if _, err := s.Leave(t.Context(), "r", "c1", ""); err != nil {
+			t.Fatal(err)
+		}
+		follow("", "gen4", "Dan", nil)
+		check(t, s, "r", 1, "Dan")
 	})
 }
 

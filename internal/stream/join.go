@@ -38,7 +38,7 @@ type joined struct {
 	mu     sync.Mutex      // guards:
 	member *replica.Member // nil: Redis could not be asked yet
 	at     time.Time       // when it joined
-	heard  time.Time       // when it was last found not to have been ended
+	found  time.Time       // when it was last found not to have been ended
 	over   bool
 }
 
@@ -69,11 +69,11 @@ func (j *joined) join(ctx context.Context) (int64, error) {
 	return held.Version, nil
 }
 
-// Heard returns when the stream was last found open, and its member not ended by others.
-func (j *joined) Heard() time.Time {
+// Answered returns when the stream was last found open, and its member not ended by others.
+func (j *joined) Answered() time.Time {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.heard
+	return j.found
 }
 
 // Ping has the member looked up in Redis, since the peer of a stream can't answer.
@@ -137,7 +137,7 @@ func (j *joined) settle(ctx context.Context, as Code) error {
 	case replica.Missing:
 		j.stream.offer(newWriter(), []byte(keepalive))
 		j.mu.Lock()
-		j.heard = time.Now()
+		j.found = time.Now()
 		j.mu.Unlock()
 	case replica.Here:
 	}

@@ -4,11 +4,12 @@
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4 how: 'join', 'attend', 'put' or 'restore', 5 most users (0: no limit), 6 lease ms of a join,
 --       7.. for each connection: id, generation, user, name, which in a join may be followed
---           by a line feed and metadata for a user who is new; but for a join also: lease ms,
---           since when the user is there ('' for now), metadata, and what of both is the
---           user's from now on, not only if the user is new: 'n' for the name, 'm' for
---           the metadata; and in a restore 's' if its browser has just answered through
---           a socket. The name of a join is the user's from now on
+--           by a line feed and metadata for a user who is new; of a join also: the
+--           generation that it follows ('' for none, '*' for any); else: lease ms, since when
+--           the user is there ('' for now), metadata, and what of both is the user's from now
+--           on, not only if the user is new: 'n' for the name, 'm' for the metadata; and in a
+--           restore 's' if its browser has just answered through a socket. The name of a
+--           join is the user's from now on
 -- Reply: {users, connections, version, birth, then for each connection its outcome;
 --         but for a join also its generation and the user's value of users;
 --         users gone, since they came back as others}
@@ -17,7 +18,9 @@
 --        join, since when its user is there as text instead of 1 and 2
 --
 -- A join takes over a connection that is known, with its generation; one that joins
--- as another user leaves as the one it was. Attend is a join that says as much as a put.
+-- as another user leaves as the one it was. It takes nothing from a generation that it
+-- does not follow: of two sockets of a tab it is not known here which is the newer.
+-- Attend is a join that says as much as a put, and follows any.
 -- A put leaves a connection of the same
 -- user that has a socket with the generation of that, and its lease. All others that are
 -- there, and are put or attended, get another generation than the one that is given: who
@@ -31,7 +34,7 @@
 -- Needs room.lua.
 local how, limit = ARGV[4], tonumber(ARGV[5])
 local join, put, restore = how == 'join', how == 'put', how == 'restore'
-local FIRST, STRIDE = 7, join and 4 or 8
+local FIRST, STRIDE = 7, join and 5 or 8
 local ids, at = {}, {} -- of each connection; the position of its user
 for i = FIRST, #ARGV, STRIDE do
   local n = #ids + 1
@@ -97,8 +100,9 @@ local deadline, lease_ms = int(ms + ARGV[6]), tonumber(ARGV[6])
 for i = 1, #ids do
   local arg = FIRST + STRIDE * (i - 1)
   local conn, gen, me, name = ids[i], ARGV[arg + 1], at[i], ARGV[arg + 3]
-  local given, meta, sets = '', '', 'n'
+  local given, meta, sets, follows = '', '', 'n', nil
   if join then
+    follows = ARGV[arg + 4]
     local line = string.find(name, '\n', 1, true)
     if line then
       meta = string.sub(name, line + 1)
@@ -112,6 +116,8 @@ for i = 1, #ids do
   if value then wasgen, them = string.sub(value, 1, 4), position[string.sub(value, 5)] end
   if value and restore and wasgen ~= gen and wasgen ~= RELEASED and not answered(wasgen, sets)
     and not longer(conn, wasgen, gen, ms + lease_ms) then
+    outcomes[i] = -1
+  elseif value and join and follows ~= '*' and wasgen ~= follows and wasgen ~= gen then
     outcomes[i] = -1
   elseif removed[me] and given ~= '' and tonumber(given) <= tonumber(removed[me]) then
     outcomes[i] = -3

@@ -3,8 +3,8 @@
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4 why: 'left' or 'removed',
 --       5.. two for each connection: id, generation ('' for the one that has it now)
--- Reply: {users, connections, version, birth, 1 or 0 for each connection: it ended or was not there,
---         users gone}
+-- Reply: {users, connections, version, birth, for each connection 1: it ended, 0: it was not
+--         there, or -1: another generation has it; users gone}
 -- Needs room.lua.
 local why = ARGV[4]
 local ids = {}
@@ -21,6 +21,8 @@ for i = 1, #ids do
       dead[#dead + 1] = ids[i] .. gen
       left[#left + 1] = ids[i]
       owners[#owners + 1] = note(string.sub(known[i], 5), true)
+    else
+      outcomes[i] = -1
     end
   end
 end
