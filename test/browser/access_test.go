@@ -45,6 +45,7 @@ func (tab *tab) media(feature, value string) {
 // experiments, the contrast of 7:1 included.
 func (tab *tab) check(axe, what string) {
 	tab.t.Helper()
+	tab.calm() // for a moment after a press buttons look busy
 	for _, scheme := range []string{"light", "dark"} {
 		tab.media("prefers-color-scheme", scheme)
 		eval[chromedp.Void](tab, "void (() => { window.axe ?? (0, eval)("+quoted(axe)+"); })()")

@@ -8,6 +8,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
+	"presence/internal/redistest"
 	"presence/test/harness"
 )
 
@@ -182,4 +183,37 @@ func TestEmptyNameTakesTheFocusToTheField(t *testing.T) {
 	if !eval[bool](bare, focused) {
 		t.Error("without JavaScript the focus is not in the field")
 	}
+}
+
+// Leave can be pressed soon after Join: the button looks busy until then.
+func TestLeaveSoonAfterJoin(t *testing.T) {
+	t.Parallel()
+	site := newSite(t)
+	ann, ben := newBrowser(t).open(site.a.URL), newBrowser(t).open(site.b.URL)
+	ann.fill("Ann")
+	ann.calm()
+	eval[chromedp.Void](ann, `void (() => {
+		const button = (name) => document.querySelector("button[name=" + name + "]");
+		const busy = () => getComputedStyle(button("leave")).opacity !== "1";
+		let since = 0;
+		const look = () => {
+			if (!button("leave")) return requestAnimationFrame(look);
+			since ||= busy() ? performance.now() : -Infinity;
+			if (busy()) return requestAnimationFrame(look);
+			button("leave").click();
+			window.busyFor = performance.now() - since;
+		};
+		button("join").click();
+		look();
+	})()`)
+	took := 0.0
+	redistest.Eventually(t, soon, "Leave is pressed", func() bool {
+		took = eval[float64](ann, "Math.min(window.busyFor ?? 0, 1e9)")
+		return took > 0
+	})
+	if took < 400 || took > 1e8 {
+		t.Errorf("Leave looked busy for %.0f ms, want 500; 1e9: not at first", took)
+	}
+	ben.sees(soon, "showing Ann, and that she left", func(s sight) bool { return s.shows() })
+	ann.sees(soon, "not joined", func(s sight) bool { return s.As == "" })
 }

@@ -348,15 +348,25 @@
   // Each press is sent once there is a connection, and again if the connection is
   // lost before the answer came: both do no harm twice. After ten seconds it is
   // given up, and the page says so. Join and Leave stand in each other's place, so
-  // a second press within a second is taken for an accident.
+  // a press within half a second after another, or after they changed places, is taken
+  // for an accident. The buttons look busy for that time.
 
   const longestHold = 10000;
-  const calm = 1000;
+  const calm = 500;
 
   let press = null; // what was pressed and has no answer yet: { form, submitter, sent, timer }
   let shown = false; // a frame came over this connection, so the page says how things are
   let sending = false; // onSubmit is called by sendPress
-  let calmUntil = 0;
+  let calming = 0; // timer: a press is an accident until it ends
+
+  function calmDown() {
+    clearTimeout(calming);
+    root.classList.add("calming");
+    calming = setTimeout(() => {
+      calming = 0;
+      root.classList.remove("calming");
+    }, calm);
+  }
 
   function onSubmit(event) {
     const { target: form, submitter } = event;
@@ -366,9 +376,9 @@
       event.stopImmediatePropagation();
     };
     if (!sending) {
-      const now = performance.now();
-      if (press || now < calmUntil) return swallow();
-      calmUntil = now + calm;
+      const accident = press || calming;
+      calmDown();
+      if (accident) return swallow();
       sayUnsent("");
       press = { form, submitter, sent: false, timer: setTimeout(giveUp, longestHold) };
     }
@@ -423,7 +433,7 @@
   function answered() {
     const { submitter } = press;
     settle();
-    calmUntil = Math.max(calmUntil, performance.now() + calm / 2);
+    if (!submitter.isConnected) calmDown();
     const wrong = document.querySelector("#username-error")?.textContent;
     const lost = !document.activeElement || document.activeElement === document.body;
     if (wrong) nameField().focus();
