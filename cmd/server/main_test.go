@@ -32,6 +32,9 @@ import (
 
 // livetemplate v0.25.0 never stops the goroutine that tidies up its session store.
 func TestMain(m *testing.M) {
+	if os.Getenv(asServer) != "" {
+		main()
+	}
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/livetemplate/livetemplate.(*MemorySessionStore).cleanupLoop"))
 }
 

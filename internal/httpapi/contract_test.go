@@ -2,8 +2,11 @@ package httpapi
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/http"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +23,23 @@ func TestRoutesAreDescribed(t *testing.T) {
 	slices.Sort(routes)
 	if slices.Sort(described); !slices.Equal(routes, described) {
 		t.Errorf("routes\n%s\nopenapi.json\n%s", strings.Join(routes, "\n"), strings.Join(described, "\n"))
+	}
+}
+
+// The guide lists every problem.
+func TestGuideListsProblems(t *testing.T) {
+	text, err := os.ReadFile("../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| (\\d+) \\| `([a-z]+)` \\|").FindAllStringSubmatch(string(text), -1)
+	for _, row := range rows {
+		if p := problems[Code(row[1])]; fmt.Sprint(p.status) != row[2] || p.retry != row[3] {
+			t.Errorf("docs/api.md says %s, but it is %d, %s", row[0], p.status, p.retry)
+		}
+	}
+	if len(rows) != len(problems) {
+		t.Errorf("docs/api.md lists %d problems of %d", len(rows), len(problems))
 	}
 }
 
