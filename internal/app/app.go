@@ -125,11 +125,12 @@ func NewOf(parts Parts, config Config, log *slog.Logger) (_ *App, err error) {
 		return nil, err
 	}
 
-	sharded, err := a.openRedis()
+	node, sharded, err := a.openRedis()
 	if err != nil {
 		return nil, err
 	}
 	a.store = store.New(a.rdb, store.Options{
+		Name:       node,
 		Prefix:     config.RedisPrefix,
 		MemberTTL:  config.MemberTTL,
 		LeaveGrace: config.LeaveGrace,
@@ -162,11 +163,12 @@ func NewOf(parts Parts, config Config, log *slog.Logger) (_ *App, err error) {
 	return a, a.listen()
 }
 
-// openRedis connects to the Redis of the settings or starts the embedded one.
-func (a *App) openRedis() (sharded bool, err error) {
+// openRedis connects to the Redis of the settings or starts the embedded one. node is what
+// that is called where it is but one.
+func (a *App) openRedis() (node string, sharded bool, err error) {
 	if a.parts.Redis != nil {
 		a.backend, a.rdb = "Redis", a.parts.Redis
-		return false, nil
+		return "redis", false, nil
 	}
 	if a.config.RedisURL == "" {
 		a.embedded = miniredis.NewMiniRedis()
@@ -174,23 +176,23 @@ func (a *App) openRedis() (sharded bool, err error) {
 		password := rand.Text() // other programs of this machine stay out
 		a.embedded.RequireAuth(password)
 		if err := a.embedded.StartAddr("127.0.0.1:0"); err != nil {
-			return false, fmt.Errorf("start the embedded store: %w", err)
+			return "", false, fmt.Errorf("start the embedded store: %w", err)
 		}
 		a.backend = "single replica, in memory"
 		endpoint, err := store.ParseURL("redis://:" + password + "@" + a.embedded.Addr())
 		if err != nil {
-			return false, err
+			return "", false, err
 		}
 		a.rdb = endpoint.Open("presence")
-		return false, nil
+		return "embedded", false, nil
 	}
 	endpoint, err := a.config.endpoint()
 	if err != nil {
-		return false, err
+		return "", false, err
 	}
 	a.rdb = endpoint.Open("presence-" + a.name)
 	a.log.Info("using redis", "at", endpoint.String())
-	return endpoint.Sharded(), nil
+	return endpoint.Name(), endpoint.Sharded(), nil
 }
 
 // makePages makes the live pages and their sockets.

@@ -14,10 +14,11 @@ import (
 )
 
 // healthRoutes adds what orchestrators ask. reason is how an error is told to those who
-// can reach the listener of mux.
+// can reach the listener of mux; they are also told which nodes of Redis do not answer if
+// nodes says so.
 func (a *App) healthRoutes(mux interface {
 	HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request))
-}, reason func(error) string,
+}, reason func(error) string, nodes bool,
 ) {
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -29,7 +30,14 @@ func (a *App) healthRoutes(mux interface {
 			answer(w, http.StatusServiceUnavailable, reason(err))
 			return
 		}
-		answer(w, http.StatusOK, "ok")
+		var text strings.Builder
+		text.WriteString("ok")
+		if nodes {
+			for _, err := range a.replica.Away() {
+				text.WriteString("\n" + reason(err))
+			}
+		}
+		answer(w, http.StatusOK, text.String())
 	})
 }
 

@@ -69,7 +69,7 @@ func (a *App) routes() http.Handler {
 	programs.Handle(call)
 	mux.HandleFunc("GET /openapi.json", api.Serve(api.OpenAPI))
 	mux.HandleFunc("GET /asyncapi.json", api.Serve(api.AsyncAPI))
-	a.healthRoutes(mux, publicReason)
+	a.healthRoutes(mux, publicReason, false)
 	mux.HandleFunc("GET /lbz", a.lbz)
 	mux.Handle("/", a.elsewhere(mux.ServeMux))
 
@@ -121,7 +121,7 @@ func limitForms(mux http.Handler) http.Handler {
 func (a *App) adminRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
-	a.healthRoutes(mux, adminReason)
+	a.healthRoutes(mux, adminReason, true)
 	mux.HandleFunc("GET /replicas", a.listReplicas)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)

@@ -91,7 +91,7 @@ func TestSteppedClockMovesNobody(t *testing.T) {
 					}
 				}
 				// What the step costs: a heartbeat interval in which nothing is ended.
-				slack := DefaultHeartbeatInterval + a.Replica.link.settle + 2*time.Second
+				slack := DefaultHeartbeatInterval + a.links.settle + 2*time.Second
 				for name, within := range map[string]time.Duration{
 					"Eve":  store.DefaultLeaveGrace,
 					"Dan":  store.DefaultMemberTTL,

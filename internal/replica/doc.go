@@ -6,10 +6,11 @@
 //
 //	heartbeat.go  renews the leases of local members, puts back those Redis lost
 //	sweep.go      removes connections whose leases ran out, in the rooms of this replica
-//	link.go       knows whether Redis answers, and whether it lost its data
+//	link.go       knows whether a node of Redis answers, and whether it lost its data
 //
 // What the loops work on:
 //
+//	links.go      the nodes of Redis: one, or the masters of a Cluster
 //	peers.go      the replicas that share the Redis, and the rooms to sweep among them
 //	members.go    members: connections that are in a room through a socket here
 //	put.go        connections without a socket that were put or renewed here
@@ -31,6 +32,9 @@
 // follows for that room alone. The keys of a room do not fit together, which a read, a
 // heartbeat or a sweep finds: its data are deleted, the other replicas learn it from the
 // next announcement, and the room has lost its data.
+//
+// All of that is about one node of Redis. In a Cluster the rooms of other masters go on, and
+// a slot that moves from one to another is no loss.
 //
 // This process was stopped for a while and continues: the same follows. Members that
 // moved to other replicas meanwhile have newer generations and are left alone; a browser

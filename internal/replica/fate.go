@@ -30,7 +30,7 @@ func (r *Replica) Fate(ctx context.Context, m *Member, joined time.Time) (Fate, 
 	if err := r.Trusted(m.room); err != nil {
 		return Missing, err
 	}
-	steady := r.link.steady(joined, r.opts.MemberTTL)
+	steady := r.links.of(m.room).steady(joined, r.opts.MemberTTL)
 	conn, _, found, err := r.store.Find(ctx, m.room, m.conn.ID)
 	switch {
 	case err != nil:

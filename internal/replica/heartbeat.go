@@ -3,6 +3,8 @@ package replica
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,7 +24,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 	for slot := 0; ; {
 		select {
 		case <-tick.C:
-			for room, members := range r.members.proven(r.link.settle / 2) {
+			for room, members := range r.members.proven(r.links.settle / 2) {
 				r.restore(ctx, room, members)
 			}
 			r.members.expire(time.Now())
@@ -32,16 +34,15 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 			if slot = (slot + 1) % slots; slot == 0 {
 				r.registerOnce(ctx)
 			}
-		case <-r.link.regained:
+		case <-r.links.regained:
 			r.registerOnce(ctx)
 			for slot := range slots {
 				r.beatOnce(ctx, slot)
 			}
-			if r.link.forgot() {
-				for _, room := range r.puts.inRooms() {
+			for _, room := range r.puts.inRooms() {
+				if r.links.of(room).forgot() {
 					r.restorePuts(ctx, room)
 				}
-				continue
 			}
 			for slot := range slots {
 				r.checkPuts(ctx, slot)
@@ -65,9 +66,9 @@ func (r *Replica) registerOnce(ctx context.Context) {
 	for _, room := range rooms {
 		known[room] = true
 	}
-	if r.link.trusted() == nil { // time in which Redis is away does not count
-		r.puts.end()
-	}
+	r.puts.end(func(room string) bool {
+		return r.links.of(room).trusted() == nil // time in which Redis is away does not count
+	})
 	for _, room := range r.puts.inRooms() {
 		if !known[room] {
 			known[room] = true
@@ -87,15 +88,20 @@ func (r *Replica) registerOnce(ctx context.Context) {
 // overtaken by what was undone is the tab's again.
 func (r *Replica) undoOnce(ctx context.Context) {
 	doubts := r.members.doubts()
-	if len(doubts) == 0 || r.link.ready() != nil {
+	doubts = slices.DeleteFunc(doubts, func(c claim) bool { return r.links.of(c.room).ready() != nil })
+	if len(doubts) == 0 {
 		return
 	}
+	var once sync.Map // links of which it is known that they failed
 	var g errgroup.Group
 	g.SetLimit(store.BatchSize) // they share round trips
 	for _, c := range doubts {
 		g.Go(func() error {
 			if _, err := r.store.Leave(ctx, c.room, c.id, c.generation); errors.Is(err, presence.ErrUnavailable) {
-				return err // again at the next tick
+				if _, known := once.LoadOrStore(r.links.of(c.room), true); !known {
+					r.roomFailed(ctx, c.room, err) // once for all: they shared the trouble
+				}
+				return nil // again at the next tick
 			}
 			r.members.certain(c)
 			if m := r.members.among(c.tabKey); m != nil {
@@ -104,16 +110,33 @@ func (r *Replica) undoOnce(ctx context.Context) {
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		r.redisFailed(ctx, err) // once for all: they shared the trouble
-	}
+	_ = g.Wait() // none returns an error
 }
 
 // beatOnce renews the leases of one slot.
 func (r *Replica) beatOnce(ctx context.Context, slot int) { r.beat(ctx, r.members.inSlot(slot)) }
 
-// beat renews the leases of members, each list of one room.
+// beat renews the leases of members, each list of one room. Nodes do not wait for each
+// other.
 func (r *Replica) beat(ctx context.Context, lists [][]*Member) {
+	byNode := map[*link][][]*Member{}
+	for _, list := range lists {
+		l := r.links.of(list[0].room)
+		byNode[l] = append(byNode[l], list)
+	}
+	var nodes sync.WaitGroup
+	for _, lists := range byNode {
+		if len(byNode) == 1 {
+			r.beatNode(ctx, lists)
+			return
+		}
+		nodes.Go(func() { r.beatNode(ctx, lists) })
+	}
+	nodes.Wait()
+}
+
+// beatNode is beat for the rooms of one node.
+func (r *Replica) beatNode(ctx context.Context, lists [][]*Member) {
 	for start := 0; start < len(lists); start += beatCalls {
 		part := lists[start:min(start+beatCalls, len(lists))]
 		beats := make([]*store.Beats, len(part))

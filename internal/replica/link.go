@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"presence/internal/store"
 	"presence/internal/terse"
 )
 
@@ -47,8 +48,8 @@ const (
 // errNoContact is why a replica is not ready before it has reached Redis.
 var errNoContact = errors.New("Redis has not answered yet")
 
-// link is the knowledge of whether Redis answers and still has its data.
-type link struct {
+// times are those by which a replica judges Redis.
+type times struct {
 	probe  time.Duration // between two probes
 	settle time.Duration // from an answer to trust in what Redis holds
 	start  time.Duration // from the first answer to trust in leases nobody renewed
@@ -56,18 +57,23 @@ type link struct {
 	ttl    time.Duration // of leases
 	brake  time.Duration // from an answer after a silence longer than that until many leases may end at once
 	visit  time.Duration // from an answer until every page without a socket has reloaded
-	alone  bool          // at the start nobody else has anything to put back
+}
 
-	regained chan struct{} // holds one: renew all leases now
+// link is the knowledge of whether a node of Redis answers and still has its data.
+type link struct {
+	times
 
-	outage terse.State // whether Redis answers, for the log
+	epochs *epochs // of all nodes
+	alone  bool    // at the start nobody else has anything to put back
+
+	outage terse.State // whether the node answers, for the log
 	losses terse.Line  // of data, and of time
 
 	mu       sync.Mutex // guards:
+	node     store.Node
 	phase    phase
 	changed  chan struct{} // closed when the phase changes
-	epoch    string
-	met      time.Time // first answer
+	met      time.Time     // first answer; zero: none yet
 	failures int
 	reason   error     // why away
 	ticked   time.Time // last probe
@@ -76,28 +82,22 @@ type link struct {
 	heldFrom time.Time // leases may have gone without renewal until then
 	heldTo   time.Time // until then they get the benefit of the doubt
 	visitTo  time.Time // until then those without a socket get it
-	ahead    offset    // of the node that has the epoch
+	ahead    offset    // of the node's clock
 	steadyAt time.Time // until then leases are set anew, since that clock was stepped
 	brakeTo  time.Time // until then not many leases of one room end at once
-	ran      time.Time // when the loop of probes came round last
-	oldTo    time.Time // until then what is read may have been sent long ago
 }
 
-func newLink(o Options) *link {
+func newTimes(o Options) times {
 	settle := max(o.HeartbeatInterval*3/10, min(minSettle, o.HeartbeatInterval/2))
 	probe := min(settle/probesPerSettle, maxProbe)
-	return &link{
-		probe:    probe,
-		settle:   settle,
-		start:    o.MemberTTL * 2 / 3,
-		stop:     max(settle+probe, o.MemberTTL/3, minStop),
-		visit:    2*o.HeartbeatInterval + pageLoad,
-		ttl:      o.MemberTTL,
-		brake:    o.HeartbeatInterval,
-		alone:    o.Alone,
-		regained: make(chan struct{}, 1),
-		changed:  make(chan struct{}),
-		reason:   errNoContact,
+	return times{
+		probe:  probe,
+		settle: settle,
+		start:  o.MemberTTL * 2 / 3,
+		stop:   max(settle+probe, o.MemberTTL/3, minStop),
+		visit:  2*o.HeartbeatInterval + pageLoad,
+		ttl:    o.MemberTTL,
+		brake:  o.HeartbeatInterval,
 	}
 }
 
@@ -125,24 +125,17 @@ func (l *link) trusted() error {
 	}
 }
 
-// await waits, while replicas put back what Redis lost, until what it holds may
-// be shown, and at the start until it is known whether Redis answers at all. It returns
-// why it may not: at once when Redis is away, and when ctx ends.
-func (l *link) await(ctx context.Context) error {
-	for {
-		l.mu.Lock()
-		changed, untried := l.changed, l.epoch == "" && l.failures == 0
-		l.mu.Unlock()
-		err := l.trusted()
-		if !untried && !errors.Is(err, errSettling) {
-			return err
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return err
-		}
+// pending is trusted, and where that may soon be so a channel that is closed when it may:
+// while replicas put back what Redis lost, and at the start until it is known whether Redis
+// answers at all.
+func (l *link) pending() (soon <-chan struct{}, err error) {
+	err = l.trusted()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if untried := l.met.IsZero() && l.failures == 0; untried || errors.Is(err, errSettling) {
+		return l.changed, err
 	}
+	return nil, err
 }
 
 // enterLocked changes the phase and wakes those who await.
@@ -223,11 +216,11 @@ func (l *link) failed(err error) bool {
 	defer l.mu.Unlock()
 	l.failures++
 	if l.phase == away {
-		if l.reason = err; l.epoch == "" {
+		if l.reason = err; l.met.IsZero() {
 			l.reason = fmt.Errorf("%w: %w", errNoContact, err)
 			l.enterLocked(away) // it is known now
 		}
-		return l.epoch == "" && l.failures == maxFailures
+		return l.met.IsZero() && l.failures == maxFailures
 	}
 	if l.failures < maxFailures {
 		return false
@@ -235,28 +228,6 @@ func (l *link) failed(err error) bool {
 	l.reason = err
 	l.enterLocked(away)
 	return true
-}
-
-// runs notes that this process runs. Where it did not for a while, browsers and programs
-// may have turned to other replicas; what they had sent here is read only now.
-func (l *link) runs() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := time.Now()
-	if l.stoppedLocked() {
-		l.oldTo = now.Add(l.settle)
-	}
-	l.ran = now
-}
-
-func (l *link) stoppedLocked() bool { return !l.ran.IsZero() && time.Since(l.ran) > l.stop }
-
-// outdated reports whether what is read from browsers and programs now may have been sent
-// long ago, since this process was stopped.
-func (l *link) outdated() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.stoppedLocked() || time.Now().Before(l.oldTo)
 }
 
 // gone reports whether Redis is away, and not only late with its first answer.
@@ -277,20 +248,21 @@ const (
 	settled       // what Redis holds can be trusted again
 )
 
-// answered notes that Redis answered with epoch, which was made age ago.
+// answered notes that the node answered with an epoch, which was made age ago.
 //
 // At the first answer a young epoch means that Redis is new, or lost its data so
 // lately that others are still putting back what they hold.
-func (l *link) answered(epoch string, age time.Duration) (what event, why string) {
+func (l *link) answered(epoch store.Epoch, age time.Duration) (what event, why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	lost := l.epochs.learn(epoch)
 	now := time.Now()
 	stopped := now.Sub(l.ticked)
 	l.ticked, l.failures = now, 0
 	what = upset
 	switch {
-	case l.epoch == "":
-		l.epoch, l.met = epoch, now
+	case l.met.IsZero():
+		l.met = now
 		if !l.alone && age >= 0 && age < l.settle {
 			l.until = now.Add(max(l.settle-age, l.probe))
 			l.enterLocked(settling)
@@ -304,10 +276,10 @@ func (l *link) answered(epoch string, age time.Duration) (what event, why string
 		return contact, "first answer"
 	case l.phase == away:
 		what, why = back, "Redis answers again"
-		if epoch != l.epoch {
+		if lost {
 			why += ", without its data"
 		}
-	case epoch != l.epoch:
+	case lost:
 		why = "Redis lost its data"
 	case stopped > l.stop:
 		why = fmt.Sprintf("this process was stopped for %v", stopped.Round(time.Millisecond))
@@ -317,8 +289,7 @@ func (l *link) answered(epoch string, age time.Duration) (what event, why string
 	default:
 		return nothing, ""
 	}
-	l.empty = epoch != l.epoch
-	l.epoch = epoch
+	l.empty = lost
 	l.enterLocked(settling)
 	l.until = now.Add(l.settle)
 	l.heldFrom, l.heldTo = now, now.Add(l.settle)
@@ -331,19 +302,29 @@ func (l *link) answered(epoch string, age time.Duration) (what event, why string
 	return what, why
 }
 
+// at returns the node.
+func (l *link) at() store.Node {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.node
+}
+
+// clock is what the clock of the node shows now, in ms; 0 where that is not known.
+func (l *link) clock() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ahead == 0 {
+		return 0
+	}
+	return clock() + int64(l.ahead)
+}
+
 // late reports whether every replica has had the time, since this one came, to put
 // back what Redis lost.
 func (l *link) late() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.phase == present && time.Since(l.met) >= l.settle
-}
-
-// sameEpoch reports whether epoch is the one that is known.
-func (l *link) sameEpoch(epoch string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return epoch == l.epoch
 }
 
 // forgot reports whether members whom Redis does not know are among all those that
@@ -354,106 +335,104 @@ func (l *link) forgot() bool {
 	return l.phase == settling && l.empty
 }
 
-// renew has all leases renewed at once.
-func (l *link) renew() {
-	select {
-	case l.regained <- struct{}{}:
-	default:
-	}
-}
-
-// runLink probes Redis until ctx ends.
-func (r *Replica) runLink(ctx context.Context) error {
-	tick := time.NewTicker(r.link.probe)
+// runLink probes a node until ctx ends.
+func (r *Replica) runLink(ctx context.Context, l *link) {
+	tick := time.NewTicker(l.probe)
 	defer tick.Stop()
 	for {
-		r.link.runs()
-		r.probeOnce(ctx)
+		if l == r.links.only {
+			r.links.runs()
+		}
+		r.probeOnce(ctx, l)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }
 
-// probeOnce asks Redis for its epoch and for the shared secret, and acts on the
-// answer.
-func (r *Replica) probeOnce(ctx context.Context) {
+// probeOnce asks a node for its epoch and, if it has that, for the shared secret, and acts
+// on the answer.
+func (r *Replica) probeOnce(ctx context.Context, l *link) {
+	node := l.at()
 	before := clock()
-	shared, err := r.store.Probe(ctx, rand.Text(), r.opts.Secret(r.link.late()))
+	probed, err := r.store.Probe(ctx, node, rand.Text(), r.opts.Secret(l.late()))
 	if err != nil {
-		r.redisFailed(ctx, err)
+		r.redisFailed(ctx, l, err)
 		return
 	}
-	step := r.link.sees(shared.Now, before, clock())
-	if shared.Secret != "" {
-		r.opts.Shared(shared.Secret)
+	step := l.sees(probed.Now, before, clock())
+	if probed.Secret != "" {
+		r.opts.Shared(probed.Secret)
 	}
-	switch what, why := r.link.answered(shared.Epoch, shared.Age); what {
+	switch what, why := l.answered(probed.Epoch, probed.Age); what {
 	case contact, back, upset:
-		r.logAnswer(ctx, what, why)
+		r.links.avoid()
+		r.logAnswer(ctx, l, what, why)
 		if what != contact {
-			r.views.MarkStale()
+			r.views.MarkStale(r.links.roomsOf(l))
 		}
-		if what == upset || r.link.forgot() {
-			r.losses.unknown() // we were stopped, or all rooms are lost
+		if what == upset || l.forgot() {
+			r.losses.unknown(r.links.roomsOf(l)) // we were stopped, or all rooms are lost
 		}
-		r.link.renew()
+		r.links.renew()
 		if what == contact {
-			r.views.Settled()
+			r.views.Settled(r.links.roomsOf(l))
 		}
 	case settled:
-		r.views.Settled()
-		if shared.Secret == "" {
-			r.probeOnce(ctx) // and offer one now
+		r.views.Settled(r.links.roomsOf(l))
+		if node.Secret && probed.Secret == "" {
+			r.probeOnce(ctx, l) // and offer one now
 		}
 	case nothing:
 	}
 	if step != 0 {
-		r.stepped(ctx, step)
+		r.stepped(ctx, l, step)
 	}
 }
 
-// stepped has all leases set anew after the clock of Redis was stepped, and those that end
+// stepped has all leases set anew after the clock of a node was stepped, and those that end
 // too late now set back.
-func (r *Replica) stepped(ctx context.Context, by time.Duration) {
+func (r *Replica) stepped(ctx context.Context, l *link, by time.Duration) {
 	r.metrics.steps.Inc()
-	r.log.WarnContext(ctx, "the clock of redis was stepped", "by", by.String())
-	r.sweeper.unsure()
-	r.link.renew()
+	r.log.WarnContext(ctx, "the clock of redis was stepped", "by", by.String(), "node", l.at().Addr)
+	r.sweeper.unsure(l)
+	r.links.renew()
 }
 
-// logAnswer says that Redis answers, or has lost its data, unless it does so all the
+// logAnswer says that a node answers, or has lost its data, unless it does so all the
 // time.
-func (r *Replica) logAnswer(ctx context.Context, what event, why string) {
-	lasted, ended := r.link.outage.Works()
+func (r *Replica) logAnswer(ctx context.Context, l *link, what event, why string) {
+	lasted, ended := l.outage.Works()
+	log := r.log.With("node", l.at().Addr)
 	switch {
 	case what == contact:
-		r.log.InfoContext(ctx, "redis answers", "why", why)
+		log.InfoContext(ctx, "redis answers", "why", why)
 	case ended:
-		r.log.InfoContext(ctx, "redis regained", "why", why, "after", lasted.Round(time.Millisecond).String())
-		r.puts.extend(lasted)
+		log.InfoContext(ctx, "redis regained", "why", why, "after", lasted.Round(time.Millisecond).String())
+		r.puts.extend(lasted, r.links.roomsOf(l))
 	case what == upset:
-		if leftOut, due := r.link.losses.Due(); due {
-			r.log.WarnContext(ctx, "redis regained", "why", why, "left_out", leftOut)
+		if leftOut, due := l.losses.Due(); due {
+			log.WarnContext(ctx, "redis regained", "why", why, "left_out", leftOut)
 		}
 	}
 }
 
-// redisFailed notes that a call failed, and marks all rooms when that makes
-// Redis count as away.
-func (r *Replica) redisFailed(ctx context.Context, err error) {
-	if ctx.Err() != nil {
+// redisFailed notes that a call to a node failed, and marks the node's rooms when that makes
+// it count as away.
+func (r *Replica) redisFailed(ctx context.Context, l *link, err error) {
+	if ctx.Err() != nil || l == r.links.none && r.links.ready() == nil {
 		return
 	}
-	away := r.link.failed(err)
-	if r.link.gone() {
-		if leftOut, due := r.link.outage.Fails(); due {
-			r.log.WarnContext(ctx, "redis is away", "err", err, "left_out", leftOut)
+	away := l.failed(err)
+	if l.gone() {
+		r.links.avoid()
+		if leftOut, due := l.outage.Fails(); due {
+			r.log.WarnContext(ctx, "redis is away", "err", err, "node", l.at().Addr, "left_out", leftOut)
 		}
 	}
 	if away {
-		r.views.MarkStale()
+		r.views.MarkStale(r.links.roomsOf(l))
 	}
 }

@@ -3,21 +3,25 @@ package replica
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
+
+	"presence/internal/store"
 )
 
 // Views is told when the views of rooms can't be trusted, and when they can again.
 // [presence/internal/room.Rooms] implements it.
 type Views interface {
-	// MarkStale marks the views of all rooms until they are read again.
-	MarkStale()
+	// MarkStale marks the views of rooms, nil for all, until they are read again.
+	MarkStale(rooms func(room string) bool)
 
 	// MarkLost marks the view of a room until it is read again, not before at.
 	MarkLost(room string, at time.Time)
 
-	// Settled says that what is read of all rooms from now on counts, whatever it is.
-	Settled()
+	// Settled says that what is read of rooms, nil for all, from now on counts, whatever it
+	// is.
+	Settled(rooms func(room string) bool)
 
 	// Reread has a room read again.
 	Reread(room string)
@@ -27,13 +31,13 @@ type Views interface {
 type blind struct{}
 
 // MarkStale does nothing.
-func (blind) MarkStale() {}
+func (blind) MarkStale(func(string) bool) {}
 
 // MarkLost does nothing.
 func (blind) MarkLost(string, time.Time) {}
 
 // Settled does nothing.
-func (blind) Settled() {}
+func (blind) Settled(func(string) bool) {}
 
 // Reread does nothing.
 func (blind) Reread(string) {}
@@ -113,12 +117,12 @@ func (l *losses) keep(rooms map[string]bool) {
 	}
 }
 
-// unknown forgets all births, since members here may have been ended meanwhile with good
-// reason, and rooms with them.
-func (l *losses) unknown() {
+// unknown forgets the births of rooms, nil for all, since members here may have been ended
+// meanwhile with good reason, and rooms with them.
+func (l *losses) unknown(rooms func(room string) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	clear(l.births)
+	maps.DeleteFunc(l.births, func(room string, _ birth) bool { return rooms == nil || rooms(room) })
 }
 
 // lost notes that room has lost its data, and returns when it may be trusted again, and
@@ -165,7 +169,7 @@ func (r *Replica) Tell(views Views) { r.views = views }
 
 // Trusted returns nil when what Redis holds of room may be shown.
 func (r *Replica) Trusted(room string) error {
-	if err := r.link.trusted(); err != nil {
+	if err := r.links.of(room).trusted(); err != nil {
 		return err
 	}
 	if r.losses.left(room) > 0 {
@@ -178,31 +182,42 @@ func (r *Replica) Trusted(room string) error {
 // be shown, and returns why it may not: at once when Redis is away, and when ctx ends.
 func (r *Replica) Await(ctx context.Context, room string) error {
 	for {
-		if err := r.link.await(ctx); err != nil {
+		soon, err := r.links.of(room).pending()
+		if soon == nil && err != nil {
 			return err
 		}
-		left := r.losses.left(room)
-		if left <= 0 {
-			return nil
+		var wait <-chan time.Time
+		if soon == nil {
+			left := r.losses.left(room)
+			if left <= 0 {
+				return nil
+			}
+			wait, err = time.After(left), errSettling
 		}
-		timer := time.NewTimer(left)
 		select {
-		case <-timer.C:
+		case <-soon:
+		case <-wait:
 		case <-ctx.Done():
-			timer.Stop()
-			return errSettling
+			return err
 		}
 	}
 }
 
-// Current reports whether epoch is that of the data which is known; if not, what has
-// become of it is found out.
-func (r *Replica) Current(ctx context.Context, epoch string) bool {
-	if r.link.sameEpoch(epoch) {
-		return true
+// Current reports whether all epochs are those of the data which is known, and may be
+// shown; if not, what has become of it is found out.
+func (r *Replica) Current(ctx context.Context, epochs ...store.Epoch) bool {
+	current := true
+	for _, e := range epochs {
+		same, known := r.links.epochs.is(e)
+		l := r.links.tagged(e.Tag)
+		if l != nil && !same {
+			if r.probeOnce(ctx, l); !known { // slots have moved
+				same, _ = r.links.epochs.is(e)
+			}
+		}
+		current = current && same && l != nil && l.trusted() == nil
 	}
-	r.probeOnce(ctx)
-	return false
+	return current
 }
 
 // Doubtful reports whether users may be in room in Redis who are gone, since it can't be
@@ -219,10 +234,10 @@ func (r *Replica) Failed(ctx context.Context, room string, err error) (away bool
 // without a socket that are known here are put back. It returns when other replicas will
 // have done the same.
 func (r *Replica) Lost(ctx context.Context, room string) time.Time {
-	if err := r.link.trusted(); err != nil {
-		return time.Now().Add(r.link.settle) // that of all rooms was, or Redis is away
+	if err := r.links.of(room).trusted(); err != nil {
+		return time.Now().Add(r.links.settle) // that of all rooms was, or Redis is away
 	}
-	until, isNew := r.losses.lost(room, r.link.settle)
+	until, isNew := r.losses.lost(room, r.links.settle)
 	if isNew {
 		r.metrics.lost.Inc()
 		if r.troubles.due(room, time.Now()) {
@@ -255,7 +270,7 @@ func (r *Replica) saw(ctx context.Context, room, birth string) (lost bool) {
 // forgot reports whether members of room whom Redis does not know are among all those
 // that it just lost.
 func (r *Replica) forgot(room string) bool {
-	return r.link.forgot() || r.losses.left(room) > 0
+	return r.links.of(room).forgot() || r.losses.left(room) > 0
 }
 
 // errSettling is why rooms are not read.

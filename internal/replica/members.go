@@ -381,7 +381,7 @@ func (r *Replica) Join(ctx context.Context, room string, conn presence.Connectio
 		if former != nil {
 			generation = former.conn.Generation
 		}
-		if r.link.outdated() && !Answers(ctx, socket) {
+		if r.links.outdated() && !Answers(ctx, socket) {
 			return store.Held{}, presence.ErrSuperseded
 		}
 		held, err := r.store.Follow(ctx, room, conn, generation)
@@ -408,7 +408,7 @@ var errOutdated = fmt.Errorf("%w: this process was stopped for a while", presenc
 // timely returns nil unless this process was stopped and a request that it reads now may
 // have been made long ago: who made it may have turned to another replica since.
 func (r *Replica) timely() error {
-	if r.link.outdated() {
+	if r.links.outdated() {
 		return errOutdated
 	}
 	return nil

@@ -29,7 +29,7 @@ func (p *process) again(m *Member, name string) *Member {
 // names is the roster of the lobby as Redis has it.
 func (p *process) names() string {
 	p.t.Helper()
-	readings, _, err := p.store.Read(p.t.Context(), store.Have{Room: lobby})
+	readings, err := p.store.Read(p.t.Context(), store.Have{Room: lobby})
 	if err != nil || readings[0].Err != nil {
 		p.t.Fatal(err, readings)
 	}

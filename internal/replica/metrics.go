@@ -31,12 +31,27 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	if reg != nil {
 		reg.MustRegister(m.swept, m.restored, m.lost, m.repaired, m.braked, m.steps,
 			gauge("presence_local_members", "Tabs that are joined through this replica; each counts once, however often it joined.", func() float64 { return float64(r.members.count()) }),
-			gauge("presence_redis_up", "1 while Redis answers.", func() float64 {
-				if r.Ready() != nil {
-					return 0
-				}
-				return 1
-			}))
+			up{r.links})
 	}
 	return m
+}
+
+// up tells of each node of Redis whether it answers.
+type up struct{ links *links }
+
+//nolint:gochecknoglobals // a constant
+var upDesc = prometheus.NewDesc("presence_redis_up", "1 while the node of Redis answers.", []string{"node"}, nil)
+
+// Describe describes the gauge.
+func (u up) Describe(ch chan<- *prometheus.Desc) { ch <- upDesc }
+
+// Collect tells of the nodes that there are now.
+func (u up) Collect(ch chan<- prometheus.Metric) {
+	for _, l := range u.links.all() {
+		value := 1.0
+		if l.ready() != nil {
+			value = 0
+		}
+		ch <- prometheus.MustNewConstMetric(upDesc, prometheus.GaugeValue, value, l.at().Addr)
+	}
 }

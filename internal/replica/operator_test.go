@@ -135,8 +135,8 @@ func TestOutageThatComesAndGoes(t *testing.T) {
 		j.lines(t)
 		refused := fmt.Errorf("%w: %w", presence.ErrUnavailable, errors.New("OOM command not allowed"))
 		for range 90 {
-			r.redisFailed(t.Context(), refused)
-			r.redisFailed(t.Context(), refused)
+			r.redisFailed(t.Context(), r.links.only, refused)
+			r.redisFailed(t.Context(), r.links.only, refused)
 			time.Sleep(time.Second) // a probe
 		}
 		demandLines(t, j, map[string]int{"redis is away": 2, "redis regained: Redis answers again": 2})

@@ -12,7 +12,7 @@ import (
 
 // stopped has the process find that it did not run for a while.
 func (p *process) stopped() {
-	l := p.Replica.link
+	l := p.links
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ran = l.ran.Add(-l.stop - time.Second)
@@ -64,10 +64,10 @@ func TestNothingOldIsDoneAfterAStop(t *testing.T) {
 		a.stopped()
 		refused()
 		a.enter("Cid") // whose browser answers
-		time.Sleep(a.Replica.link.probe)
+		time.Sleep(a.links.probe)
 		refused()
 		b.saw("0", "1", "2")
-		time.Sleep(a.Replica.link.settle + a.Replica.link.probe)
+		time.Sleep(a.links.settle + a.links.probe)
 		for _, what := range []string{"put", "update"} {
 			if err := requests[what](); err != nil {
 				t.Errorf("%s later: %v", what, err)

@@ -81,7 +81,6 @@ type peers struct {
 	heard      time.Time
 	sweepers   []string // ids of the replicas that sweep, sorted; none: each replica sweeps all
 	generation int      // of sweepers
-	ahead      offset   // of the node that has the announcements
 	warned     map[string]bool
 	taken      map[string]int // replica -> number of the last room that it cleared, known here
 
@@ -162,12 +161,10 @@ func (r *Replica) announceOnce(ctx context.Context, sweeps bool) {
 		return
 	}
 	p.announced = now
-	before := clock()
-	known, at, err := r.store.Announce(ctx, p.id, sweeps, p.about())
+	known, err := r.store.Announce(ctx, p.id, sweeps, p.about())
 	switch {
 	case err == nil:
 		p.heard = time.Now()
-		p.ahead, _ = p.ahead.sees(at, before, clock())
 		p.share(known)
 		r.hear(ctx, known)
 	case r.roomFailed(ctx, "", err), time.Since(p.heard) > p.silence():

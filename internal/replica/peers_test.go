@@ -187,7 +187,7 @@ func TestManyLeasesAtOnceAreBraked(t *testing.T) {
 					time.Sleep(50 * time.Millisecond)
 				}
 				braked := a.counter("presence_sweeps_braked_total")
-				took, want := time.Since(back), a.Replica.link.settle
+				took, want := time.Since(back), a.links.settle
 				if joined > 20 {
 					want += DefaultHeartbeatInterval
 				}

@@ -86,12 +86,15 @@ func (p *puts) left(room, id string) (left time.Duration, address string) {
 	return time.Until(l.until), l.conn.Address
 }
 
-// end forgets connections whose lease is over.
-func (p *puts) end() {
+// end forgets connections whose lease is over, of those rooms.
+func (p *puts) end(of func(room string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
 	for room, known := range p.rooms {
+		if !of(room) {
+			continue
+		}
 		for id, l := range known {
 			if !now.Before(l.until) {
 				p.forgetLocked(room, id)
@@ -107,11 +110,15 @@ func (p *puts) inRooms() []string {
 	return slices.Collect(maps.Keys(p.rooms))
 }
 
-// extend lets all leases last longer, by the time for which Redis could not be reached.
-func (p *puts) extend(by time.Duration) {
+// extend lets the leases of rooms, nil for all, last longer, by the time for which Redis
+// could not be reached.
+func (p *puts) extend(by time.Duration, rooms func(room string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, known := range p.rooms {
+	for room, known := range p.rooms {
+		if rooms != nil && !rooms(room) {
+			continue
+		}
 		for id, l := range known {
 			l.until = l.until.Add(by)
 			known[id] = l
@@ -316,12 +323,20 @@ const slack = 250 * time.Millisecond
 // ended, or were put through another replica. After an outage leases are made to last for
 // the time that it took.
 func (r *Replica) checkPuts(ctx context.Context, slot int) {
-	var beats []*store.Beats
+	byNode := map[*link][]*store.Beats{}
 	for _, room := range r.puts.inSlot(slot) {
-		beats = append(beats, r.puts.beats(room)...)
+		l := r.links.of(room)
+		byNode[l] = append(byNode[l], r.puts.beats(room)...)
 	}
+	for l, beats := range byNode {
+		r.checkNode(ctx, beats, l.unsteady())
+	}
+}
+
+// checkNode is checkPuts for what is on one node; exact says that its clock was stepped.
+func (r *Replica) checkNode(ctx context.Context, beats []*store.Beats, exact bool) {
 	for part := range slices.Chunk(beats, beatCalls) {
-		r.store.Extend(ctx, part, slack, r.link.unsteady())
+		r.store.Extend(ctx, part, slack, exact)
 		for _, b := range part {
 			if b.Err != nil {
 				r.roomFailed(ctx, b.Room, b.Err)

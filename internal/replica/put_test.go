@@ -92,10 +92,10 @@ func TestPutsComeBack(t *testing.T) {
 					all := rnd.IntN(2) == 0
 					lose(fake, all)
 					if all {
-						spared = time.Now().Add(p.Replica.link.visit + DefaultHeartbeatInterval)
+						spared = time.Now().Add(p.links.visit + DefaultHeartbeatInterval)
 					}
 					// By the next heartbeat, and when all had the time, they are back.
-					time.Sleep(DefaultHeartbeatInterval + p.Replica.link.settle + time.Second)
+					time.Sleep(DefaultHeartbeatInterval + p.links.settle + time.Second)
 				}
 			default:
 				time.Sleep(time.Duration(rnd.IntN(9000)) * time.Millisecond)

@@ -134,7 +134,7 @@ func TestUpdateLosesNothing(t *testing.T) {
 		}
 		fake.FlushAll()
 		time.Sleep(30 * time.Second)
-		readings, _, err := a.store.Read(t.Context(), store.Have{Room: lobby})
+		readings, err := a.store.Read(t.Context(), store.Have{Room: lobby})
 		if err != nil || len(readings[0].Members) != 1 || readings[0].Members[0].Meta != member.Meta {
 			t.Errorf("put back: %+v, %v", readings, err)
 		}
@@ -205,7 +205,7 @@ func TestPutsRightAfterALossChangeNothing(t *testing.T) {
 			}
 		}
 		read := func() []presence.Member {
-			readings, _, err := a.store.Read(t.Context(), store.Have{Room: lobby})
+			readings, err := a.store.Read(t.Context(), store.Have{Room: lobby})
 			if err != nil || readings[0].Err != nil {
 				t.Fatal(err, readings)
 			}
@@ -218,7 +218,7 @@ func TestPutsRightAfterALossChangeNothing(t *testing.T) {
 		if err != nil || found[0].User != before[0].User || found[1].ID != "" {
 			t.Fatalf("renewed: %+v, %v", found, err)
 		}
-		time.Sleep(a.Replica.link.probe + time.Millisecond)
+		time.Sleep(a.links.probe + time.Millisecond)
 		if _, err := a.Put(t.Context(), lobby, store.Wanted{Connection: presence.Connection{ID: "c2", User: presence.User{ID: "u-c2", Name: "x"}}, TTL: time.Minute}); err != nil {
 			t.Fatal(err)
 		}

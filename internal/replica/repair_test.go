@@ -93,7 +93,7 @@ func repaired(t *testing.T, fake *redistest.Fake, watched, busy, spared bool, da
 	}
 	time.Sleep(1234 * time.Millisecond)
 	want := "[u-Ann u-Ben u-Cid]"
-	limit := DefaultHeartbeatInterval + a.Replica.link.settle + time.Second
+	limit := DefaultHeartbeatInterval + a.links.settle + time.Second
 	damage()
 	began := time.Now()
 	if busy {
@@ -103,7 +103,7 @@ func repaired(t *testing.T, fake *redistest.Fake, watched, busy, spared bool, da
 		}
 	}
 	right := func() bool {
-		r, _, err := judge.Read(t.Context(), store.Have{Room: lobby})
+		r, err := judge.Read(t.Context(), store.Have{Room: lobby})
 		if err != nil || r[0].Err != nil {
 			return false
 		}

@@ -62,7 +62,7 @@ type Replica struct {
 	log     *slog.Logger
 	metrics *metrics
 
-	link     *link
+	links    *links
 	members  *members
 	puts     *puts
 	losses   *losses
@@ -94,7 +94,7 @@ func New(st *store.Store, opts Options) *Replica {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := &Replica{store: st, opts: opts, log: opts.Logger, members: newMembers(opts), puts: newPuts(), losses: newLosses(), views: blind{}}
-	r.link = newLink(opts)
+	r.links = newLinks(st, opts)
 	r.sweeper = newSweeper(opts)
 	r.peers = newPeers(opts)
 	r.troubles = newTroubles()
@@ -105,12 +105,12 @@ func New(st *store.Store, opts Options) *Replica {
 // Run runs the loops until ctx ends, and returns when all have ended.
 func (r *Replica) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return r.runLink(ctx) })
+	g.Go(func() error { return r.runLinks(ctx) })
 	g.Go(func() error { return r.runHeartbeat(ctx) })
 	g.Go(func() error { return r.runSweep(ctx) })
 	return g.Wait()
 }
 
-// Ready returns nil when Redis answers, else why this replica should get no
+// Ready returns nil when a node of Redis answers, else why this replica should get no
 // visitors.
-func (r *Replica) Ready() error { return r.link.ready() }
+func (r *Replica) Ready() error { return r.links.ready() }

@@ -459,7 +459,7 @@ func TestReplicaThatStartsRightAfterALossOfData(t *testing.T) {
 func TestReplicaIsLiveSoonAfterItsStart(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
-		time.Sleep(a.Replica.link.settle + a.Replica.link.probe)
+		time.Sleep(a.links.settle + a.links.probe)
 		a.glance(time.Millisecond)
 		a.saw("0")
 		a.enter("Ann")

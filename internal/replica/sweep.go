@@ -50,7 +50,7 @@ type sweeper struct {
 
 	mu      sync.Mutex // guards:
 	busiest []store.RoomCount
-	stepped bool                 // the clock of Redis
+	stepped map[*link]bool       // their clocks
 	sooner  map[string]time.Time // rooms to look at before they are due
 }
 
@@ -70,7 +70,7 @@ func newSweeper(o Options) *sweeper {
 	tick := min(250*time.Millisecond, o.MemberTTL/40)
 	return &sweeper{
 		tick: tick, look: min(8*tick, 2*time.Second), audit: o.MemberTTL,
-		due: map[string]*visit{}, sooner: map[string]time.Time{},
+		due: map[string]*visit{}, stepped: map[*link]bool{}, sooner: map[string]time.Time{},
 	}
 }
 
@@ -84,21 +84,24 @@ func (s *sweeper) soon(room string, lease time.Duration) {
 	}
 }
 
-// unsure has all rooms looked after anew, as the clock of Redis was stepped.
-func (s *sweeper) unsure() {
+// unsure has all rooms of a node looked after anew, as its clock was stepped.
+func (s *sweeper) unsure(l *link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stepped = true
+	s.stepped[l] = true
 }
 
-// hurry takes over the notes of soon and unsure. It reports whether the clock was stepped.
-func (s *sweeper) hurry() (stepped bool) {
+// hurry takes over the notes of soon and unsure.
+func (s *sweeper) hurry(of func(room string) *link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if stepped, s.stepped = s.stepped, false; stepped {
-		for _, v := range s.due {
-			*v = visit{clamp: true, used: v.used}
+	if len(s.stepped) > 0 {
+		for room, v := range s.due {
+			if s.stepped[of(room)] {
+				*v = visit{clamp: true, used: v.used}
+			}
 		}
+		clear(s.stepped)
 	}
 	for room, at := range s.sooner {
 		if v := s.due[room]; v == nil {
@@ -108,7 +111,6 @@ func (s *sweeper) hurry() (stepped bool) {
 		}
 	}
 	clear(s.sooner)
-	return stepped
 }
 
 // Busiest lists the rooms with the most users, as they were a few seconds ago, the largest
@@ -128,7 +130,7 @@ func (r *Replica) runSweep(ctx context.Context) error {
 		case <-tick.C:
 			r.sweepOnce(ctx)
 		case <-ctx.Done():
-			if r.link.ready() == nil {
+			if r.links.of("").ready() == nil {
 				// The others sweep its rooms at once. If this fails, they sweep late.
 				_ = r.store.Depart(context.WithoutCancel(ctx), r.peers.id)
 			}
@@ -137,60 +139,97 @@ func (r *Replica) runSweep(ctx context.Context) error {
 	}
 }
 
+// round is what is to be done to rooms of one node.
+type round struct{ looks, sweeps, clamped []string }
+
 // sweepOnce sweeps the rooms in which a lease has run out.
 func (r *Replica) sweepOnce(ctx context.Context) {
 	s := r.sweeper
-	since, held, sweep := r.link.held()
-	if !sweep {
+	works, sweeps, whole := false, false, true
+	for _, l := range r.links.all() {
+		_, held, sweep := l.held()
+		works, sweeps, whole = works || sweep, sweeps || sweep && !held, whole && sweep && !held
+	}
+	if !works {
 		return
 	}
-	r.announceOnce(ctx, !held)
+	r.announceOnce(ctx, sweeps)
 	now := time.Now()
 	if now.Sub(s.listed) >= s.look {
 		rooms, err := r.store.Rooms(ctx)
 		if err != nil && r.roomFailed(ctx, "", err) {
-			return
+			if !r.store.Clustered() {
+				return
+			}
+			rooms = r.localRooms() // other nodes have rooms still
 		}
 		s.listed = now
-		s.list(rooms, err != nil || held)
+		s.list(rooms, err != nil || !whole)
 		r.troubles.keep(func(room string) bool { return s.due[room] != nil })
 		r.rankOnce(ctx)
 	}
-	if s.hurry() {
-		r.peers.ahead = 0
-	}
-	var looks, sweeps, clamped []string
+	s.hurry(r.links.of)
+	rounds := map[*link]*round{}
 	for room, v := range s.due {
+		if v.at.After(now) {
+			continue
+		}
+		l := r.links.of(room)
+		todo := rounds[l]
+		if todo == nil {
+			todo = &round{}
+			rounds[l] = todo
+		}
 		switch {
-		case v.at.After(now):
 		case v.clamp:
-			clamped = append(clamped, room)
-		case r.mine(room, v) && (!v.audit.After(now) || r.ahead(v) == 0):
-			sweeps = append(sweeps, room)
+			todo.clamped = append(todo.clamped, room)
+		case r.mine(room, v) && (!v.audit.After(now) || v.clock(l) == 0):
+			todo.sweeps = append(todo.sweeps, room)
 		default:
-			looks = append(looks, room)
+			todo.looks = append(todo.looks, room)
 		}
 	}
-	for part := range slices.Chunk(looks, lookCalls) {
-		over, ok := r.lookAt(ctx, part)
+	var nodes sync.WaitGroup // which do not wait for each other
+	for l, todo := range rounds {
+		if len(rounds) == 1 {
+			r.sweepNode(ctx, l, todo)
+			return
+		}
+		nodes.Go(func() { r.sweepNode(ctx, l, todo) })
+	}
+	nodes.Wait()
+}
+
+// sweepNode does what is to be done to rooms of one node.
+func (r *Replica) sweepNode(ctx context.Context, l *link, todo *round) {
+	since, held, sweep := l.held()
+	if !sweep {
+		return
+	}
+	sweeps := todo.sweeps
+	for part := range slices.Chunk(todo.looks, lookCalls) {
+		over, ok := r.lookAt(ctx, l, part)
 		if !ok {
 			return
 		}
 		sweeps = append(sweeps, over...)
 	}
-	terms := store.Terms{Held: held, Since: since, Visits: r.link.visits(), Brake: r.link.brakes() > 0, Clamp: true}
-	for part := range slices.Chunk(clamped, sweepCalls) {
-		if !r.sweepRooms(ctx, part, terms) {
+	terms := store.Terms{Held: held, Since: since, Visits: l.visits(), Brake: l.brakes() > 0, Clamp: true}
+	for part := range slices.Chunk(todo.clamped, sweepCalls) {
+		if !r.sweepRooms(ctx, l, part, terms) {
 			return
 		}
 	}
 	terms.Clamp = false
 	for part := range slices.Chunk(sweeps, sweepCalls) {
-		if !r.sweepRooms(ctx, part, terms) {
+		if !r.sweepRooms(ctx, l, part, terms) {
 			return
 		}
 	}
 }
+
+// localRooms lists the rooms of which members or connections without a socket are known here.
+func (r *Replica) localRooms() []string { return append(r.members.localRooms(), r.puts.inRooms()...) }
 
 // mine reports whether room belongs to this replica.
 func (r *Replica) mine(room string, v *visit) bool {
@@ -200,13 +239,18 @@ func (r *Replica) mine(room string, v *visit) bool {
 	return v.mine
 }
 
-// ahead is the offset of the clock of a room's Redis. What is known of the room itself is
-// better than what the announcements tell of one node.
-func (r *Replica) ahead(v *visit) offset { return cmp.Or(v.ahead, r.peers.ahead) }
+// clock is what the clock of the room's Redis should show now, in ms; 0 where that is not
+// known. What is known of the room itself is better than what probes told of its node.
+func (v *visit) clock(l *link) int64 {
+	if v.ahead != 0 {
+		return clock() + int64(v.ahead)
+	}
+	return l.clock()
+}
 
 // lookAt looks when the next lease ends in each room, and returns those that are to be
 // swept now. ok is false if Redis did not answer.
-func (r *Replica) lookAt(ctx context.Context, rooms []string) (over []string, ok bool) {
+func (r *Replica) lookAt(ctx context.Context, l *link, rooms []string) (over []string, ok bool) {
 	for i, looked := range r.store.Look(ctx, rooms) {
 		room := rooms[i]
 		if looked.Err != nil {
@@ -217,7 +261,7 @@ func (r *Replica) lookAt(ctx context.Context, rooms []string) (over []string, ok
 			continue
 		}
 		v := r.sweeper.due[room]
-		mine, now := r.mine(room, v), clock()+int64(r.ahead(v))
+		mine, now := r.mine(room, v), v.clock(l)
 		left := time.Duration(looked.First-now) * time.Millisecond
 		patience := late
 		if mine {
@@ -225,7 +269,7 @@ func (r *Replica) lookAt(ctx context.Context, rooms []string) (over []string, ok
 		}
 		v.used = looked.First > 0
 		switch {
-		case r.ahead(v) == 0, mine && !v.used, v.used && left+patience <= 0:
+		case now == 0, mine && !v.used, v.used && left+patience <= 0:
 			over = append(over, room)
 			continue
 		case !v.used:
@@ -300,13 +344,16 @@ func (s *sweeper) list(rooms []string, keep bool) {
 
 // sweepRooms sweeps rooms, again and again where there is more to remove than
 // one call may, and reports whether Redis answered.
-func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Terms) bool {
+func (r *Replica) sweepRooms(ctx context.Context, l *link, rooms []string, terms store.Terms) bool {
 	s := r.sweeper
 	var empty []string
 	stepped := false // the clock of Redis
 	for len(rooms) > 0 {
 		var more []string
-		terms.Expected = r.expected(rooms)
+		terms.Expected = make([]int64, len(rooms))
+		for i, room := range rooms {
+			terms.Expected[i] = s.due[room].clock(l)
+		}
 		asked, before := time.Now(), clock()
 		results := r.store.Sweep(ctx, rooms, terms)
 		after := clock()
@@ -333,7 +380,7 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Te
 				if !known {
 					// Another node's clock was expected. A probe has the time to say
 					// whether that one was stepped.
-					v.at = time.Now().Add(2 * r.link.probe)
+					v.at = time.Now().Add(2 * l.probe)
 				}
 				stepped = stepped || step != 0
 				continue
@@ -347,17 +394,17 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Te
 				wait = r.opts.LeaveGrace
 			case swept.Braked:
 				r.metrics.braked.Inc()
-				wait = r.link.brakes()
+				wait = l.brakes()
 			case swept.RemovedConnections+swept.Spared == store.BatchSize:
 				more = append(more, room)
 			}
 			v.at, v.audit = time.Now().Add(max(wait, s.tick)), time.Now().Add(s.audit)
 		}
 		if stepped {
-			r.probeOnce(ctx)
-			if !r.link.unsteady() {
-				r.link.unsettle() // that of another node
-				r.stepped(ctx, 0)
+			r.probeOnce(ctx, l)
+			if !l.unsteady() {
+				l.unsettle() // the rooms came from a node with another clock
+				r.stepped(ctx, l, 0)
 			}
 			return false
 		}
@@ -365,21 +412,10 @@ func (r *Replica) sweepRooms(ctx context.Context, rooms []string, terms store.Te
 	}
 	if len(empty) > 0 {
 		if err := r.store.Forget(ctx, empty...); err != nil {
-			return !r.roomFailed(ctx, "", err)
+			return !r.roomFailed(ctx, "", err) || r.store.Clustered()
 		}
 	}
 	return true
-}
-
-// expected is what the clocks of rooms should show.
-func (r *Replica) expected(rooms []string) []int64 {
-	clocks := make([]int64, len(rooms))
-	for i, room := range rooms {
-		if ahead := r.ahead(r.sweeper.due[room]); ahead != 0 {
-			clocks[i] = clock() + int64(ahead)
-		}
-	}
-	return clocks
 }
 
 // sweptRoom notes whether a room could be swept. While it can't be, its data in Redis may

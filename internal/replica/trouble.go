@@ -3,10 +3,12 @@ package replica
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
 	"presence/internal/presence"
+	"presence/internal/store"
 )
 
 const (
@@ -16,6 +18,10 @@ const (
 	// maxTroubled is how many rooms are remembered. Of more, nothing is logged
 	// until one of them can be forgotten.
 	maxTroubled = 1000
+
+	// movePatience is for how long a room may be on its way to another node of a Cluster
+	// before it is marked stale.
+	movePatience = 2 * time.Second
 )
 
 // troubles are the rooms that have an error of their own, which is nobody else's.
@@ -23,10 +29,30 @@ type troubles struct {
 	mu      sync.Mutex // guards:
 	logged  map[string]time.Time
 	unswept map[string]bool // rooms that could not be swept: who is in them is not known
+	moving  map[string]span // rooms on their way to another node
 }
 
+// span is when something was seen first and last.
+type span struct{ first, last time.Time }
+
 func newTroubles() *troubles {
-	return &troubles{logged: map[string]time.Time{}, unswept: map[string]bool{}}
+	return &troubles{logged: map[string]time.Time{}, unswept: map[string]bool{}, moving: map[string]span{}}
+}
+
+// moves notes that room is on its way to another node, and reports whether it is so for
+// longer than anybody should wait.
+func (t *troubles) moves(room string, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	over := func(_ string, s span) bool { return now.Sub(s.last) > movePatience }
+	maps.DeleteFunc(t.moving, over)
+	s, known := t.moving[room]
+	if !known {
+		s.first = now
+	}
+	s.last = now
+	t.moving[room] = s
+	return now.Sub(s.first) > movePatience
 }
 
 // due reports whether an error of room is to be logged at now.
@@ -89,7 +115,13 @@ func (t *troubles) hasGhosts(room string) bool {
 // that room's alone, and logged once in a while.
 func (r *Replica) roomFailed(ctx context.Context, room string, err error) (away bool) {
 	if errors.Is(err, presence.ErrUnavailable) {
-		r.redisFailed(ctx, err)
+		switch {
+		case r.store.Clustered() && room == "":
+			// What all rooms share has no place among them: probes tell.
+		case errors.Is(err, store.ErrAvoided), r.isMoving(room, err):
+		default:
+			r.redisFailed(ctx, r.links.of(room), err)
+		}
 		return true
 	}
 	if ctx.Err() == nil && r.troubles.due(room, time.Now()) {
@@ -105,12 +137,13 @@ func (r *Replica) roomFailed(ctx context.Context, room string, err error) (away 
 // so a moment ago, and all replicas put back what they hold. Until they have, the room is
 // stale.
 func (r *Replica) repair(ctx context.Context, room string) {
-	if r.link.trusted() != nil {
+	l := r.links.of(room)
+	if l.trusted() != nil {
 		return // nothing is shown as it is anyway, and what is there may be half put back
 	}
-	cleared, err := r.store.Clear(ctx, room, r.link.settle)
+	cleared, err := r.store.Clear(ctx, room, l.settle)
 	if err != nil {
-		r.redisFailed(ctx, err)
+		r.redisFailed(ctx, l, err)
 		return
 	}
 	if cleared {

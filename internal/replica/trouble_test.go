@@ -170,7 +170,7 @@ func TestMembersWhoFindTheRoomFullEnd(t *testing.T) {
 		fake.FlushAll()
 		cid := b.in(lobby, "Cid")
 		b.in(lobby, "Dan")
-		time.Sleep(a.Replica.link.settle + 2*time.Second)
+		time.Sleep(a.links.settle + 2*time.Second)
 		for range 600 {
 			if a.Ready() != nil || b.Ready() != nil || other.View().Stale || other.View().Users != 1 {
 				t.Fatalf("ready: %v, %v; the other room shows %+v", a.Ready(), b.Ready(), other.View())
@@ -219,7 +219,7 @@ func TestDamageIsRepairedOnce(t *testing.T) {
 			fake.Del("presence:{lobby}:online")
 			damage := fmt.Errorf("%w: found by both at once", presence.ErrDamaged)
 			a.roomFailed(t.Context(), lobby, damage)
-			time.Sleep(a.Replica.link.settle / 4) // b's answer is late
+			time.Sleep(a.links.settle / 4) // b's answer is late
 			b.roomFailed(t.Context(), lobby, damage)
 			for range 100 {
 				time.Sleep(100 * time.Millisecond)

@@ -84,11 +84,11 @@ func (rs *Rooms) read(ctx context.Context, have store.Have) (view View, err erro
 		return view, nil
 	}
 	err = rs.ask(ctx, have.Room, func() error {
-		readings, epoch, err := rs.store.Read(ctx, have)
+		readings, err := rs.store.Read(ctx, have)
 		switch {
 		case err != nil:
 			return err
-		case readings[0].Err == nil && !rs.trust.Current(ctx, epoch):
+		case readings[0].Err == nil && !rs.trust.Current(ctx, readings[0].Epoch):
 			return presence.ErrUnavailable
 		}
 		view = View{Snapshot: readings[0].Snapshot, Stale: rs.trust.Doubtful(have.Room), AsOf: time.Now()}
@@ -113,11 +113,11 @@ func (rs *Rooms) ask(ctx context.Context, name string, call func() error) error 
 	return err
 }
 
-// current returns an error if what was read is of data that Redis has lost since, or is
-// just losing.
-func (rs *Rooms) current(ctx context.Context) error {
-	epoch, err := rs.store.Epoch(ctx)
-	if err == nil && !rs.trust.Current(ctx, epoch) {
+// current returns an error if what was read of rooms is of data that Redis has lost since,
+// or is just losing. "" stands for the list of rooms.
+func (rs *Rooms) current(ctx context.Context, rooms ...string) error {
+	epochs, err := rs.store.Epochs(ctx, rooms...)
+	if err == nil && !rs.trust.Current(ctx, epochs...) {
 		err = presence.ErrUnavailable
 	}
 	return err
@@ -127,7 +127,7 @@ func (rs *Rooms) current(ctx context.Context) error {
 func (rs *Rooms) List(ctx context.Context, among presence.Patterns, after string, limit int) (rooms []store.RoomCount, next string, err error) {
 	err = rs.ask(ctx, "", func() (err error) {
 		if rooms, next, err = rs.store.List(ctx, among, after, limit); err == nil {
-			err = rs.current(ctx)
+			err = rs.current(ctx, "")
 		}
 		return err
 	})
@@ -138,7 +138,7 @@ func (rs *Rooms) List(ctx context.Context, among presence.Patterns, after string
 func (rs *Rooms) Changes(ctx context.Context, name string, after int64, limit int) (changes []presence.Change, o presence.Occupancy, told bool, err error) {
 	err = rs.ask(ctx, name, func() (err error) {
 		if changes, o, told, err = rs.store.Changes(ctx, name, after, limit); err == nil {
-			err = rs.current(ctx)
+			err = rs.current(ctx, name)
 		}
 		return err
 	})
@@ -158,7 +158,7 @@ func (rs *Rooms) Scan(ctx context.Context, name string, from store.Cursor, count
 		}
 		next = part.Next
 		view = View{Snapshot: presence.Snapshot{Occupancy: part.Occupancy, Members: part.Members}, Stale: rs.trust.Doubtful(name), AsOf: time.Now()}
-		return rs.current(ctx)
+		return rs.current(ctx, name)
 	})
 	if err == nil {
 		rs.Heard(name, view.Version)
@@ -216,7 +216,7 @@ func (rs *Rooms) pick(ctx context.Context, users, rooms []string) (map[string]Vi
 			Stale:    rs.trust.Doubtful(rooms[i]), AsOf: time.Now(),
 		}
 	}
-	if err := rs.current(ctx); err != nil {
+	if err := rs.current(ctx, rooms...); err != nil {
 		return nil, err
 	}
 	for name, view := range views {

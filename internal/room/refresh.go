@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"presence/internal/presence"
@@ -52,12 +53,15 @@ func (rs *Rooms) Reread(name string) {
 	}
 }
 
-// Settled says that what is read of all rooms from now on counts, whatever it is: Redis
-// answers again, and replicas have put back what they hold.
-func (rs *Rooms) Settled() {
+// Settled says that what is read of rooms, nil for all, from now on counts, whatever it is:
+// Redis answers again, and replicas have put back what they hold.
+func (rs *Rooms) Settled(rooms func(room string) bool) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	for _, rm := range rs.byName {
+	for name, rm := range rs.byName {
+		if rooms != nil && !rooms(name) {
+			continue
+		}
 		rm.lost, rm.retry = true, time.Time{}
 		rs.markDirtyLocked(rm)
 	}
@@ -73,12 +77,14 @@ func (rs *Rooms) resync() {
 	}
 }
 
-// MarkStale marks the views of all rooms until they are read again.
-func (rs *Rooms) MarkStale() {
+// MarkStale marks the views of rooms, nil for all, until they are read again.
+func (rs *Rooms) MarkStale(rooms func(room string) bool) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	for _, rm := range rs.byName {
-		rs.markStaleLocked(rm)
+	for name, rm := range rs.byName {
+		if rooms == nil || rooms(name) {
+			rs.markStaleLocked(rm)
+		}
 	}
 }
 
@@ -188,18 +194,36 @@ func (rs *Rooms) release(batch []*room) {
 // do not lead on.
 func (rs *Rooms) readBatch(ctx context.Context, batch []*room, haves []store.Have) (again []*room) {
 	asOf := time.Now() // a later answer is no newer
-	readings, epoch, err := rs.store.Read(ctx, haves...)
-	if err != nil || !rs.trust.Current(ctx, epoch) {
-		if err != nil {
-			rs.trust.Failed(ctx, "", err)
+	readings, err := rs.store.Read(ctx, haves...)
+	if err != nil {
+		readings = make([]store.Reading, len(batch))
+		for i := range readings {
+			readings[i].Err = err
 		}
-		rs.putBack(batch)
-		return nil
 	}
+	silent := map[string]bool{}       // nodes
+	current := map[store.Epoch]bool{} // whether each is
 	for i, rm := range batch {
-		if readings[i].Err != nil {
-			rs.readFailed(ctx, rm, readings[i].Err)
-		} else if !rs.take(ctx, rm, readings[i], asOf) {
+		r := readings[i]
+		if errors.Is(r.Err, presence.ErrUnavailable) && silent[rs.store.NodeOf(rm.name)] {
+			rs.putBack([]*room{rm}) // told already
+			continue
+		}
+		if r.Err != nil {
+			if rs.readFailed(ctx, rm, r.Err) {
+				silent[rs.store.NodeOf(rm.name)] = true
+			}
+			continue
+		}
+		is, known := current[r.Epoch]
+		if !known {
+			is = rs.trust.Current(ctx, r.Epoch)
+			current[r.Epoch] = is
+		}
+		switch {
+		case !is:
+			rs.putBack([]*room{rm})
+		case !rs.take(ctx, rm, r, asOf):
 			again = append(again, rm)
 		}
 	}
@@ -208,15 +232,16 @@ func (rs *Rooms) readBatch(ctx context.Context, batch []*room, haves []store.Hav
 
 // readFailed deals with a room that could not be read: it is tried again soon if Redis
 // is to blame; else the room is damaged, is marked, and is tried at the next resync.
-func (rs *Rooms) readFailed(ctx context.Context, rm *room, err error) {
+func (rs *Rooms) readFailed(ctx context.Context, rm *room, err error) (away bool) {
 	if rs.trust.Failed(ctx, rm.name, err) {
 		rs.putBack([]*room{rm})
-		return
+		return true
 	}
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.markStaleLocked(rm)
 	rm.tryLocked()
+	return false
 }
 
 // tryLocked wakes the viewers that wait for the first read, which has ended.

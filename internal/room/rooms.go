@@ -28,8 +28,9 @@ type Trust interface {
 	// when ctx ends.
 	Await(ctx context.Context, room string) error
 
-	// Current reports whether epoch is that of the data which Trusted speaks of.
-	Current(ctx context.Context, epoch string) bool
+	// Current reports whether epochs are those of the data which Trusted speaks of, and
+	// these may be shown.
+	Current(ctx context.Context, epochs ...store.Epoch) bool
 
 	// Doubtful reports whether Redis may still have users in room who are gone.
 	Doubtful(room string) bool

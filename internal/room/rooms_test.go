@@ -359,7 +359,7 @@ func TestStaleWinsOverAnAnswerUnderWay(t *testing.T) {
 	for name, far := range map[string]func(w *world){
 		"Redis is away": func(w *world) {
 			w.trust.set(func() { w.trust.away = true })
-			w.MarkStale()
+			w.MarkStale(nil)
 		},
 		"the room was lost": func(w *world) { w.MarkLost(lobby, w.trust.Lost(t.Context(), lobby)) },
 	} {
@@ -374,7 +374,7 @@ func TestStaleWinsOverAnAnswerUnderWay(t *testing.T) {
 				pass(settle - time.Second)
 				c.saw("1", "1 stale")
 				w.trust.set(func() { w.trust.away = false })
-				w.Settled()
+				w.Settled(nil)
 				pass(resyncInterval)
 				c.saw("1", "1 stale", "2")
 			})
@@ -487,7 +487,7 @@ func TestPeekAndLook(t *testing.T) {
 			t.Errorf("a room that somebody looks at was read %d times", n)
 		}
 		w.trust.set(func() { w.trust.away = true })
-		w.MarkStale()
+		w.MarkStale(nil)
 		if last, err := w.Peek(t.Context(), lobby); err != nil || !last.Stale || last.Users != 2 {
 			t.Errorf("Peek at what is known: %+v, %v", last, err)
 		}

@@ -11,11 +11,11 @@ import (
 // far; else the whole room.
 func (rs *Rooms) Since(ctx context.Context, name string, version int64) (reading store.Reading, err error) {
 	err = rs.ask(ctx, name, func() error {
-		readings, epoch, err := rs.store.Read(ctx, store.Have{Room: name, Version: version})
+		readings, err := rs.store.Read(ctx, store.Have{Room: name, Version: version})
 		if err != nil {
 			return err
 		}
-		if reading = readings[0]; reading.Err == nil && !rs.trust.Current(ctx, epoch) {
+		if reading = readings[0]; reading.Err == nil && !rs.trust.Current(ctx, reading.Epoch) {
 			return presence.ErrUnavailable
 		}
 		return reading.Err

@@ -14,9 +14,12 @@ import (
 
 const (
 	// lanes is how many group-commit loops there are. A room belongs to one of
-	// them, so that its changes keep their order; several keep a slow Redis
-	// node of a cluster from holding up the rooms of the others.
+	// them, so that its changes keep their order.
 	lanes = 4
+
+	// clusterLanes is the same in a Cluster, whose nodes have one each: those beyond
+	// share them.
+	clusterLanes = 16
 
 	// laneQueue is how many changes may wait in a lane. When it is full callers
 	// wait, each no longer than its own context.
@@ -87,7 +90,7 @@ var errStopped = errors.New("the store has stopped")
 // op that has not been sent when ctx ends never will be.
 func (s *Store) do(ctx context.Context, o *op) (result, error) {
 	o.ctx, o.done = ctx, make(chan result, 1)
-	l := s.lanes[maphash.String(seed, o.room)%lanes]
+	l := s.laneOf(o.room)
 	select {
 	case l.queue <- o:
 	case <-l.stopped:
@@ -277,7 +280,7 @@ func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	if len(l.registered) > 4*laneBatch {
 		clear(l.registered)
 	}
-	refused, err := l.store.Register(ctx, rooms...)
+	refused, err := l.registerNow(ctx, rooms)
 	if err == nil {
 		for _, room := range rooms {
 			l.registered[room] = now
@@ -289,6 +292,8 @@ func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	kept := groups[:0]
 	for _, g := range groups {
 		switch o := g.ops[0]; {
+		case errors.Is(err, presence.ErrUnavailable) && l.store.Clustered():
+			kept = append(kept, g) // the list is on another node; keep has it noted there
 		case !o.kind.joins() || !l.registered[o.room].IsZero() && now.Sub(l.registered[o.room]) <= l.store.opts.MemberTTL/2:
 			kept = append(kept, g)
 		case err != nil:
@@ -300,9 +305,27 @@ func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	return kept
 }
 
+// registerNow registers rooms, with no more patience in a Cluster than another node than
+// theirs deserves.
+func (l *lane) registerNow(ctx context.Context, rooms []string) (refused []string, err error) {
+	ctx, cancel := l.store.shared(ctx)
+	defer cancel()
+	return l.store.Register(ctx, rooms...)
+}
+
+// shared bounds, in a Cluster, a call to a node that the rooms at stake need not be on.
+func (s *Store) shared(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.Clustered() {
+		return context.WithTimeout(ctx, sharedPatience)
+	}
+	return ctx, func() {}
+}
+
 // keep registers the rooms of joins once more. They were registered before, but Redis
 // may have lost that since, and who is in a room that no sweeper knows never ends.
 func (l *lane) keep(ctx context.Context) {
+	ctx, cancel := l.store.shared(ctx)
+	defer cancel()
 	if l.store.Keep(ctx, slices.Collect(maps.Keys(l.joined))...) == nil {
 		clear(l.joined)
 	}

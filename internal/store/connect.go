@@ -186,6 +186,15 @@ func (e *Endpoint) String() string {
 	}
 }
 
+// Name is what the only node is called: its address, or the name by which Sentinel knows the
+// master.
+func (e *Endpoint) Name() string {
+	if e.kind == "sentinel" {
+		return e.master
+	}
+	return e.addrs[0]
+}
+
 // Sharded reports whether changes are to be published by SPUBLISH.
 func (e *Endpoint) Sharded() bool { return e.kind == "cluster" }
 

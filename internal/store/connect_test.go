@@ -114,8 +114,8 @@ func TestOpenOverTLS(t *testing.T) {
 		"TLS to another server":            {"rediss://" + chatty(t), "redis:// to one that does not"},
 	} {
 		s := open(c.url)
-		_, _ = s.Probe(t.Context(), "e", "") // the client's first call may run out of time before it knows why
-		_, err := s.Probe(t.Context(), "e", "")
+		_, _ = s.Probe(t.Context(), theOnly, "e", "") // the client's first call may run out of time before it knows why
+		_, err := s.Probe(t.Context(), theOnly, "e", "")
 		if !errors.Is(err, presence.ErrUnavailable) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v, want %v with %q", name, err, presence.ErrUnavailable, c.says)
 		}
@@ -136,14 +136,14 @@ func TestOutageEndsWithTheFirstAnswer(t *testing.T) {
 	var calls sync.WaitGroup
 	for range 30 * runtime.GOMAXPROCS(0) { // more than the pool has places
 		calls.Go(func() {
-			if _, _, err := s.Read(t.Context()); !errors.Is(err, presence.ErrUnavailable) {
+			if _, err := s.Epochs(t.Context(), ""); !errors.Is(err, presence.ErrUnavailable) {
 				t.Errorf("without Redis: %v, want %v", err, presence.ErrUnavailable)
 			}
 		})
 	}
 	calls.Wait()
 	server.Restart()
-	if _, _, err := s.Read(t.Context()); err != nil {
+	if _, err := s.Epochs(t.Context(), ""); err != nil {
 		t.Errorf("Redis is back: %v", err)
 	}
 }

@@ -23,6 +23,7 @@
 //	prefix:{@}:replicas  HASH    replica -> when it was last heard of, whether it sweeps, and what it says of itself
 //	prefix:schema        string  number of this layout of keys
 //	prefix:epoch         string  when it was made, ms by Redis TIME, and random text; made anew when Redis lost its data
+//	prefix:{@N}:epoch    string  the same of one node of a Cluster: N is a number whose slot the node serves
 //	prefix:secret        string  the key of session cookies and ids, where no file gives one
 //	prefix:{R}           pub/sub changes of the room, as JSON: version, users, connections, names
 //

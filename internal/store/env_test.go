@@ -58,6 +58,9 @@ func each(t *testing.T, test func(t *testing.T, e *env)) {
 	})
 }
 
+// theOnly is the node of a Redis that is no Cluster.
+var theOnly = Node{Secret: true}
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -95,7 +98,7 @@ func user(name string) presence.User {
 // read returns the whole room.
 func read(t testing.TB, s *Store, room string) presence.Snapshot {
 	t.Helper()
-	readings, _, err := s.Read(t.Context(), Have{Room: room})
+	readings, err := s.Read(t.Context(), Have{Room: room})
 	if err != nil || readings[0].Err != nil || !readings[0].Whole {
 		t.Fatalf("Read(%s) = %+v, %v", room, readings, err)
 	}

@@ -103,7 +103,7 @@ func TestFullRedisRefusesNewcomersOnly(t *testing.T) {
 			if rooms := must(s.Rooms(ctx)); len(rooms) != 3 {
 				t.Errorf("rooms %v", rooms)
 			}
-			if got, err := s.Probe(ctx, "fresh", "secret"); err != nil || got.Epoch == "" || got.Secret != "secret" {
+			if got, err := s.Probe(ctx, theOnly, "fresh", "secret"); err != nil || got.Text == "" || got.Secret != "secret" {
 				t.Errorf("probe: %+v, %v", got, err)
 			}
 			check(t, s, "r", 2, "Ann", "Ben")

@@ -23,18 +23,29 @@ func (k keys) channel(room string) string { return k.of(room) }
 func (k keys) probe(room, listener string) string { return k.of(room) + ":probe:" + listener }
 
 func (k keys) rooms() string  { return k.prefix + ":rooms" }
-func (k keys) epoch() string  { return k.prefix + ":epoch" }
 func (k keys) secret() string { return k.prefix + ":secret" }
 func (k keys) schema() string { return k.prefix + ":schema" }
+
+// epoch tells whether a node has its data: the only one, for the tag "", or one of a Cluster
+// that has the keys of the tag, which is no room's.
+func (k keys) epoch(tag string) string {
+	if tag == "" {
+		return k.prefix + ":epoch"
+	}
+	return k.of("@"+tag) + ":epoch"
+}
+
+// indexTag is the hash tag of the index.
+const indexTag = "@"
 
 // index lists the keys of the index of rooms, in the order in which scripts expect
 // them. They share a slot, whose tag is no room's.
 func (k keys) index() []string {
-	return []string{k.of("@") + ":numbers", k.of("@") + ":names", k.of("@") + ":busy"}
+	return []string{k.of(indexTag) + ":numbers", k.of(indexTag) + ":names", k.of(indexTag) + ":busy"}
 }
 
 // replicas is where replicas know each other by. It has the slot of the index.
-func (k keys) replicas() string { return k.of("@") + ":replicas" }
+func (k keys) replicas() string { return k.of(indexTag) + ":replicas" }
 
 func (k keys) of(room string) string { return k.prefix + ":{" + room + "}" }
 

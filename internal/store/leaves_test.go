@@ -29,7 +29,7 @@ func leaves(t *testing.T, registry *prometheus.Registry) string {
 // reasons lists who left since a version, and why, as the log has it.
 func reasons(t *testing.T, s *Store, since presence.Snapshot) map[string]presence.Reason {
 	t.Helper()
-	readings, _, err := s.Read(t.Context(), Have{Room: "r", Version: since.Version, Birth: since.Birth})
+	readings, err := s.Read(t.Context(), Have{Room: "r", Version: since.Version, Birth: since.Birth})
 	if err != nil || readings[0].Err != nil || readings[0].Whole {
 		t.Fatalf("the log does not lead on: %+v, %v", readings, err)
 	}
@@ -160,7 +160,7 @@ func TestMassLeaveInTheLog(t *testing.T) {
 			if swept.Err != nil || swept.RemovedUsers != killed || swept.Users != size-killed {
 				t.Fatalf("swept %+v", swept)
 			}
-			readings, _, err := s.Read(t.Context(), Have{Room: "r", Version: before.Version, Birth: before.Birth})
+			readings, err := s.Read(t.Context(), Have{Room: "r", Version: before.Version, Birth: before.Birth})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -207,7 +207,7 @@ func TestLargeRoomNamesSome(t *testing.T) {
 				back = append(back, Lost{Connection: conn(fmt.Sprintf("more%d-%d", n, i), "gen1", fmt.Sprintf("more %d %d", n, i))})
 			}
 			s.Restore(t.Context(), "r", back)
-			readings, _, err := s.Read(t.Context(), Have{Room: "r", Version: before.Version, Birth: before.Birth})
+			readings, err := s.Read(t.Context(), Have{Room: "r", Version: before.Version, Birth: before.Birth})
 			if err != nil || readings[0].Whole != (n > 64) {
 				t.Fatalf("%d: whole %v, %v", n, readings[0].Whole, err)
 			}

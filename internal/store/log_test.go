@@ -115,7 +115,7 @@ func TestLogExpiresTwoMinutesAfterTheLastChange(t *testing.T) {
 			t.Error("a log after 130 s")
 		}
 		join(t, s, "r", conn("c2", "gen1", "Ben"))
-		readings, _, err := s.Read(t.Context(), Have{Room: "r", Version: before.Version, Birth: before.Birth})
+		readings, err := s.Read(t.Context(), Have{Room: "r", Version: before.Version, Birth: before.Birth})
 		if err != nil || readings[0].Whole || len(readings[0].Changes) != 1 {
 			t.Errorf("the next change is told by %+v, %v", readings, err)
 		}
@@ -165,7 +165,7 @@ func TestRenameLeavesNothingBehind(t *testing.T) {
 			if way == "join" {
 				to.Meta = before.Members[0].Meta
 			}
-			readings, _, err := b.Read(ctx, Have{Room: "r", Version: before.Version, Birth: before.Birth})
+			readings, err := b.Read(ctx, Have{Room: "r", Version: before.Version, Birth: before.Birth})
 			if err != nil || len(readings[0].Changes) != 1 {
 				t.Fatalf("%s: %+v, %v", way, readings, err)
 			}
@@ -218,7 +218,7 @@ func TestPutKeepsTheSocketsLease(t *testing.T) {
 		if held := must(s.Put(ctx, "r", Wanted{Connection: conn("bare", "~def", "Ben"), TTL: 8 * e.unit})); held.Came {
 			t.Errorf("once more: %+v", held)
 		}
-		if readings, _, err := s.Read(ctx, Have{Room: "r", Version: before.Version, Birth: before.Birth}); err != nil || len(readings[0].Changes) != 1 {
+		if readings, err := s.Read(ctx, Have{Room: "r", Version: before.Version, Birth: before.Birth}); err != nil || len(readings[0].Changes) != 1 {
 			t.Errorf("three puts of which one is news: %+v, %v", readings, err)
 		}
 		sweep := func(names ...string) {

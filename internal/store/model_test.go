@@ -35,7 +35,7 @@ type follower struct {
 // follow reads what is new, and fails unless that leads to what the room is.
 func (f *follower) follow(t *testing.T, s *Store, what string) {
 	t.Helper()
-	readings, _, err := s.Read(t.Context(), Have{Room: "r", Version: f.snap.Version, Birth: f.snap.Birth})
+	readings, err := s.Read(t.Context(), Have{Room: "r", Version: f.snap.Version, Birth: f.snap.Birth})
 	if err != nil || readings[0].Err != nil {
 		t.Fatal(what, err, readings[0].Err)
 	}
@@ -353,7 +353,7 @@ func TestLogLeadsFromEachVersionToTheNext(t *testing.T) {
 // lead to it, as they may not in large rooms and after a loss.
 func (f *follower) mayReadWhole(t *testing.T, s *Store, what string) {
 	t.Helper()
-	readings, _, err := s.Read(t.Context(), Have{Room: "r", Version: f.snap.Version, Birth: f.snap.Birth})
+	readings, err := s.Read(t.Context(), Have{Room: "r", Version: f.snap.Version, Birth: f.snap.Birth})
 	if err != nil || readings[0].Err != nil {
 		t.Fatal(what, err, readings[0].Err)
 	}

@@ -26,27 +26,26 @@ type Peer struct {
 }
 
 // Announce says that the replica id is alive, and returns all that were within the last
-// minute, this one among them; and the time by the clock of Redis, in ms.
-func (s *Store) Announce(ctx context.Context, id string, sweeps bool, about string) (peers []Peer, now int64, err error) {
+// minute, this one among them.
+func (s *Store) Announce(ctx context.Context, id string, sweeps bool, about string) (peers []Peer, err error) {
 	flag := "0"
 	if sweeps {
 		flag = "1"
 	}
 	c := &call{script: announceScript, keys: []string{s.keys.replicas()}, args: []any{id, flag, about, peerMemory.Milliseconds()}}
 	if s.run(ctx, c); c.err != nil {
-		return nil, 0, fmt.Errorf("announce: %w", c.err)
+		return nil, fmt.Errorf("announce: %w", c.err)
 	}
 	r := replyOf(c.reply)
-	now = r.int()
 	for r.more() {
 		peers = append(peers, Peer{
 			ID: r.text(), Silent: time.Duration(r.int()) * time.Millisecond, Sweeps: r.int() == 1, About: r.text(),
 		})
 	}
 	if r.err != nil {
-		return nil, 0, fmt.Errorf("announce: %w", r.err)
+		return nil, fmt.Errorf("announce: %w", r.err)
 	}
-	return peers, now, nil
+	return peers, nil
 }
 
 // Depart says that the replica id is about to end.

@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"presence/internal/presence"
 )
@@ -256,14 +255,18 @@ type Reading struct {
 	presence.Snapshot
 	Whole bool
 
+	// Epoch is that of the node which has the room. Its text is "" when it has lost its
+	// data, and nobody has begun a new epoch yet.
+	Epoch Epoch
+
 	// Err is why the room was perhaps not read.
 	Err error
 }
 
-// Read reads rooms in one round trip and returns them in order, together with the epoch
-// that the data of their Redis is of: "" when it has lost them, and nobody has begun a
-// new one yet. A room that can't be read leaves the others readable; err is about all.
-func (s *Store) Read(ctx context.Context, rooms ...Have) (readings []Reading, epoch string, err error) {
+// Read reads rooms in one round trip and returns them in order, each with the epoch that
+// the data of its node is of. A room that can't be read leaves the others readable; err is
+// that none could be, since Redis does not answer.
+func (s *Store) Read(ctx context.Context, rooms ...Have) (readings []Reading, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
 	calls := make([]*call, len(rooms))
@@ -280,37 +283,40 @@ func (s *Store) Read(ctx context.Context, rooms ...Have) (readings []Reading, ep
 	}
 	s.run(ctx, calls...)
 	readings = make([]Reading, len(rooms))
-	silent := 0
+	var tags []string
 	for i, have := range rooms {
-		if errors.Is(calls[i].err, presence.ErrUnavailable) {
-			silent++
-		}
 		if readings[i], err = reading(calls[i]); err != nil {
 			readings[i].Err = fmt.Errorf("read %s: %w", have.Room, err)
 		}
 		s.metrics.answered(readings[i])
-	}
-	if silent > 0 && silent == len(rooms) {
-		return nil, "", readings[0].Err
+		if errors.Is(err, presence.ErrUnavailable) {
+			continue
+		}
+		var ok bool
+		if _, readings[i].Epoch.Tag, ok = s.nodeOf(have.Room); !ok {
+			readings[i].Err = unavailable(errNoNode)
+		} else if !slices.Contains(tags, readings[i].Epoch.Tag) {
+			tags = append(tags, readings[i].Epoch.Tag)
+		}
 	}
 	// Read after the rooms: data that was lost before they were read is seen to
 	// be lost here.
-	if epoch, err = s.Epoch(ctx); err != nil {
-		return nil, "", err
+	epochs := s.epochs(ctx, tags...)
+	silent := 0
+	for i, r := range readings {
+		if epoch := epochs[r.Epoch.Tag]; !errors.Is(r.Err, presence.ErrUnavailable) {
+			if readings[i].Epoch = epoch.Epoch; epoch.err != nil {
+				readings[i].Err = epoch.err
+			}
+		}
+		if errors.Is(readings[i].Err, presence.ErrUnavailable) {
+			silent++
+		}
 	}
-	return readings, epoch, nil
-}
-
-// Epoch returns the epoch of the data that Redis has; "" when it has lost them, and nobody
-// has begun a new one yet. What was read before is of that epoch, or an earlier one.
-func (s *Store) Epoch(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
-	defer cancel()
-	epoch, err := s.rdb.Get(ctx, s.keys.epoch()).Result()
-	if err = classify(err); err != nil && !errors.Is(err, redis.Nil) && !errors.Is(err, presence.ErrDamaged) {
-		return "", fmt.Errorf("read the epoch: %w", err)
+	if silent > 0 && silent == len(rooms) {
+		return nil, readings[0].Err
 	}
-	return epoch, nil
+	return readings, nil
 }
 
 // What the read script answers.
@@ -443,6 +449,9 @@ func (s *Store) Clear(ctx context.Context, room string, young time.Duration) (cl
 func (s *Store) Rooms(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
+	if s.avoided(s.keys.rooms()) {
+		return nil, fmt.Errorf("list rooms: %w", unavailable(ErrAvoided))
+	}
 	rooms, err := s.rdb.ZRange(ctx, s.keys.rooms(), 0, -1).Result()
 	if err != nil {
 		return nil, fmt.Errorf("list rooms: %w", classify(err))

@@ -113,11 +113,15 @@ type call struct {
 
 // run makes all calls in one round trip for each Redis node. Each call gets its
 // own reply or error. A Redis that does not know a script, since it was
-// restarted, is given it by the way.
+// restarted, is given it by the way. Nodes that are to be avoided are not called.
 func (s *Store) run(ctx context.Context, calls ...*call) {
-	if len(calls) == 0 {
-		return
+	if calls = s.reachable(calls); len(calls) > 0 {
+		s.make(ctx, calls)
 	}
+}
+
+// make is run, to all nodes.
+func (s *Store) make(ctx context.Context, calls []*call) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
 	started := time.Now()

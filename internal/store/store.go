@@ -61,6 +61,9 @@ type Options struct {
 	MaxRooms   int
 	MaxMembers int
 
+	// Name is what the only node is called; the nodes of a Cluster have addresses.
+	Name string
+
 	// Sharded says that changes are published by SPUBLISH, as a Redis Cluster
 	// wants it.
 	Sharded bool
@@ -74,6 +77,7 @@ type Store struct {
 	rdb     redis.UniversalClient
 	keys    keys
 	opts    Options
+	nodes   nodes
 	lanes   []*lane
 	notes   *notes
 	metrics *metrics
@@ -95,7 +99,12 @@ func New(rdb redis.UniversalClient, opts Options) *Store {
 		opts.CallTimeout = DefaultCallTimeout
 	}
 	s := &Store{rdb: rdb, keys: keys{opts.Prefix}, opts: opts, notes: newNotes(), metrics: newMetrics(opts.Registerer)}
-	for range lanes {
+	n := lanes
+	if cluster, ok := rdb.(*redis.ClusterClient); ok {
+		s.nodes.cluster, n = cluster, clusterLanes
+		s.nodes.asked, s.nodes.lanes = map[string]string{}, map[string]int{}
+	}
+	for range n {
 		s.lanes = append(s.lanes, newLane(s))
 	}
 	return s
@@ -113,49 +122,55 @@ func (s *Store) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Shared is what all replicas have in common.
-type Shared struct {
-	// Epoch stays the same for as long as Redis keeps its data.
-	Epoch string
+// Probed is what a node answered.
+type Probed struct {
+	Epoch
 
 	// Age is how long ago the epoch was made, by the clock of Redis. It is negative
 	// where that is not known: long ago.
 	Age time.Duration
 
-	// Now is what the clock of Redis shows, in ms.
+	// Now is what the clock of the node shows, in ms.
 	Now int64
 
 	// Secret is the key of session cookies and ids, or "" if there is none, or it
-	// could not be read.
+	// could not be read, or another node has it.
 	Secret string
 }
 
-// Probe reads what all replicas have in common, in one round trip for each Redis
-// node. Where there is no epoch, since the data is new or was lost, it makes one of
-// fresh; where there is no secret, it puts secret in its place, unless that is "".
+// Probe asks a node for its epoch, and for the secret if it has that, in one round trip.
+// Where there is no epoch, since the data is new or was lost, it makes one of fresh; where
+// there is no secret, it puts secret in its place, unless that is "".
 //
 // The error wraps [presence.ErrUnavailable]: also when Redis answers, but refuses to
 // be written to for another reason than that it is full.
-func (s *Store) Probe(ctx context.Context, fresh, secret string) (Shared, error) {
-	epoch := &call{script: epochScript, keys: []string{s.keys.epoch()}, args: []any{fresh}}
+func (s *Store) Probe(ctx context.Context, node Node, fresh, secret string) (Probed, error) {
+	epoch := &call{script: epochScript, keys: []string{s.keys.epoch(node.Tag)}, args: []any{fresh}}
 	known := &call{script: secretScript, keys: []string{s.keys.secret()}, args: []any{secret}}
-	s.run(ctx, epoch, known, s.schemaCall()) // the last puts the schema back where Redis lost it
+	calls := []*call{epoch}
+	if node.Secret {
+		calls = append(calls, known)
+	}
+	if s.nodes.cluster == nil || s.owner(s.keys.schema()) == node.Addr {
+		calls = append(calls, s.schemaCall()) // puts the schema back where Redis lost it
+	}
+	s.make(ctx, calls)
 	if epoch.err != nil {
-		return Shared{}, unavailable(epoch.err)
+		return Probed{}, unavailable(epoch.err)
 	}
 	list, _ := epoch.reply.([]any)
 	if len(list) != 3 {
-		return Shared{}, unavailable(errReply)
+		return Probed{}, unavailable(errReply)
 	}
-	var shared Shared
-	shared.Epoch, _ = list[0].(string)
+	probed := Probed{Epoch: Epoch{Tag: node.Tag}}
+	probed.Text, _ = list[0].(string)
 	age, _ := list[1].(int64)
-	shared.Age = time.Duration(age) * time.Millisecond
-	shared.Now, _ = list[2].(int64)
+	probed.Age = time.Duration(age) * time.Millisecond
+	probed.Now, _ = list[2].(int64)
 	if known.err == nil {
-		shared.Secret, _ = known.reply.(string)
+		probed.Secret, _ = known.reply.(string)
 	}
-	return shared, nil
+	return probed, nil
 }
 
 // publish is the command that publishes changes.

@@ -425,26 +425,26 @@ func TestEpochAndSecretAreAgreedOn(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		ctx := t.Context()
 		a, b := e.store(t, Options{}), e.store(t, Options{})
-		one := must(a.Probe(ctx, "one", ""))
-		if two := must(b.Probe(ctx, "two", "")); two.Epoch != one.Epoch || one.Epoch == "" || one.Secret+two.Secret != "" {
+		one := must(a.Probe(ctx, theOnly, "one", ""))
+		if two := must(b.Probe(ctx, theOnly, "two", "")); two.Epoch != one.Epoch || one.Text == "" || one.Secret+two.Secret != "" {
 			t.Fatalf("%+v, then %+v", one, two)
 		}
 		if one.Age < 0 || one.Age > time.Minute {
 			t.Errorf("a new epoch is %v old", one.Age)
 		}
 		e.admin.FlushAll(ctx)
-		if _, epoch, err := a.Read(ctx); err != nil || epoch != "" {
-			t.Fatalf("after a flush: %q, %v", epoch, err)
+		if epochs, err := a.Epochs(ctx, "r", ""); err != nil || len(epochs) != 1 || epochs[0].Text != "" {
+			t.Fatalf("after a flush: %q, %v", epochs, err)
 		}
-		if three := must(b.Probe(ctx, "three", "")); three.Epoch == one.Epoch || three.Epoch == "" {
+		if three := must(b.Probe(ctx, theOnly, "three", "")); three.Epoch == one.Epoch || three.Text == "" {
 			t.Fatalf("after a flush: %+v", three)
 		}
-		e.admin.Set(ctx, a.keys.epoch(), "one-of-an-older-version", 0)
-		if got := must(a.Probe(ctx, "four", "")); got.Epoch != "one-of-an-older-version" || got.Age >= 0 {
+		e.admin.Set(ctx, a.keys.epoch(""), "one-of-an-older-version", 0)
+		if got := must(a.Probe(ctx, theOnly, "four", "")); got.Text != "one-of-an-older-version" || got.Age >= 0 {
 			t.Errorf("the epoch of an older version: %+v", got)
 		}
 		for _, step := range []struct{ offer, want string }{{"s1", "s1"}, {"s2", "s1"}, {"", "s1"}} {
-			if got := must(a.Probe(ctx, "x", step.offer)); got.Secret != step.want {
+			if got := must(a.Probe(ctx, theOnly, "x", step.offer)); got.Secret != step.want {
 				t.Errorf("offered %q: %+v, want %q", step.offer, got, step.want)
 			}
 		}
@@ -453,9 +453,9 @@ func TestEpochAndSecretAreAgreedOn(t *testing.T) {
 			"emptied":         func(key string) { e.admin.Set(ctx, key, "", 0) },
 			"of a wrong type": func(key string) { e.admin.Del(ctx, key); e.admin.LPush(ctx, key, "x") },
 		} {
-			lose(a.keys.epoch())
+			lose(a.keys.epoch(""))
 			lose(a.keys.secret())
-			if got := must(a.Probe(ctx, "again", "s1")); got.Epoch == "" || got.Age < 0 || got.Secret != "s1" {
+			if got := must(a.Probe(ctx, theOnly, "again", "s1")); got.Text == "" || got.Age < 0 || got.Secret != "s1" {
 				t.Errorf("%s: %+v", name, got)
 			}
 		}

@@ -14,7 +14,7 @@ import (
 // numbers are those of the lobby, as Redis has them.
 func (p *process) numbers() (users, connections int) {
 	p.t.Helper()
-	readings, _, err := p.store.Read(p.t.Context(), store.Have{Room: lobby, Numbers: true})
+	readings, err := p.store.Read(p.t.Context(), store.Have{Room: lobby, Numbers: true})
 	if err != nil {
 		p.t.Fatal(err)
 	}

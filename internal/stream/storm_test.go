@@ -116,7 +116,7 @@ func TestNobodyDisagrees(t *testing.T) {
 			wg.Go(func() { storm(replicas[seed%2], uint64(seed), lasts) }) //nolint:gosec // few
 		}
 		wg.Wait()
-		readings, _, err := replicas[0].store.Read(t.Context(), store.Have{Room: lobby})
+		readings, err := replicas[0].store.Read(t.Context(), store.Have{Room: lobby})
 		if err != nil {
 			t.Fatal(err)
 		}

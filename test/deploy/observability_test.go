@@ -220,7 +220,7 @@ func exposed(t *testing.T) map[string][]map[string]string {
 		defer response.Body.Close()
 		body, err := io.ReadAll(response.Body)
 		text = string(body)
-		return err == nil && strings.Contains(text, "presence_redis_up 1")
+		return err == nil && strings.Contains(text, `presence_redis_up{node="embedded"} 1`)
 	})
 	series := map[string][]map[string]string{}
 	for line := range strings.Lines(text) {

@@ -128,8 +128,19 @@ type Cluster struct {
 // second is replaced.
 func StartCluster(t testing.TB, secure *redistest.Certificate) *Cluster {
 	t.Helper()
+	return startCluster(t, secure, 2*clusterMasters)
+}
+
+// StartMasters is StartCluster without replicas: nothing takes the place of a master.
+func StartMasters(t testing.TB) *Cluster {
+	t.Helper()
+	return startCluster(t, nil, clusterMasters)
+}
+
+func startCluster(t testing.TB, secure *redistest.Certificate, nodes int) *Cluster {
+	t.Helper()
 	c := &Cluster{t: t, secure: secure}
-	all := redistest.FreePorts(t, 2*clusterMasters)
+	all := redistest.FreePorts(t, nodes)
 	for _, port := range all {
 		c.Nodes = append(c.Nodes, redistest.StartAt(t, port, secure,
 			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "1000",
@@ -170,7 +181,7 @@ func StartCluster(t testing.TB, secure *redistest.Certificate) *Cluster {
 	}
 	everywhere("every slot is served and every replica is in sync", func(n *redistest.Server) bool {
 		return strings.Contains(n.Do("cluster", "info"), "cluster_state:ok") &&
-			strings.Count(n.Do("cluster", "nodes"), "slave") == clusterMasters
+			strings.Count(n.Do("cluster", "nodes"), "slave") == nodes-clusterMasters
 	})
 	for _, n := range c.Nodes[clusterMasters:] {
 		redistest.Eventually(t, 15*time.Second, "the replica is in sync", func() bool {
@@ -236,6 +247,41 @@ func (c *Cluster) RoomsOfEach(n int) map[*redistest.Server][]string {
 		}
 	}
 	return rooms
+}
+
+// Move moves the slot of a room, with all that is in it, to another master, and returns when
+// all nodes know it.
+func (c *Cluster) Move(room string, to *redistest.Server) {
+	c.t.Helper()
+	slot, from := c.Slot(room), c.Owner(room)
+	must := func(n *redistest.Server, args ...any) {
+		c.t.Helper()
+		if reply := n.Do(args...); reply != "OK" {
+			c.t.Fatalf("%v on %s: %q", args, n.Addr, reply)
+		}
+	}
+	source, target := from.Do("cluster", "myid"), to.Do("cluster", "myid")
+	must(to, "cluster", "setslot", slot, "importing", source)
+	must(from, "cluster", "setslot", slot, "migrating", target)
+	user, pass := redistest.Auth()
+	host, port, _ := net.SplitHostPort(to.Addr)
+	for {
+		keys := strings.Fields(strings.Trim(from.Do("cluster", "getkeysinslot", slot, 100), "[]"))
+		if len(keys) == 0 {
+			break
+		}
+		args := []any{"migrate", host, port, "", 0, 1000, "auth2", user, pass, "keys"}
+		for _, key := range keys {
+			args = append(args, key)
+		}
+		if reply := from.Do(args...); reply != "OK" && reply != "NOKEY" {
+			c.t.Fatalf("MIGRATE to %s: %q", to.Addr, reply)
+		}
+	}
+	for _, n := range append([]*redistest.Server{to, from}, c.Nodes...) {
+		must(n, "cluster", "setslot", slot, "node", target)
+	}
+	c.AwaitOwner(room, from)
 }
 
 // Failover puts the replica of a master in its place, in agreement with it, and

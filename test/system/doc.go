@@ -22,6 +22,7 @@
 //	Redis flushed                    TestRedisFlushed
 //	Redis failed over by Sentinel    TestSentinelFailover, TestSentinelMasterStandsStill
 //	a Cluster master lost            TestClusterMasterLost
+//	one node of a Cluster in trouble TestClusterNodesAreTrustedEachByItself
 //	Redis slow                       TestRedisPaused
 //	Redis unreachable at start       TestRedisUnreachableAtStart
 //	Redis unreachable in flight      TestRedisUnreachableInFlight

@@ -1,8 +1,7 @@
 -- announce.lua: a replica says that it is alive, and learns of the others.
 -- KEYS: 1 replicas HASH (id -> "<ms when it was last heard of> <1 if it sweeps, else 0> <about>")
 -- ARGV: 1 id, 2 '1' or '0': it sweeps, or not, 3 about, 4 ms after which a silent replica is forgotten
--- Reply: ms by the clock of Redis, then four for each replica: id, ms since it was heard of,
---        1 or 0, about
+-- Reply: four for each replica: id, ms since it was heard of, 1 or 0, about
 --
 -- A hash that can't be read is a lost one: all replicas put themselves there again.
 local time = redis.call('TIME')
@@ -13,7 +12,7 @@ if rows.err then
   redis.call('DEL', KEYS[1])
   rows = {}
 end
-local reply, gone = {now}, {}
+local reply, gone = {}, {}
 for i = 1, #rows, 2 do
   local seen, sweeps, about = string.match(rows[i + 1], '^(%d+) ([01]) (.*)$')
   local age = seen and now - seen

@@ -1,0 +1,292 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"presence/internal/presence"
+)
+
+// Node is a Redis server that has rooms: the only one there is, or a master of a Cluster.
+type Node struct {
+	// Addr is where it is; of the only one, how [Options.Name] calls it.
+	Addr string
+
+	// Tag is a hash tag whose keys the node has; "" of the only one.
+	Tag string
+
+	// Secret says that the node has the secret that all replicas share.
+	Secret bool
+}
+
+// Epoch tells whether a node still has its data: the keys of a tag have the same text for
+// as long as nothing of them was lost.
+type Epoch struct{ Tag, Text string }
+
+const (
+	// commonTags is how many hash tags are tried to find the nodes of a Cluster. The first
+	// one that a node serves is its own, so that replicas come to the same.
+	commonTags = 1024
+
+	// maxTags is how many are tried for a node of which only a room is known: it may have
+	// but one of the 16,384 slots.
+	maxTags = 200_000
+
+	// sharedPatience is how long the change of a room waits for what another node of a
+	// Cluster has: the room's own may be well while that one is not.
+	sharedPatience = 500 * time.Millisecond
+)
+
+// nodes are the masters of a Cluster as they were seen last.
+type nodes struct {
+	cluster *redis.ClusterClient // nil: there is only one server
+	known   atomic.Bool          // the client knows which node serves what
+	away    atomic.Pointer[map[string]bool]
+
+	mu    sync.Mutex        // guards:
+	tags  map[string]string // address -> hash tag
+	asked map[string]string // address of another node -> a room that it has
+	lanes map[string]int    // address -> its lane
+	lane  int               // of the next new node
+}
+
+// now is a context without patience: the client is asked for what it knows already.
+var now = func() context.Context { //nolint:gochecknoglobals // a constant
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// Nodes lists the nodes that have rooms. Those of a Cluster are looked up by the client in
+// the background. The error, which wraps [presence.ErrUnavailable], says that no node has
+// answered yet.
+func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
+	n := &s.nodes
+	if n.cluster == nil {
+		return []Node{{Addr: s.opts.Name, Secret: true}}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancel()
+	if _, err := n.cluster.MasterForKey(ctx, s.keys.secret()); err != nil {
+		return nil, unavailable(err)
+	}
+	n.known.Store(true)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	found := make(map[string]string, len(n.tags))
+	for addr, tag := range n.tags {
+		if s.owner(s.keys.epoch(tag)) == addr {
+			found[addr] = tag
+		}
+	}
+	try := func(i int) {
+		tag := strconv.Itoa(i)
+		addr := s.owner(s.keys.epoch(tag))
+		if _, ok := found[addr]; !ok && addr != "" {
+			found[addr] = tag
+		}
+	}
+	for i := range commonTags {
+		try(i)
+	}
+	for addr, room := range n.asked {
+		for i := commonTags; i < maxTags && found[addr] == "" && s.owner(s.keys.channel(room)) == addr; i++ {
+			try(i)
+		}
+	}
+	n.tags, n.asked = found, map[string]string{}
+	for addr := range n.lanes {
+		if _, ok := found[addr]; !ok {
+			delete(n.lanes, addr)
+		}
+	}
+	list := make([]Node, 0, len(found))
+	shared := s.owner(s.keys.secret())
+	for addr, tag := range found {
+		list = append(list, Node{Addr: addr, Tag: tag, Secret: addr == shared})
+	}
+	return list, nil
+}
+
+// owner is the address of the node of a Cluster that has a key, as far as the client knows;
+// "" where it does not.
+//
+//nolint:contextcheck,nolintlint // waits for nothing; the second does not see what the first is for
+func (s *Store) owner(key string) string {
+	if !s.nodes.known.Load() {
+		return ""
+	}
+	master, err := s.nodes.cluster.MasterForKey(now, key)
+	if err != nil {
+		return ""
+	}
+	return master.Options().Addr
+}
+
+// NodeOf returns the address of the node that has room, or the index of rooms for "". It is
+// "" where that is not known, and one that [Store.Nodes] lists, or will list.
+func (s *Store) NodeOf(room string) string {
+	addr, _, _ := s.nodeOf(room)
+	return addr
+}
+
+// nodeOf is NodeOf, and the node's hash tag; ok says that both are known.
+func (s *Store) nodeOf(room string) (addr, tag string, ok bool) {
+	n := &s.nodes
+	if n.cluster == nil {
+		return s.opts.Name, "", true
+	}
+	if room == "" {
+		room = indexTag
+	}
+	if addr = s.owner(s.keys.channel(room)); addr == "" {
+		return "", "", false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if tag, ok = n.tags[addr]; !ok {
+		n.asked[addr] = room
+	}
+	return addr, tag, ok
+}
+
+// Clustered reports whether there may be several nodes.
+func (s *Store) Clustered() bool { return s.nodes.cluster != nil }
+
+// Avoid says which nodes of a Cluster are away: calls to them fail at once, so that those to
+// others need not wait for them. Probes go on.
+func (s *Store) Avoid(addrs map[string]bool) { s.nodes.away.Store(&addrs) }
+
+// ErrAvoided is returned, with [presence.ErrUnavailable], for a call that was not made: see
+// [Store.Avoid].
+var ErrAvoided = errors.New("its node of the Cluster is away")
+
+// avoided reports whether the node that has a key is to be left alone.
+func (s *Store) avoided(key string) bool {
+	away := s.nodes.away.Load()
+	return away != nil && len(*away) > 0 && s.nodes.cluster != nil && (*away)[s.owner(key)]
+}
+
+// reachable returns the calls that can be made, and ends the others.
+func (s *Store) reachable(calls []*call) []*call {
+	if away := s.nodes.away.Load(); away == nil || len(*away) == 0 {
+		return calls
+	}
+	rest := make([]*call, 0, len(calls))
+	for _, c := range calls {
+		if s.avoided(c.keys[0]) {
+			c.err = unavailable(ErrAvoided)
+		} else {
+			rest = append(rest, c)
+		}
+	}
+	return rest
+}
+
+// laneOf returns the lane of a room. In a Cluster each node has its own, so that a slow one
+// holds up no other.
+func (s *Store) laneOf(room string) *lane {
+	n := &s.nodes
+	if n.cluster == nil {
+		return s.lanes[maphash.String(seed, room)%lanes]
+	}
+	addr := s.owner(s.keys.channel(room))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	at, ok := n.lanes[addr]
+	if !ok {
+		at = n.lane % len(s.lanes)
+		n.lane++
+		n.lanes[addr] = at
+	}
+	return s.lanes[at]
+}
+
+// IsMoving reports whether an error says that a key is on its way from one node of a Cluster
+// to another, or that none has it: that is no fault of the node that was asked.
+func IsMoving(err error) bool {
+	reply, ok := errors.AsType[redis.Error](err)
+	if !ok {
+		return false
+	}
+	for _, s := range []string{"MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN "} {
+		if strings.Contains(reply.Error(), s) {
+			return true
+		}
+	}
+	return false
+}
+
+// epochOf is what was read of an epoch.
+type epochOf struct {
+	Epoch
+
+	err error
+}
+
+// epochs reads the epochs of tags, in one round trip for each node.
+func (s *Store) epochs(ctx context.Context, tags ...string) map[string]epochOf {
+	if len(tags) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancel()
+	cmds := make([]*redis.StringCmd, len(tags))
+	if len(tags) == 1 {
+		cmds[0] = s.rdb.Get(ctx, s.keys.epoch(tags[0]))
+	} else {
+		pipe := s.rdb.Pipeline()
+		for i, tag := range tags {
+			cmds[i] = pipe.Get(ctx, s.keys.epoch(tag))
+		}
+		_, _ = pipe.Exec(ctx) // each command has its own error
+	}
+	epochs := make(map[string]epochOf, len(tags))
+	for i, tag := range tags {
+		text, err := cmds[i].Result()
+		if err = classify(err); errors.Is(err, redis.Nil) || errors.Is(err, presence.ErrDamaged) {
+			err = nil // one that can't be read is a lost one
+		} else if err != nil {
+			err = fmt.Errorf("read the epoch: %w", err)
+		}
+		epochs[tag] = epochOf{Epoch{tag, text}, err}
+	}
+	return epochs
+}
+
+// Epochs returns the epochs of the nodes that have rooms; "" stands for the index. The text
+// is "" where a node has lost its data, and nobody has begun a new epoch yet. What was read
+// before is of these epochs, or of earlier ones.
+func (s *Store) Epochs(ctx context.Context, rooms ...string) ([]Epoch, error) {
+	var tags []string
+	for _, room := range rooms {
+		_, tag, ok := s.nodeOf(room)
+		if !ok {
+			return nil, unavailable(errNoNode)
+		}
+		if !slices.Contains(tags, tag) {
+			tags = append(tags, tag)
+		}
+	}
+	var list []Epoch
+	for _, e := range s.epochs(ctx, tags...) {
+		if e.err != nil {
+			return nil, e.err
+		}
+		list = append(list, e.Epoch)
+	}
+	return list, nil
+}
+
+// errNoNode is returned for a room of which it is not known yet which node has it.
+var errNoNode = errors.New("no node of the Cluster is known to have the room")
