@@ -85,8 +85,8 @@ drill: assets ## kill a replica under load and watch what people see, with a sto
 	go test -count=1 -v -run TestDrill ./test/drill
 
 .PHONY: chaos
-chaos: assets ## ten minutes of random trouble (PRESENCE_CHAOS=1h for longer, PRESENCE_CHAOS_SEED=7 for the same again)
-	PRESENCE_CHAOS=$${PRESENCE_CHAOS:-10m} go test -count=1 -v -timeout 24h -run TestChaos ./test/chaos
+chaos: assets ## ten minutes of random trouble (PRESENCE_CHAOS=1h for longer, PRESENCE_CHAOS_SEED=7 for the same again, CLUSTER=1 on a Redis Cluster)
+	PRESENCE_CHAOS_CLUSTER=$(CLUSTER) PRESENCE_CHAOS=$${PRESENCE_CHAOS:-10m} go test -count=1 -v -timeout 24h -run TestChaos ./test/chaos
 
 .PHONY: vet
 vet: ## go vet

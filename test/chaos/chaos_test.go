@@ -20,7 +20,7 @@ const (
 	// short is for how long it runs where nobody says for how long, and
 	// shortSeed with which seed: one that makes nearly every kind of trouble.
 	short     = 40 * time.Second
-	shortSeed = 1002
+	shortSeed = 3607
 
 	// wrongLines is how much of what is wrong is told.
 	wrongLines = 60
@@ -34,10 +34,10 @@ func TestMain(m *testing.M) {
 // readAll reads the body of an answer.
 func readAll(r io.Reader) ([]byte, error) { return io.ReadAll(io.LimitReader(r, 1<<20)) }
 
-// settings are for how long to run, and with which seed.
-func settings(t *testing.T) (length time.Duration, seed uint64) {
+// settings are for how long to run, with which seed, and whether on a Cluster.
+func settings(t *testing.T) (length time.Duration, seed uint64, cluster bool) {
 	t.Helper()
-	length, seed = short, shortSeed
+	length, seed, cluster = short, shortSeed, os.Getenv("PRESENCE_CHAOS_CLUSTER") != ""
 	if text := os.Getenv("PRESENCE_CHAOS"); text != "" {
 		var err error
 		if length, err = time.ParseDuration(text); err != nil {
@@ -51,7 +51,7 @@ func settings(t *testing.T) (length time.Duration, seed uint64) {
 			t.Fatalf("PRESENCE_CHAOS_SEED=%s: please give a number, such as the one of an earlier run", text)
 		}
 	}
-	return length, seed
+	return length, seed, cluster
 }
 
 // TestChaos lets trouble loose, round after round, and looks after each whether
@@ -60,10 +60,14 @@ func TestChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes most of a minute")
 	}
-	length, seed := settings(t)
+	length, seed, cluster := settings(t)
 	out := t.Output()
-	_, _ = fmt.Fprintf(out, "\nCHAOS for %v with the seed %d: PRESENCE_CHAOS_SEED=%d make chaos does the same again\n", length, seed, seed)
-	w := newWorld(t)
+	where, flag := "one Redis", ""
+	if cluster {
+		where, flag = "a Redis Cluster", " CLUSTER=1"
+	}
+	_, _ = fmt.Fprintf(out, "\nCHAOS for %v with the seed %d: PRESENCE_CHAOS_SEED=%d make chaos%s does the same again\n", length, seed, seed, flag)
+	w := newWorld(t, cluster)
 	people := newCrowd(w)
 	pages := 0
 	for _, p := range people {
@@ -74,9 +78,9 @@ func TestChaos(t *testing.T) {
 			pages++
 		}
 	}
-	_, _ = fmt.Fprintf(out, "three replicas behind HAProxy over one Redis; %d visitors with up to %d pages\n"+
+	_, _ = fmt.Fprintf(out, "three replicas behind HAProxy over %s; %d visitors with up to %d pages\n"+
 		"heartbeat %v, member TTL %v, leave grace %v; all is to be right %v after the last trouble\n\n",
-		len(people), pages, heartbeat, ttl, grace, calm)
+		where, len(people), pages, heartbeat, ttl, grace, w.calm())
 
 	stopRefreshing := refreshing(t, people)
 	defer stopRefreshing()
@@ -85,7 +89,7 @@ func TestChaos(t *testing.T) {
 	}
 	for n := 0; n == 0 || time.Since(w.begun) < length; n++ {
 		from := len(w.noted(0))
-		if !w.round(out, people, n, planned(seed, n)) {
+		if !w.round(out, people, n, planned(seed, n, cluster)) {
 			w.report(out, from)
 			_, _ = fmt.Fprintf(out, "\nFAIL in round %d of the seed %d\n", n+1, seed)
 			t.FailNow()
@@ -141,6 +145,9 @@ func (w *world) round(out io.Writer, people []*person, n int, plan round) bool {
 		_, _ = fmt.Fprintf(out, "    and %d lines more\n", more)
 	}
 	settled(people)
+	if w.cluster != nil {
+		w.cluster.Settle()
+	}
 	return len(wrong) == 0
 }
 

@@ -7,8 +7,9 @@
 // of Redis have to agree with who is there (quiet). What was on the screens
 // during the trouble is held to the promises too (screens).
 //
-//	PRESENCE_CHAOS=10m      for how long; a round that has begun is finished
-//	PRESENCE_CHAOS_SEED=7   the same troubles and acts as in the run that printed it
+//	PRESENCE_CHAOS=10m        for how long; a round that has begun is finished
+//	PRESENCE_CHAOS_SEED=7     the same troubles and acts as in the run that printed it
+//	PRESENCE_CHAOS_CLUSTER=1  on a Redis Cluster of three masters with a replica each
 //
 // Files: plan_test.go, world_test.go (the servers and their troubles),
 // people_test.go (who does what, and what they know of it), quiet_test.go,

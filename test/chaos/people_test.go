@@ -95,8 +95,8 @@ func newCrowd(w *world) []*person {
 	return all
 }
 
-// rooms are where people are. Nobody stays in the corner for long.
-var rooms = []string{"lobby", "tea-break", "corner"}
+// rooms are where people are, each on a master of its own. Nobody stays in the nook for long.
+var rooms = []string{"lobby", "garden", "nook"}
 
 func roomFor(h habit, i int) string {
 	switch n := i % 6; {

@@ -33,19 +33,40 @@ const (
 	drain kind = "drain" // SIGTERM, and started again
 )
 
-// What happens to Redis.
+// What happens to Redis; on a Cluster, to the master of a room.
 const (
-	flush   kind = "flush"   // FLUSHALL
-	restart kind = "restart" // kill -9, and started again, empty
-	full    kind = "full"    // no memory left for anything new
-	freeze  kind = "freeze"  // SIGSTOP, and SIGCONT
-	deafen  kind = "deafen"  // all subscriptions are cut
+	flush    kind = "flush"    // FLUSHALL
+	restart  kind = "restart"  // kill -9, and started again, empty
+	full     kind = "full"     // no memory left for anything new
+	freeze   kind = "freeze"   // SIGSTOP, and SIGCONT
+	deafen   kind = "deafen"   // all subscriptions are cut
+	remove   kind = "remove"   // a key of a room is deleted
+	spoil    kind = "spoil"    // a key of a room becomes one of another type
+	jump     kind = "clock"    // is set to another time
+	failover kind = "failover" // a replica takes the place of a master
 )
+
+// redisTroubles are those of one server, and clusterTroubles those of a Cluster. A master
+// that is killed or stands still for longer than a second has its replica in its place.
+var (
+	redisTroubles   = []kind{flush, flush, restart, restart, full, full, freeze, deafen, remove, remove, spoil, spoil, jump, jump, jump}
+	clusterTroubles = []kind{flush, flush, restart, restart, full, freeze, freeze, deafen, remove, spoil, failover, failover}
+)
+
+// parts are the keys of a room, of which any may be lost.
+var parts = []string{"online", "beats", "conns", "refs", "users", "roster", "version", "log"}
+
+// jumps are by how much a clock is set forward or back.
+var jumps = []time.Duration{-2 * time.Minute, -10 * time.Second, 3 * time.Second, time.Minute, time.Hour}
 
 // trouble is one thing that goes wrong in a round.
 type trouble struct {
 	kind    kind
 	replica int // -1: Redis
+
+	room string        // of Redis: whose key, or master
+	part string        // remove, spoil
+	by   time.Duration // jump
 
 	// begin and end are counted from the beginning of the round. Some troubles
 	// have no length.
@@ -56,8 +77,15 @@ func (t trouble) String() string {
 	text := string(t.kind)
 	if t.replica >= 0 {
 		text += fmt.Sprintf(" %d", t.replica+1)
-	} else if t.kind != flush {
+	}
+	switch t.kind {
+	case remove, spoil:
+		text += " " + t.part + " of " + t.room
+	case jump:
+		text += " " + t.by.String()
+	case restart, full, freeze, deafen:
 		text += " Redis"
+	case kill, stop, drain, flush, failover:
 	}
 	if t.end > t.begin {
 		text += fmt.Sprintf(" %.1f s", (t.end - t.begin).Seconds())
@@ -65,8 +93,20 @@ func (t trouble) String() string {
 	return text
 }
 
-// losesData reports whether Redis is empty after it.
-func (t trouble) losesData() bool { return t.kind == flush || t.kind == restart }
+// losesData reports whether Redis has lost a room after it, or more. Keys expire when the
+// clock is set forward; a replica that takes the place of a master may lack what came last.
+func (t trouble) losesData(cluster bool) bool {
+	switch t.kind {
+	case flush, restart, remove, spoil:
+		return true
+	case jump:
+		return t.by > 0
+	case freeze:
+		return cluster
+	case kill, stop, drain, full, deafen, failover:
+	}
+	return false
+}
 
 // habit is what kind of visitor somebody is.
 type habit string
@@ -148,9 +188,9 @@ func (r round) String() string {
 	return strings.Join(list, ", ")
 }
 
-// planned returns the nth round of a seed. It is the same each time, whatever
-// happened in the rounds before.
-func planned(seed uint64, n int) round {
+// planned returns the nth round of a seed, on one server or on a Cluster. It is the same
+// each time, whatever happened in the rounds before.
+func planned(seed uint64, n int, cluster bool) round {
 	random := rand.New(rand.NewPCG(seed, uint64(n)))
 	between := func(least, most time.Duration) time.Duration {
 		return least + time.Duration(random.Int64N(int64(most-least))).Round(time.Millisecond)
@@ -163,10 +203,17 @@ func planned(seed uint64, n int) round {
 			t.kind = []kind{kill, kill, stop, stop, drain}[random.IntN(5)]
 			t.end = t.begin + between(300*time.Millisecond, roundLength-t.begin)
 		} else {
-			t.kind = []kind{flush, flush, restart, restart, full, full, freeze, deafen}[random.IntN(8)]
+			kinds := redisTroubles
+			if cluster {
+				kinds = clusterTroubles
+			}
+			t.kind = kinds[random.IntN(len(kinds))]
 			t.end = t.begin + between(100*time.Millisecond, roundLength-t.begin)
-			if t.kind == flush || t.kind == deafen {
+			t.room, t.part, t.by = rooms[random.IntN(len(rooms))], parts[random.IntN(len(parts))], jumps[random.IntN(len(jumps))]
+			switch t.kind {
+			case flush, deafen, remove, spoil, jump, failover:
 				t.end = t.begin
+			case restart, full, freeze, kill, stop, drain:
 			}
 		}
 		r.troubles = append(r.troubles, t)
@@ -200,12 +247,13 @@ func planned(seed uint64, n int) round {
 
 func TestSeedMakesTheSameRounds(t *testing.T) {
 	t.Parallel()
-	for n := range 200 {
-		a, b := planned(7, n), planned(7, n)
+	for n := range 400 {
+		cluster := n%2 == 1
+		a, b := planned(7, n, cluster), planned(7, n, cluster)
 		if !reflect.DeepEqual(a, b) {
 			t.Fatalf("round %d differs from itself", n)
 		}
-		if reflect.DeepEqual(a, planned(8, n)) {
+		if reflect.DeepEqual(a, planned(8, n, cluster)) {
 			t.Errorf("round %d is the same for two seeds", n)
 		}
 		if len(a.troubles) < 1 || len(a.troubles) > numReplicas {

@@ -19,8 +19,10 @@ import (
 const (
 	// calm is how long it may take at most after the last trouble until all is
 	// right again: leases run out, those who closed their tabs leave, pages come
-	// back, Redis gets back what it lost, and lost messages are made up for.
-	calm = ttl + time.Second + grace + time.Second + heartbeat + resync + slack
+	// back, Redis gets back what it lost, and lost messages are made up for. On a
+	// Cluster a replica may have to take the place of a master before that.
+	calm     = ttl + time.Second + grace + time.Second + heartbeat + resync + slack
+	takeOver = 4 * time.Second
 
 	// still is for how long it has to stay so.
 	still = 500 * time.Millisecond
@@ -54,7 +56,7 @@ func (w *world) agree(people []*person) (took time.Duration, there map[string]tr
 		there, wrong = w.look(people, begun)
 		now := time.Now()
 		switch {
-		case len(wrong) > 0 && now.Sub(begun) > calm:
+		case len(wrong) > 0 && now.Sub(begun) > w.calm():
 			return now.Sub(begun), there, wrong
 		case len(wrong) > 0:
 			right = time.Time{}
@@ -65,6 +67,14 @@ func (w *world) agree(people []*person) (took time.Duration, there map[string]tr
 		}
 		<-tick.C
 	}
+}
+
+// calm is how long it may take until all agree.
+func (w *world) calm() time.Duration {
+	if w.cluster != nil {
+		return calm + takeOver
+	}
+	return calm
 }
 
 // look compares everything with everything, the pages first: the rest only when
@@ -244,13 +254,18 @@ func (w *world) lookAtRedis(there map[string]truth) (wrong []string) {
 			wrong = append(wrong, "Redis, "+room+": "+fmt.Sprintf(format, args...))
 		}
 		key := "presence:{" + room + "}:"
-		pipe := w.admin.TxPipeline()
+		redis, err := w.redisOf(ctx, key)
+		if err != nil {
+			say("%v", err)
+			return wrong
+		}
+		pipe := redis.TxPipeline()
 		online, beats := pipe.SMembers(ctx, key+"online"), pipe.ZRange(ctx, key+"beats", 0, -1)
 		conns, refs := pipe.HGetAll(ctx, key+"conns"), pipe.HGetAll(ctx, key+"refs")
 		users, roster := pipe.HGetAll(ctx, key+"users"), pipe.ZRange(ctx, key+"roster", 0, -1)
-		listed := pipe.ZScore(ctx, "presence:rooms", room)
 		keys := pipe.Keys(ctx, strings.ReplaceAll(strings.ReplaceAll(key, "{", `\{`), "}", `\}`)+"*")
 		_, _ = pipe.Exec(ctx) // each has its own error
+		listed := w.admin.ZScore(ctx, "presence:rooms", room)
 		for _, err := range []error{online.Err(), beats.Err(), conns.Err(), refs.Err(), users.Err(), roster.Err(), keys.Err()} {
 			if err != nil {
 				say("%v", err)
@@ -298,7 +313,7 @@ func (w *world) lookAtRedis(there map[string]truth) (wrong []string) {
 			say("is not on the list of rooms: %v", listed.Err())
 		}
 		for _, key := range keys.Val() {
-			if life, err := w.admin.PTTL(ctx, key).Result(); err != nil || life == -1 {
+			if life, err := redis.PTTL(ctx, key).Result(); err != nil || life == -1 {
 				say("%s lives for ever (%v, %v)", key, life, err)
 			}
 		}

@@ -127,7 +127,7 @@ func (r *screening) disturbed(replica string, catchUp time.Duration) []span {
 // lost reports whether Redis lost its data in a time, or a moment before or after.
 func (r *screening) lost(s span) bool {
 	for _, h := range r.past {
-		if h.losesData() && h.from.Add(-heartbeat).Before(s.to) && h.to.Add(heartbeat).After(s.from) {
+		if h.losesData(r.w.cluster != nil) && h.from.Add(-heartbeat).Before(s.to) && h.to.Add(heartbeat).After(s.from) {
 			return true
 		}
 	}
@@ -241,7 +241,7 @@ func (r *screening) presencePlain(tb *tab, present map[string][]span) {
 			}
 		}
 		for _, h := range r.past {
-			if h.losesData() && h.to.After(l.begun) && h.from.Before(part.to) {
+			if h.losesData(r.w.cluster != nil) && h.to.After(l.begun) && h.from.Before(part.to) {
 				part.to = h.from
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -38,10 +37,14 @@ const (
 // world is the servers, and what has happened to them.
 type world struct {
 	t        *testing.T
-	redis    *redistest.Server
+	redis    *redistest.Server // nil: on cluster
+	cluster  *harness.Cluster  // nil: on redis
+	clock    *redistest.Clock  // of redis; nil: that of the machine
+	ahead    time.Duration     // of the machine's clock
 	admin    redis.UniversalClient
 	replicas []*harness.Replica
 	balancer *harness.HAProxy
+	hit      map[int]*redistest.Server // what troubles of this round have hit on Redis, by their number
 
 	begun time.Time
 
@@ -49,14 +52,26 @@ type world struct {
 	timeline []string
 }
 
-// newWorld starts three replicas behind the balancer over one Redis.
-func newWorld(t *testing.T) *world {
+// newWorld starts three replicas behind the balancer over one Redis, or a Cluster.
+func newWorld(t *testing.T, cluster bool) *world {
 	t.Helper()
-	w := &world{t: t, redis: redistest.Start(t)}
-	w.admin = w.redis.Client(t)
+	w := &world{t: t, hit: map[int]*redistest.Server{}}
+	var url string
+	if cluster {
+		w.cluster = harness.StartCluster(t, nil)
+		w.admin, url = clientOf(t, w.cluster), w.cluster.URL()
+	} else {
+		if redistest.HasClocks() {
+			w.clock = redistest.NewClock(t)
+			w.redis = redistest.StartWithClock(t, w.clock)
+		} else {
+			w.redis = redistest.Start(t)
+		}
+		w.admin, url = w.redis.Client(t), w.redis.URL()
+	}
 	var addrs []string
 	for range numReplicas {
-		r := harness.Start(t, "-redis-url", w.redis.URL(), "-trusted-proxies", "127.0.0.0/8", "-log-format", "json",
+		r := harness.Start(t, "-redis-url", url, "-trusted-proxies", "127.0.0.0/8", "-log-format", "json",
 			"-heartbeat-interval", heartbeat.String(), "-member-ttl", ttl.String(), "-leave-grace", grace.String(),
 			"-shutdown-timeout", shutdown.String())
 		w.replicas = append(w.replicas, r)
@@ -68,6 +83,19 @@ func newWorld(t *testing.T) *world {
 	})
 	w.begun = time.Now()
 	return w
+}
+
+// clientOf returns a client of the Cluster that may do everything.
+func clientOf(t *testing.T, c *harness.Cluster) redis.UniversalClient {
+	t.Helper()
+	o := &redis.ClusterOptions{ContextTimeoutEnabled: true, DisableIdentity: true}
+	o.Username, o.Password = redistest.Auth()
+	for _, n := range c.Nodes {
+		o.Addrs = append(o.Addrs, n.Addr)
+	}
+	client := redis.NewClusterClient(o)
+	t.Cleanup(func() { _ = client.Close() })
+	return client
 }
 
 // at is how an instant is written in the timeline.
@@ -111,14 +139,15 @@ func (w *world) carryOut(list []trouble) []happened {
 		steps = append(steps, step{tr.begin, func() {
 			w.note("BEGIN %v", tr)
 			past[i].from = time.Now()
-			w.begin(tr)
+			w.begin(i, tr)
 		}}, step{tr.end, func() {
-			w.end(tr)
+			w.end(i, tr)
 			past[i].to = time.Now()
 			w.note("END   %v", tr)
 		}})
 	}
 	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
+	clear(w.hit)
 	begun := time.Now()
 	for _, s := range steps {
 		waitUntil(begun.Add(s.at))
@@ -134,8 +163,13 @@ func waitUntil(at time.Time) {
 	<-timer.C
 }
 
-func (w *world) begin(tr trouble) {
+// begin begins the nth trouble of a round.
+func (w *world) begin(n int, tr trouble) {
 	w.t.Helper()
+	key := "presence:{" + tr.room + "}:" + tr.part
+	if tr.replica < 0 {
+		w.hit[n] = w.serverOf(tr.room)
+	}
 	switch tr.kind {
 	case kill:
 		w.replicas[tr.replica].Kill()
@@ -144,19 +178,59 @@ func (w *world) begin(tr trouble) {
 	case drain:
 		w.replicas[tr.replica].Terminate()
 	case flush:
-		w.ask("flushall")
+		w.ask(n, "flushall")
 	case restart:
-		w.redis.Kill()
+		w.hit[n].Kill()
 	case full:
-		w.ask("config", "set", "maxmemory", 1)
+		w.ask(n, "config", "set", "maxmemory", 1)
 	case freeze:
-		w.redis.Pause()
+		w.hit[n].Pause()
 	case deafen:
-		w.ask("client", "kill", "type", "pubsub")
+		w.ask(n, "client", "kill", "type", "pubsub")
+	case remove:
+		w.ask(n, "del", key)
+	case spoil:
+		// In one step: nobody is to make it anew in between.
+		w.ask(n, "eval", spoilScript, 1, key)
+	case jump:
+		if w.clock != nil {
+			w.ahead += tr.by
+			w.clock.Step(w.ahead)
+		}
+	case failover:
+		w.cluster.Failover(w.hit[n])
 	}
 }
 
-func (w *world) end(tr trouble) {
+// spoilScript makes a key one of a type that no key of a room has.
+const spoilScript = `
+redis.call('DEL', KEYS[1])
+redis.call('RPUSH', KEYS[1], 'spoiled')
+return redis.call('PEXPIRE', KEYS[1], 60000)`
+
+// serverOf is the server of the keys of a room.
+func (w *world) serverOf(room string) *redistest.Server {
+	w.t.Helper()
+	if w.cluster == nil {
+		return w.redis
+	}
+	owner := w.cluster.Owner(room)
+	if owner == nil {
+		w.t.Fatalf("no master of the Cluster serves %s", room)
+	}
+	return owner
+}
+
+// redisOf is a client of the server that has a key.
+func (w *world) redisOf(ctx context.Context, key string) (redis.Cmdable, error) {
+	if c, ok := w.admin.(*redis.ClusterClient); ok {
+		return c.MasterForKey(ctx, key)
+	}
+	return w.admin, nil
+}
+
+// end ends the nth trouble of a round.
+func (w *world) end(n int, tr trouble) {
 	w.t.Helper()
 	switch tr.kind {
 	case kill:
@@ -178,22 +252,20 @@ func (w *world) end(tr trouble) {
 		}
 		r.Relaunch()
 	case restart:
-		w.redis.Restart()
+		w.hit[n].Restart()
 	case full:
-		w.ask("config", "set", "maxmemory", 0)
+		w.ask(n, "config", "set", "maxmemory", 0)
 	case freeze:
-		w.redis.Continue()
-	case flush, deafen: // are over already
+		w.hit[n].Continue()
+	case flush, deafen, remove, spoil, jump, failover: // are over already
 	}
 }
 
-// ask has Redis do something that it can't refuse.
-func (w *world) ask(command ...any) {
+// ask has the server that the nth trouble is about do something that it can't refuse.
+func (w *world) ask(n int, command ...any) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	if err := w.admin.Do(ctx, command...).Err(); err != nil && !errors.Is(err, redis.Nil) {
-		w.t.Fatalf("%v: %v", command, err)
+	if reply := w.hit[n].Do(command...); reply == "" {
+		w.t.Fatalf("%v: no answer", command)
 	}
 }
 

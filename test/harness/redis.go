@@ -194,6 +194,25 @@ func startCluster(t testing.TB, secure *redistest.Certificate, nodes int) *Clust
 // URL is what -redis-url takes.
 func (c *Cluster) URL() string { return redistest.URL("cluster", c.Nodes...) + c.secure.Query() }
 
+// Settle waits until every slot has a master, and every master a replica that is in sync.
+func (c *Cluster) Settle() {
+	c.t.Helper()
+	redistest.Eventually(c.t, 30*time.Second, "every master has a replica", func() bool {
+		masters := 0
+		for _, n := range c.Nodes {
+			said := n.Do("info", "replication")
+			if !strings.Contains(said, "role:master") {
+				continue
+			}
+			if strings.Count(said, "state=online") != 1 || !strings.Contains(n.Do("cluster", "info"), "cluster_state:ok") {
+				return false
+			}
+			masters++
+		}
+		return masters == clusterMasters
+	})
+}
+
 // Slot is the slot of a hash tag.
 func (c *Cluster) Slot(tag string) int {
 	for _, n := range c.Nodes {
