@@ -31,7 +31,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(everything{m}) }
 
 // everything are all tests. They fail where openapi.json describes an answer that none of
-// them got. Those of internal/app watch, and call too often.
+// them got. Those of internal/app call too often, and watch.
 type everything struct{ *testing.M }
 
 // Run runs them.
@@ -42,7 +42,7 @@ func (e everything) Run() int {
 		return code
 	}
 	for _, answer := range contract.Unseen() {
-		if !strings.Contains(answer, "/events ") && !strings.HasSuffix(answer, " 429") {
+		if !strings.HasSuffix(answer, " 429") {
 			fmt.Println("no test is answered", answer)
 			code = 1
 		}

@@ -253,6 +253,9 @@ func TestLimitsOfRoomsAndAddresses(t *testing.T) {
 		s.want(201, "PUT", "/v1/rooms/lobby/connections/c3", `{"user":"b"}`)
 		for path, status := range map[string]int{"/v1/rooms/lobby/events?join=c4&user=c": 409, "/v1/rooms/lobby/events?join=c4&user=b": 200, "/v1/rooms/lobby/events": 200, "/v1/rooms/tea/events?join=c4&user=c": 200} {
 			s.want(status, "HEAD", path, "")
+			if status == 409 {
+				s.want(status, "GET", path, "").has(t, "code", "room_full")
+			}
 		}
 		s.want(200, "GET", "/v1/rooms/lobby", "").has(t, "users", "2", "connections", "3") // HEAD joins nobody
 		who := as(token("t", time.Hour, everywhere))
