@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -259,6 +260,11 @@ func (g *Grant) May(right Right, room string) bool {
 		}
 	}
 	return false
+}
+
+// Concerns reports whether g has rights of its own in room, beside what everybody may there.
+func (g *Grant) Concerns(room string) bool {
+	return slices.ContainsFunc(g.rules, func(r rule) bool { return r.rights != 0 && r.pattern.Match(room) })
 }
 
 // Rooms returns the rooms in which right is granted, apart from each other and in the order

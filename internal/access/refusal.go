@@ -46,7 +46,7 @@ func (r *Refusal) Error() string { return r.Detail }
 func newRefusals(reg prometheus.Registerer) *prometheus.CounterVec {
 	total := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "presence_grants_refused_total",
-		Help: "Calls of the API that were refused for their credentials, by reason.",
+		Help: "Calls of the API, and visits of pages with a token, that were refused for their credentials, by reason.",
 	}, []string{"reason"})
 	if reg != nil {
 		reg.MustRegister(total)

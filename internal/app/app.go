@@ -119,6 +119,7 @@ func NewOf(parts Parts, config Config, log *slog.Logger) (_ *App, err error) {
 		secret = []byte(text)
 	}
 	a.cookies = session.New(secret)
+	a.cookies.Framed = len(config.embedders()) > 0
 	a.secret = newSecret(a.cookies, config.SessionSecretFile == "" && config.RedisURL != "")
 
 	if err := a.openAccess(); err != nil {
@@ -207,6 +208,7 @@ func (a *App) makePages() error {
 		Logger:  a.log,
 
 		MemberTTL:  a.config.MemberTTL,
+		Guard:      a.cookies.Guard,
 		Address:    forwarded.ClientKey,
 		Allow:      func(r *http.Request) bool { return a.limiter.allow(forwarded.ClientKey(r)) },
 		Registerer: a.registry,

@@ -468,7 +468,7 @@ type tabSocket struct {
 // open opens the socket of a tab of b.
 func (b *browser) open(a *running, path string) *tabSocket {
 	b.t.Helper()
-	u, err := url.Parse(a.url("/"))
+	u, err := url.Parse(a.url(path))
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -42,9 +42,10 @@ type Config struct {
 	LeaveGrace        time.Duration
 	Coalesce          time.Duration
 
-	AllowedOrigins string
-	APIOrigins     string
-	TrustedProxies string
+	AllowedOrigins   string
+	AllowedEmbedders string
+	APIOrigins       string
+	TrustedProxies   string
 
 	MaxConnections      int
 	MaxConnectionsPerIP int
@@ -110,13 +111,14 @@ func (c *Config) Flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.TokenJWKS, "token-jwks", c.TokenJWKS, "file, or https:// address, of the JSON Web Key Set with the public keys of member tokens (RS256, ES256, EdDSA), read again every 5 minutes and when a token names a new key; empty: no such tokens are accepted")
 	fs.StringVar(&c.TokenAudience, "token-audience", c.TokenAudience, "audience that member tokens must name (aud); empty: any or none")
 	fs.IntVar(&c.KeyRate, "key-rate", c.KeyRate, "most calls a second of one API key through this replica, with bursts of twice as many; 0: no limit")
-	fs.StringVar(&c.PublicRooms, "public-rooms", c.PublicRooms, "comma-separated rooms, or prefixes followed by *, that everybody may see; other rooms have no page, and reading them needs a key or token; empty: no room is public")
+	fs.StringVar(&c.PublicRooms, "public-rooms", c.PublicRooms, "comma-separated rooms, or prefixes followed by *, that everybody may see; the page of other rooms needs a token, and reading them a key or token; empty: no room is public")
 	fs.BoolVar(&c.Page, "page", c.Page, "serve the pages of rooms, and /rooms; false: only the API")
 	fs.DurationVar(&c.HeartbeatInterval, "heartbeat-interval", c.HeartbeatInterval, "time between two renewals of a member")
 	fs.DurationVar(&c.MemberTTL, "member-ttl", c.MemberTTL, "how long a member counts without renewal; at least twice the heartbeat interval")
 	fs.DurationVar(&c.LeaveGrace, "leave-grace", c.LeaveGrace, "how long a member whose socket is gone still counts")
 	fs.DurationVar(&c.Coalesce, "coalesce", c.Coalesce, "shortest time between two pushes of a room to the viewers of one replica")
 	fs.StringVar(&c.AllowedOrigins, "allowed-origins", c.AllowedOrigins, "comma-separated origins, such as https://example.org, that may open sockets and post forms; empty: the page's own only")
+	fs.StringVar(&c.AllowedEmbedders, "allowed-embedders", c.AllowedEmbedders, "comma-separated origins whose pages may show ours in a frame, for which the server has to be reached over HTTPS; empty: none may")
 	fs.StringVar(&c.APIOrigins, "api-origins", c.APIOrigins, "comma-separated origins whose pages may call /v1 (CORS), or *; empty: the server's own only")
 	fs.StringVar(&c.TrustedProxies, "trusted-proxies", c.TrustedProxies, "comma-separated CIDRs of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed")
 	fs.IntVar(&c.MaxConnections, "max-connections", c.MaxConnections, "most sockets of this replica, beyond which they are closed with 1013; 0: no limit")
@@ -194,6 +196,11 @@ func (c *Config) Validate() error {
 			return bad("public-rooms", pattern, err.Error())
 		}
 	}
+	for _, origin := range c.embedders() {
+		if !isOrigin(origin) || strings.ContainsAny(origin, "*;'\"") {
+			return bad("allowed-embedders", origin, "an origin is http:// or https://, a host and perhaps a port, and nothing else; each has to be named")
+		}
+	}
 	for _, origin := range c.origins() {
 		if !isOrigin(origin) {
 			return bad("allowed-origins", origin, "an origin is http:// or https://, a host and perhaps a port, and nothing else")
@@ -229,6 +236,9 @@ func scheme(raw string) string {
 
 // origins are the allowed origins besides the page's own.
 func (c *Config) origins() []string { return commaList(c.AllowedOrigins) }
+
+// embedders are the origins whose pages may frame ours.
+func (c *Config) embedders() []string { return commaList(c.AllowedEmbedders) }
 
 // publicRooms are the patterns of the rooms that everybody may see.
 func (c *Config) publicRooms() []string { return append([]string{}, commaList(c.PublicRooms)...) }

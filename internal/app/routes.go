@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"presence/api"
-	"presence/internal/access"
 	"presence/internal/controller"
 	"presence/internal/forwarded"
 	"presence/internal/httpapi"
@@ -142,8 +141,8 @@ func roomOf(r *http.Request) string {
 // onlyRooms lets through what a page of a room can be asked for.
 func (a *App) onlyRooms(page http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !a.hasPage(roomOf(r)) {
-			a.notFound(w)
+		r, ok := a.hasPage(w, r, roomOf(r))
+		if !ok {
 			return
 		}
 		switch r.Method {
@@ -183,9 +182,10 @@ func (a *App) badForm(w http.ResponseWriter, err error) {
 
 // withoutSlash leads from an address with a slash at its end to the one without.
 func (a *App) withoutSlash(w http.ResponseWriter, r *http.Request) {
-	if room := r.PathValue("room"); room != "" && !a.hasPage(room) {
-		a.notFound(w)
-		return
+	if room := r.PathValue("room"); room != "" {
+		if _, ok := a.hasPage(w, r, room); !ok {
+			return
+		}
 	}
 	to := url.URL{Path: strings.TrimSuffix(r.URL.Path, "/"), RawQuery: r.URL.RawQuery}
 	http.Redirect(w, r, to.String(), http.StatusPermanentRedirect)
@@ -265,19 +265,13 @@ func (a *App) notFound(w http.ResponseWriter) {
 	a.notice(w, http.StatusNotFound, n)
 }
 
-// hasPage reports whether there can be a room of that name, and everybody may see it. No
-// credentials open a page.
-func (a *App) hasPage(room string) bool {
-	return presence.CheckRoom(room) == nil && a.access.Anybody().May(access.Observe, room)
-}
-
 // home is where the name of the site leads: to the lobby, unless it has no page; empty
 // where there are no pages.
 func (a *App) home() string {
 	switch {
 	case !a.config.Page:
 		return ""
-	case a.hasPage(controller.Lobby):
+	case a.isPublic(controller.Lobby):
 		return controller.RoomPath(controller.Lobby)
 	default:
 		return "/rooms"
@@ -303,7 +297,7 @@ func (a *App) page(w http.ResponseWriter, status int, page interface {
 
 // secure sets the headers that keep a browser from being used against us.
 func (a *App) secure(next http.Handler) http.Handler {
-	policy := contentPolicy(a.assets.Origins())
+	policy := contentPolicy(a.assets.Origins(), a.config.embedders())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", policy)
@@ -323,8 +317,12 @@ func (a *App) secure(next http.Handler) http.Handler {
 // client 0.25.1 puts into the page. A browser test fails when they change.
 const clientStyles = "'sha256-tn5QAQTrBfr6g5S0WnBprqsjxFkLlXrdlKagTj3E+dQ=' 'sha256-6ZphanzaLuLsy/h29N+gmUlIjv0zp3A7L3iJxCr5PTU='"
 
-// contentPolicy is the Content-Security-Policy (CSP level 3) of all answers.
-func contentPolicy(origins []string) string {
+// contentPolicy is the Content-Security-Policy (CSP level 3) of all answers, which load from
+// origins and may be framed by embedders.
+func contentPolicy(origins, embedders []string) string {
+	if len(embedders) == 0 {
+		embedders = []string{"'none'"}
+	}
 	others := strings.Join(append([]string{""}, origins...), " ")
 	return strings.Join([]string{
 		"default-src 'none'",
@@ -334,7 +332,7 @@ func contentPolicy(origins []string) string {
 		"connect-src 'self'",
 		"form-action 'self'",
 		"base-uri 'none'",
-		"frame-ancestors 'none'",
+		"frame-ancestors " + strings.Join(embedders, " "),
 	}, "; ")
 }
 

@@ -80,6 +80,10 @@ type Options struct {
 	// default.
 	MemberTTL time.Duration
 
+	// Guard gives a cookie that answers a request what all of ours have in common; nil
+	// means nothing.
+	Guard func(*http.Request, *http.Cookie)
+
 	// Address returns what limits know the sender of a request by, and Allow
 	// reports whether that one may join without a socket once more now; nil means
 	// that all share one address, and may.
@@ -117,6 +121,9 @@ func New(rep *replica.Replica, rooms *room.Rooms, opts Options) *Controller {
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Guard == nil {
+		opts.Guard = func(*http.Request, *http.Cookie) {}
 	}
 	if opts.Address == nil {
 		opts.Address = func(*http.Request) string { return "" }
@@ -157,6 +164,10 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 		return s, fmt.Errorf("mount: %w", err)
 	}
 	s.Room, s.Visit = v.room, v.id
+	s.As, s.Given, s.Watching = v.identity.shown()
+	if v.identity.hasEnded() {
+		ctx.SetFlash(flashNotice, endedNotice)
+	}
 	s.Replica, s.Backend, s.Home = c.opts.Replica, c.opts.Backend, c.opts.Home
 	s.Refresh = int(c.opts.Refresh.Seconds())
 	if v.socket {
@@ -185,6 +196,9 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 // Loading a page changes nothing that others see but this: a browser without
 // JavaScript that has a cookie of ours is renewed, and put back where Redis lost it.
 func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, found bool, err error) {
+	if !v.identity.mayJoin() {
+		return presence.User{}, false, nil
+	}
 	load := v.request.Method == http.MethodGet
 	if v.bare && load && v.kept == nil {
 		return presence.User{}, false, nil
@@ -218,7 +232,7 @@ func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, 
 // renew returns who is in the room through a connection of the browser of v, and whether
 // anybody is. One that has no socket is renewed by it.
 func (c *Controller) renew(ctx context.Context, v *visit, id string) (user presence.User, found bool, err error) {
-	conns, err := c.replica.Renew(ctx, v.room, []string{id}, c.opts.MemberTTL, v.address)
+	conns, err := c.replica.Renew(ctx, v.room, []string{id}, v.conn("").Lease(c.opts.MemberTTL), v.address)
 	if err != nil {
 		return presence.User{}, false, err //nolint:wrapcheck // says what was tried
 	}
@@ -237,6 +251,7 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 	}
 	wait, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
+	v.expire()
 	v.page = c.pages.Open(v.room, v)
 	v.viewer = c.rooms.Enter(wait, v.room, v.page.Audience())
 	v.viewer.Saw(room.View{}) // nothing yet
@@ -275,7 +290,10 @@ func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) Pres
 // find has the visit's tab be in the room through its socket, if it is there already:
 // since the browser joined by a form before the tab had a key, or as itself.
 func (c *Controller) find(ctx context.Context, v *visit) (*replica.Member, error) {
-	conn := presence.Connection{ID: v.connection, Generation: v.generation, Address: v.address}
+	if !v.identity.mayJoin() {
+		return nil, nil //nolint:nilnil // nobody
+	}
+	conn := v.conn(v.generation)
 	if v.adopt != "" {
 		early := conn
 		early.Generation = presence.NewGeneration()
@@ -305,7 +323,7 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 		return s, errNoVisit
 	}
 	typed := typedName(ctx.Get)
-	name, err := presence.CleanName(typed)
+	name, err := v.identity.nameOf(typed)
 	if err != nil {
 		c.metrics.count(actionJoin, err)
 		return s, v.refuse(ctx, typed, err)
@@ -314,14 +332,10 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 		c.metrics.count(actionJoin, errStranger)
 		return s, v.refuse(ctx, typed, errStranger)
 	}
-	conn := presence.Connection{
-		ID: v.connection,
-		// Each join has its own: what the visit's former one still has to say, a
-		// heartbeat or its undoing, is then about nobody.
-		Generation: presence.NewGeneration(),
-		User:       c.user(v, name),
-		Address:    v.address,
-	}
+	// Each join has its own generation: what the visit's former one still has to say, a
+	// heartbeat or its undoing, is then about nobody.
+	conn := v.conn(presence.NewGeneration())
+	conn.User = c.user(v, name)
 	began := time.Now()
 	wait, cancel := context.WithDeadline(ctx, v.answerBy())
 	defer cancel()
@@ -414,14 +428,17 @@ func (c *Controller) browser(v *visit) string { return c.opts.Keys().ConnectionI
 // put makes user present through the connection of a visit that has no socket, until its
 // page has been reloaded for the last time.
 func (c *Controller) put(ctx context.Context, v *visit, user presence.User) (presence.Occupancy, error) {
-	held, err := c.replica.Put(ctx, v.room, store.Wanted{
-		Connection: presence.Connection{ID: v.connection, User: user, Address: v.address}, TTL: c.opts.MemberTTL, SetName: true,
-	})
+	conn := v.conn("")
+	conn.User = user
+	held, err := c.replica.Put(ctx, v.room, store.Wanted{Connection: conn, TTL: conn.Lease(c.opts.MemberTTL), SetName: true})
 	return held.Occupancy, err //nolint:wrapcheck // says what was tried
 }
 
 // user is who joins under name in the browser of v.
 func (c *Controller) user(v *visit, name string) presence.User {
+	if i := v.identity; i.isUser() {
+		return presence.User{ID: i.User, Name: name, Meta: i.Meta}
+	}
 	return presence.User{ID: c.opts.Keys().UserID(v.session, name), Name: name, Guest: true}
 }
 
@@ -526,6 +543,12 @@ func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error
 	var name *presence.NameError
 	key, message := flashNotice, "This did not happen: something went wrong. Please try again."
 	switch {
+	case errors.Is(err, errMayNotJoin):
+		message = "You may watch this room, but not join it."
+	case errors.Is(err, errAccessEnded):
+		message = endedNotice
+	case errors.As(err, &name) && v.identity.hasName():
+		message = "You can't join: the name that you were given can't be used here."
 	case errors.As(err, &name):
 		key, message = flashName, name.Reason
 	case errors.Is(err, presence.ErrRoomFull):

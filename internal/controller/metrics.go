@@ -22,6 +22,7 @@ const (
 	reasonAddress      = "address"        // -max-rooms-per-ip, -max-members-per-ip
 	reasonRedisFull    = "redis_full"     // Redis has no memory left
 	reasonDamaged      = "damaged"        // the room's data is not what a server writes
+	reasonAccess       = "access"         // the visitor's token does not allow it, or has expired
 	reasonUnavailable  = "unavailable"    // Redis did not answer in time
 	reasonOther        = "other"
 )
@@ -31,6 +32,8 @@ func reasonOf(err error) string {
 	switch {
 	case errors.As(err, new(*presence.NameError)):
 		return reasonName
+	case errors.Is(err, errMayNotJoin), errors.Is(err, errAccessEnded):
+		return reasonAccess
 	case errors.Is(err, presence.ErrRoomFull):
 		return reasonRoomFull
 	case errors.Is(err, presence.ErrTooManyRooms):
@@ -81,7 +84,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 			exists(action, reason)
 		}
 	}
-	for _, reason := range []string{reasonName, reasonRoomFull, reasonTooManyRooms, reasonAddress} {
+	for _, reason := range []string{reasonName, reasonRoomFull, reasonTooManyRooms, reasonAddress, reasonAccess} {
 		exists(actionJoin, reason)
 	}
 	return m

@@ -35,6 +35,12 @@ type PresenceState struct {
 	Joined   bool   `live:"own"`
 	UserID   string `live:"own"`
 
+	// As is the user whom a token speaks for, Given the name that it gives, and Watching
+	// says that it does not let its bearer join. "" for guests, who name themselves.
+	As       string `live:"own"`
+	Given    string `live:"own"`
+	Watching bool   `live:"own"`
+
 	// What follows is shared by all who look at the room.
 
 	Known       bool  `live:"shared"` // whether the numbers are known at all

@@ -44,6 +44,9 @@ type visit struct {
 	kept       *kept  // what a bare browser keeps of the room; nil: nothing that we gave it
 	adopt      string // the user as whom the browser joined before its tab had a key, or ""
 
+	identity *Identity   // by a token; nil: a guest
+	expiry   *time.Timer // ends the visit of a socket with the token; nil: nothing does
+
 	// Of visits without a socket.
 	request *http.Request
 	keep    func(*http.Cookie) // sets a cookie, before anything is written
@@ -122,6 +125,9 @@ type Browser interface {
 	// Send sends a frame, which is not modified, without waiting for the browser.
 	// sent, which may be nil, is called once it is on its way, or never will be.
 	Send(frame []byte, sent func()) error
+
+	// CloseWith closes the socket with a code and a reason (RFC 6455, 7.4).
+	CloseWith(code int, reason string) error
 
 	// Through has each frame that livetemplate sends given to then instead.
 	Through(then func(frame []byte) error)
@@ -220,9 +226,10 @@ func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) stri
 			began:      began,
 			bare:       tab == "",
 		}
+		v.identify(r)
 		v.connection = c.opts.Keys().ConnectionID(v.session, tab)
 		if adopt := r.URL.Query().Get(adoptParam); !v.bare && presence.IsID(adopt) {
-			v.adopt = adopt
+			v.adopt = c.adopted(v, adopt)
 		}
 		if !v.socket {
 			if v.bare {
@@ -272,6 +279,9 @@ func (c *Controller) Wait(ctx context.Context) error {
 // end ends the visit of a socket that has closed.
 func (c *Controller) end(ctx context.Context, v *visit) {
 	c.visits.Delete(v.id)
+	if v.expiry != nil {
+		v.expiry.Stop()
+	}
 	v.rendered()
 	if v.viewer != nil {
 		v.page.Close() // before it looks no more
@@ -282,7 +292,7 @@ func (c *Controller) end(ctx context.Context, v *visit) {
 		err = c.replica.Release(v.member)
 	}
 	if v.resuming {
-		err = errors.Join(err, c.replica.Abandon(v.room, v.connection, v.generation))
+		err = errors.Join(err, c.replica.Abandon(v.room, v.conn(v.generation)))
 	}
 	if err != nil {
 		c.log.LogAttrs(ctx, slog.LevelDebug, "connection not released; it ends with its lease", slog.Any("err", err))
@@ -293,7 +303,7 @@ func (c *Controller) end(ctx context.Context, v *visit) {
 // key has a script, which remembers by itself, and joins again by itself.
 func (c *Controller) head(w http.ResponseWriter, r *http.Request, pages http.Handler, hasKey bool, room string) {
 	if _, err := r.Cookie(nameCookiePrefix + room); err == nil && hasKey {
-		http.SetCookie(w, forget(room))
+		http.SetCookie(w, c.forget(r, room))
 	}
 	r = r.Clone(r.Context())
 	r.Header.Del("Upgrade") // a HEAD opens no socket
@@ -315,11 +325,31 @@ func (c *Controller) markEarly(r *http.Request, v *visit) *http.Request {
 	query := r.URL.Query()
 	query.Del(adoptParam)
 	typed := typedName(func(field string) any { return r.PostForm.Get(field) })
-	if name, err := presence.CleanName(typed); err == nil && v.bare && r.PostForm.Get(fieldAction) == actionJoin {
-		query.Set(adoptParam, c.user(v, name).ID)
+	if name, err := v.identity.nameOf(typed); err == nil && v.bare && r.PostForm.Get(fieldAction) == actionJoin {
+		query.Set(adoptParam, c.mark(v, name))
 	}
 	r.URL.RawQuery = query.Encode()
 	return r
+}
+
+// mark is the mark of the page that follows when the browser of v joins under name.
+func (c *Controller) mark(v *visit, name string) string {
+	if v.identity.isUser() { // whose id is not one of ours
+		return c.opts.Keys().UserID(v.session, v.identity.User)
+	}
+	return c.user(v, name).ID
+}
+
+// adopted is the user whom a mark names, "" if it is another's.
+func (c *Controller) adopted(v *visit, mark string) string {
+	switch {
+	case !v.identity.isUser():
+		return mark
+	case mark == c.mark(v, ""):
+		return v.identity.User
+	default:
+		return ""
+	}
 }
 
 // kept is what a browser without JavaScript keeps of a room that it is in.
@@ -337,18 +367,19 @@ func (k *kept) fresh() bool { return time.Now().Before(k.until) }
 // and is signed, for this browser alone. With an empty name it forgets.
 func (c *Controller) nameCookie(v *visit, name string) *http.Cookie {
 	if name == "" {
-		return forget(v.room)
+		return c.forget(v.request, v.room)
 	}
 	age := max(nameCookieRefreshes*c.opts.Refresh, c.opts.MemberTTL+c.opts.Refresh, time.Second)
+	age = max(v.conn("").Lease(age), time.Second)
 	until := strconv.FormatInt(time.Now().Add(age).Unix(), 10)
-	return &http.Cookie{
-		Name:     nameCookiePrefix + v.room,
-		Value:    until + "." + base64.RawURLEncoding.EncodeToString([]byte(name)) + "." + c.signKept(v, name, until),
-		Path:     "/",
-		MaxAge:   int(age.Seconds()),
-		HttpOnly: true,
-		SameSite: http.SameSiteLaxMode,
+	cookie := &http.Cookie{
+		Name:   nameCookiePrefix + v.room,
+		Value:  until + "." + base64.RawURLEncoding.EncodeToString([]byte(name)) + "." + c.signKept(v, name, until),
+		Path:   "/",
+		MaxAge: int(age.Seconds()),
 	}
+	c.opts.Guard(v.request, cookie)
+	return cookie
 }
 
 // signKept is the signature of what a browser keeps.
@@ -357,8 +388,10 @@ func (c *Controller) signKept(v *visit, name, until string) string {
 }
 
 // forget is the cookie that makes a browser forget under which name it is in a room.
-func forget(room string) *http.Cookie {
-	return &http.Cookie{Name: nameCookiePrefix + room, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteLaxMode}
+func (c *Controller) forget(r *http.Request, room string) *http.Cookie {
+	cookie := &http.Cookie{Name: nameCookiePrefix + room, Path: "/", MaxAge: -1}
+	c.opts.Guard(r, cookie)
+	return cookie
 }
 
 const (

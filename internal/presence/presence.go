@@ -1,5 +1,7 @@
 package presence
 
+import "time"
+
 // User is a person in a room.
 type User struct {
 	// ID tells the user from every other user of every room. Two people who
@@ -40,6 +42,19 @@ type Connection struct {
 	// Address is where the browser is, as the replica's limits tell addresses
 	// apart. It is not stored.
 	Address string
+
+	// Until is when the right to be there ends: that of a token. The replica that holds
+	// the connection lets it last no longer. Zero: never. It is not stored.
+	Until time.Time
+}
+
+// Lease is how long a lease of the connection lasts that begins now and should last for
+// most: no longer than until Until, and 0 after that.
+func (c Connection) Lease(most time.Duration) time.Duration {
+	if c.Until.IsZero() {
+		return most
+	}
+	return min(most, max(0, time.Until(c.Until).Truncate(time.Millisecond)))
 }
 
 // Member is a user who is in a room, with all that others see.

@@ -120,7 +120,7 @@ func (r *Replica) beatOnce(ctx context.Context, slot int) { r.beat(ctx, r.member
 // other.
 func (r *Replica) beat(ctx context.Context, lists [][]*Member) {
 	byNode := map[*link][][]*Member{}
-	for _, list := range lists {
+	for _, list := range r.apart(lists) {
 		l := r.links.of(list[0].room)
 		byNode[l] = append(byNode[l], list)
 	}
@@ -141,7 +141,7 @@ func (r *Replica) beatNode(ctx context.Context, lists [][]*Member) {
 		part := lists[start:min(start+beatCalls, len(lists))]
 		beats := make([]*store.Beats, len(part))
 		for i, list := range part {
-			beats[i] = &store.Beats{Room: list[0].room, Leases: make([]store.Lease, len(list))}
+			beats[i] = &store.Beats{Room: list[0].room, Leases: make([]store.Lease, len(list)), TTL: r.lease(list[0].conn)}
 			for j, m := range list {
 				beats[i].Leases[j] = store.Lease{ID: m.conn.ID, Generation: m.conn.Generation}
 			}
@@ -160,6 +160,26 @@ func (r *Replica) beatNode(ctx context.Context, lists [][]*Member) {
 	}
 }
 
+// apart returns lists in which a member is alone whose lease is to be shorter than that of
+// others, and in which those are missing whose right to be there has ended: they end by
+// their leases.
+func (r *Replica) apart(lists [][]*Member) [][]*Member {
+	bounded := func(m *Member) bool { return m.conn.Lease(r.opts.MemberTTL) < r.opts.MemberTTL }
+	for i, list := range lists {
+		if !slices.ContainsFunc(list, bounded) {
+			continue
+		}
+		for _, m := range list {
+			if lease := m.conn.Lease(r.opts.MemberTTL); lease > 0 && bounded(m) {
+				lists = append(lists, []*Member{m})
+				r.endsSoon(m.room, lease)
+			}
+		}
+		lists[i] = slices.DeleteFunc(list, bounded)
+	}
+	return slices.DeleteFunc(lists, func(list []*Member) bool { return len(list) == 0 })
+}
+
 // restore puts members of one room back that Redis does not know, and who have
 // just given a sign of life: a tab that is silent may have gone, or moved, or left
 // elsewhere long ago, and its old socket only not have noticed. Only when Redis
@@ -171,7 +191,7 @@ func (r *Replica) beatNode(ctx context.Context, lists [][]*Member) {
 func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 	lost := make([]store.Lost, len(back))
 	for i, m := range back {
-		lost[i].Connection, lost[i].Answered = m.conn, r.members.heard(m)
+		lost[i] = store.Lost{Connection: m.conn, TTL: r.lease(m.conn), Answered: r.members.heard(m)}
 	}
 	restored := 0
 	birth, errs := r.store.Restore(ctx, room, lost)
@@ -217,7 +237,7 @@ func (r *Replica) revoke(ctx context.Context, m *Member) {
 		r.members.doubt(m.tab(), m.conn.Generation)
 	case in:
 	default:
-		if err := r.store.Release(ctx, m.room, m.conn.ID, m.conn.Generation); err != nil {
+		if err := r.store.ReleaseFor(ctx, m.room, m.conn.ID, m.conn.Generation, m.conn.Lease(r.opts.LeaveGrace)); err != nil {
 			r.roomFailed(ctx, m.room, err)
 		}
 	}

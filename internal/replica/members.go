@@ -402,6 +402,12 @@ func (r *Replica) Attend(ctx context.Context, room string, w store.Wanted, socke
 	return r.join(ctx, room, w.Connection, socket, nil, func() (store.Held, error) { return r.store.Attend(ctx, room, w) })
 }
 
+// lease is how long a lease of conn lasts that begins now. A lease without a time left is
+// one of a millisecond: 0 stands for the member TTL elsewhere.
+func (r *Replica) lease(conn presence.Connection) time.Duration {
+	return max(conn.Lease(r.opts.MemberTTL), time.Millisecond)
+}
+
 // errOutdated is why a request that may have been made long ago is refused.
 var errOutdated = fmt.Errorf("%w: this process was stopped for a while", presence.ErrUnavailable)
 
@@ -429,10 +435,8 @@ func (r *Replica) join(ctx context.Context, room string, conn presence.Connectio
 	}
 	r.saw(ctx, room, held.Birth)
 	r.puts.forget(room, conn.ID)
-	held.Connection.Address = conn.Address
-	m := &Member{room: room, conn: held.Connection, socket: socket}
-	r.members.add(m, former)
-	return m, held, nil
+	held.Connection.Address, held.Connection.Until = conn.Address, conn.Until
+	return r.taken(ctx, room, held.Connection, socket, former), held, nil
 }
 
 // Resume takes over the connection conn.ID of room, if it is there, with the
@@ -449,9 +453,18 @@ func (r *Replica) Resume(ctx context.Context, room string, conn presence.Connect
 	r.saw(ctx, room, birth)
 	r.puts.forget(room, conn.ID)
 	conn.User = was.User
+	return r.taken(ctx, room, conn, socket, nil), nil
+}
+
+// taken takes in the member of a connection that has its lease for the member TTL, in the
+// place of former.
+func (r *Replica) taken(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member) *Member {
 	m := &Member{room: room, conn: conn, socket: socket}
-	r.members.add(m, nil)
-	return m, nil
+	r.members.add(m, former)
+	if r.lease(conn) < r.opts.MemberTTL { // which is too long
+		r.beat(ctx, [][]*Member{{m}})
+	}
+	return m
 }
 
 // Adopt moves the connection from of room, which has no socket and by which userID is
@@ -473,8 +486,7 @@ func (r *Replica) Adopt(ctx context.Context, room, from, userID string, conn pre
 		return nil, err
 	}
 	conn.User = held.Connection.User
-	m := &Member{room: room, conn: conn, socket: socket}
-	r.members.add(m, nil)
+	m := r.taken(ctx, room, conn, socket, nil)
 	r.puts.forget(room, from)
 	other := tabKey{room, from}
 	if _, err := r.leave(ctx, other, was.Generation); err != nil {
@@ -539,13 +551,27 @@ func (r *Replica) leave(ctx context.Context, tab tabKey, generation string) (pre
 // stays until its lease runs out.
 func (r *Replica) Release(m *Member) error {
 	r.members.remove(m)
-	return r.Abandon(m.room, m.conn.ID, m.conn.Generation)
+	return r.release(m.room, m.conn)
 }
 
-// Abandon says that a socket is gone that may have the connection id of room, since
-// the outcome of a Resume is not known. The rest is as with Release.
-func (r *Replica) Abandon(room, id, generation string) error {
+// release says that the socket is gone that had conn, for which nobody comes back after
+// conn.Until.
+func (r *Replica) release(room string, conn presence.Connection) error {
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()
-	return r.store.Release(ctx, room, id, generation)
+	grace := conn.Lease(r.opts.LeaveGrace)
+	err := r.store.ReleaseFor(ctx, room, conn.ID, conn.Generation, grace)
+	r.endsSoon(room, grace)
+	return err
 }
+
+// endsSoon has the room of a lease looked at when that ends, if it is shorter than the grace.
+func (r *Replica) endsSoon(room string, lease time.Duration) {
+	if lease < r.opts.LeaveGrace {
+		r.sweeper.soon(room, lease)
+	}
+}
+
+// Abandon says that a socket is gone that may have the connection conn of room, since
+// the outcome of a Resume is not known. The rest is as with Release.
+func (r *Replica) Abandon(room string, conn presence.Connection) error { return r.release(room, conn) }

@@ -233,7 +233,7 @@ func TestAbandonedResumeLeavesAfterTheGrace(t *testing.T) {
 		if _, _, _, err := a.store.Resume(t.Context(), lobby, "c-Ann", "gen2"); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.Abandon(lobby, "c-Ann", "gen2"); err != nil {
+		if err := a.Abandon(lobby, presence.Connection{ID: "c-Ann", Generation: "gen2"}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(store.DefaultLeaveGrace + time.Second)

@@ -201,9 +201,7 @@ func (r *Replica) remember(room string, conn presence.Connection, ttl time.Durat
 		return
 	}
 	r.puts.remember(room, conn, ttl)
-	if ttl < r.opts.LeaveGrace {
-		r.sweeper.soon(room, ttl)
-	}
+	r.endsSoon(room, ttl)
 	r.members.leased(tabKey{room, conn.ID}, conn.Address, time.Now().Add(ttl))
 }
 
@@ -282,9 +280,7 @@ func (r *Replica) restorePuts(ctx context.Context, room string) {
 		switch {
 		case err == nil:
 			restored++
-			if ttl := lost[i].TTL; ttl < r.opts.LeaveGrace {
-				r.sweeper.soon(room, ttl)
-			}
+			r.endsSoon(room, lost[i].TTL)
 		case errors.Is(err, presence.ErrSuperseded), errors.Is(err, presence.ErrRoomFull), errors.Is(err, presence.ErrRemoved):
 			// Another has it, or its place, or nobody may.
 			r.puts.forgetLease(room, store.Lease{ID: lost[i].Connection.ID, Generation: lost[i].Connection.Generation})

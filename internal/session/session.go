@@ -34,6 +34,10 @@ const (
 // Cookies gives out session cookies and reads them. It is safe for concurrent
 // use.
 type Cookies struct {
+	// Framed says that pages of other sites may frame ours. It is not to be changed in
+	// use.
+	Framed bool
+
 	secret atomic.Pointer[[]byte]
 }
 
@@ -68,16 +72,23 @@ func (c *Cookies) Ensure(w http.ResponseWriter, r *http.Request) string {
 		}
 	}
 	id := Stranger()
-	http.SetCookie(w, &http.Cookie{
-		Name:     name,
-		Value:    id + "." + c.sign(id),
-		Path:     "/",
-		MaxAge:   maxAge,
-		HttpOnly: true,
-		Secure:   secure,
-		SameSite: http.SameSiteLaxMode,
-	})
+	cookie := &http.Cookie{Name: name, Value: id + "." + c.sign(id), Path: "/", MaxAge: maxAge}
+	c.Guard(r, cookie)
+	http.SetCookie(w, cookie)
 	return id
+}
+
+// Guard gives a cookie that answers r what all of ours have in common: no script reads
+// it, no page of another site sends it, and over TLS it is for TLS alone. Where other
+// sites may frame our pages it is for each of these sites another cookie, and only sent
+// over TLS, as browsers demand (CHIPS).
+func (c *Cookies) Guard(r *http.Request, cookie *http.Cookie) {
+	cookie.HttpOnly = true
+	cookie.Secure = c.Framed || forwarded.IsHTTPS(r)
+	cookie.SameSite = http.SameSiteLaxMode
+	if cookie.Partitioned = c.Framed; c.Framed {
+		cookie.SameSite = http.SameSiteNoneMode
+	}
 }
 
 // Stranger returns the session of a browser that can't be told from others: a new

@@ -31,8 +31,9 @@ type socket struct {
 	frames []string
 }
 
-// open opens a socket of the tab at p, and reads it, which answers its pings.
-func (p *proc) open(t *testing.T, cookies []*http.Cookie) *socket {
+// open opens a socket of the tab at p, for the page at path, and reads it, which answers its
+// pings.
+func (p *proc) open(t *testing.T, path string, cookies []*http.Cookie) *socket {
 	t.Helper()
 	s := &socket{t: t, done: make(chan struct{})}
 	header := http.Header{"Origin": {"http://" + host}}
@@ -44,7 +45,7 @@ func (p *proc) open(t *testing.T, cookies []*http.Cookie) *socket {
 		s.conn, err = p.dial(p.public, &net.TCPAddr{IP: net.IPv4(10, 1, 1, 1), Port: 1})
 		return s.conn, err
 	}}
-	ws, response, err := dialer.Dial("ws://"+host+"/?tab=aaaaaaaaaaaaaaaa", header)
+	ws, response, err := dialer.Dial("ws://"+host+path+"?tab=aaaaaaaaaaaaaaaa", header)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,8 +143,8 @@ func stalls(t *testing.T, test func(t *testing.T, first, second func() *socket, 
 					return strings.Join(names, " ")
 				}
 				test(t,
-					func() *socket { return a.open(t, cookies) },
-					func() *socket { return b.open(t, cookies) },
+					func() *socket { return a.open(t, "/", cookies) },
+					func() *socket { return b.open(t, "/", cookies) },
 					there)
 			})
 		})

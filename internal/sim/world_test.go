@@ -60,6 +60,8 @@ type world struct {
 	fake  *redistest.Fake
 	begun time.Time
 
+	change func(*app.Config) // of the processes; nil: nothing
+
 	mu       sync.Mutex // guards all that follows, and the visitors and the model:
 	procs    []*proc    // by place; a place has a new process after a kill or a drain
 	visitors []*visitor
@@ -133,6 +135,9 @@ func (w *world) run(place int) *proc {
 	config := app.Default()
 	config.RedisURL = "redis://10.0.0.99" // which is link
 	config.HeartbeatInterval, config.MemberTTL, config.LeaveGrace = heartbeat, ttl, grace
+	if w.change != nil {
+		w.change(&config)
+	}
 	address := &net.TCPAddr{IP: net.IPv4(10, 0, 0, byte(place+1)), Port: 80}
 	parts := app.Parts{Redis: p.link.Client, Page: outside.NewPage, Assets: outside.Assets(), Pages: outside.Pages(), Listen: func(string) (net.Listener, error) {
 		l := memnet.Listen(address)

@@ -115,7 +115,12 @@ func (s *Store) Leave(ctx context.Context, room, id, generation string) (presenc
 // After [presence.ErrUnavailable] it may be repeated; if it is not, the
 // connection ends when its lease runs out.
 func (s *Store) Release(ctx context.Context, room, id, generation string) error {
-	if _, err := s.do(ctx, &op{kind: opRelease, room: room, conn: presence.Connection{ID: id, Generation: generation}}); err != nil {
+	return s.ReleaseFor(ctx, room, id, generation, s.opts.LeaveGrace)
+}
+
+// ReleaseFor is Release with a grace of its own.
+func (s *Store) ReleaseFor(ctx context.Context, room, id, generation string, grace time.Duration) error {
+	if _, err := s.do(ctx, &op{kind: opRelease, room: room, conn: presence.Connection{ID: id, Generation: generation}, ttl: grace}); err != nil {
 		return fmt.Errorf("release in %s: %w", room, err)
 	}
 	return nil

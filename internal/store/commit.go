@@ -66,8 +66,8 @@ type op struct {
 	kind   opKind
 	room   string
 	conn   presence.Connection
-	ttl    time.Duration // opJoin, opAttend, opPut
-	name   bool          // likewise: conn's name is the user's from now on
+	ttl    time.Duration // opJoin, opAttend, opPut; of opRelease the grace
+	name   bool          // conn's name is the user's from now on; not of opRelease
 	meta   bool          // likewise
 	former string        // opJoin: the generation that it follows, or anyone
 
@@ -206,8 +206,9 @@ type group struct {
 // commit sends ops whose callers still wait and tells each the result.
 func (l *lane) commit(ctx context.Context, ops []*op) {
 	type key struct {
-		kind opKind
-		room string
+		kind  opKind
+		room  string
+		grace time.Duration // of a release, which all of a call share
 	}
 	var groups []*group
 	open := map[key]*group{}
@@ -215,7 +216,10 @@ func (l *lane) commit(ctx context.Context, ops []*op) {
 		if o.ctx.Err() != nil {
 			continue // the caller has gone, and was told that nothing happened
 		}
-		k := key{o.kind, o.room}
+		k := key{kind: o.kind, room: o.room}
+		if o.kind == opRelease {
+			k.grace = o.ttl
+		}
 		g := open[k]
 		if g == nil || len(g.ops) == BatchSize {
 			g = &group{}
@@ -259,7 +263,7 @@ func (s *Store) callFor(ops []*op) *call {
 	case opLeave:
 		return s.pairsCall(leaveScript, room, conns, string(presence.ReasonLeft))
 	default:
-		return s.pairsCall(releaseScript, room, conns, s.opts.LeaveGrace.Milliseconds())
+		return s.pairsCall(releaseScript, room, conns, ops[0].ttl.Milliseconds())
 	}
 }
 
@@ -352,7 +356,9 @@ func (g *group) tell(s *Store) {
 			conn := &results[i].held.Connection
 			conn.ID, conn.User.ID = o.conn.ID, o.conn.User.ID
 			if how == "join" {
-				conn.Generation, conn.User.Name, conn.User.Guest = o.conn.Generation, o.conn.User.Name, o.conn.User.Guest
+				since := conn.User.Since
+				conn.Generation, conn.User = o.conn.Generation, o.conn.User
+				conn.User.Since = since
 			}
 		}
 	case g.ops[0].kind == opLeave:

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ type Beats struct {
 	// Left is how long each lease lasts still, for Extend.
 	Left []time.Duration
 
+	// TTL is how long Heartbeat has all of them last; 0 stands for the member TTL.
+	TTL time.Duration
+
 	// Birth, after Heartbeat, is that of the room's data; "" when there are none.
 	Birth string
 
@@ -40,7 +44,7 @@ type Beats struct {
 func (s *Store) Heartbeat(ctx context.Context, beats []*Beats) {
 	calls := make([]*call, len(beats))
 	for i, b := range beats {
-		args := append(s.args(b.Room, 1+len(b.Leases)), s.opts.MemberTTL.Milliseconds())
+		args := append(s.args(b.Room, 1+len(b.Leases)), cmp.Or(b.TTL, s.opts.MemberTTL).Milliseconds())
 		for _, l := range b.Leases {
 			args = append(args, l.ID+l.Generation)
 		}

@@ -27,7 +27,12 @@
       return value.room === page().dataset.room ? value : {};
     } catch { return {}; }
   };
-  const rememberedName = () => recallHere("presence.name").name ?? "";
+  // A name is that of a guest, or of the user whom a token speaks for, and of nobody else.
+  const rememberName = (name) => rememberHere("presence.name", { name, as: page().dataset.as });
+  const rememberedName = () => {
+    const { name, as } = recallHere("presence.name");
+    return (as ?? "") === page().dataset.as ? name ?? "" : "";
+  };
 
   // --- The tab key ----------------------------------------------------------
   //
@@ -94,7 +99,7 @@
     if (isMark(mark)) {
       rememberHere("presence.early", { mark });
       const { joined, name } = page().dataset;
-      if (joined === "true" && !leaving) rememberHere("presence.name", { name }); // should the user be there no more
+      if (joined === "true" && !leaving) rememberName(name); // should the user be there no more
     }
     const kept = recallHere("presence.early").mark;
     if (isMark(kept)) early = kept;
@@ -185,6 +190,8 @@
     try {
       const url = withTab(location.pathname + location.search);
       const reply = await fetch(url, { method: "HEAD", cache: "no-store", signal: patience.signal });
+      // The room is not open to this browser any more: the server says so, and what to do.
+      if (reply.status === 401 || reply.status === 403) location.reload();
       return reply.status < 500;
     } catch {
       return false;
@@ -308,7 +315,7 @@
       was = true;
       refusals = 0;
       if (live()) forgetEarly();
-      if (!leaving) rememberHere("presence.name", { name: page().dataset.name });
+      if (!leaving) rememberName(page().dataset.name);
       return false;
     }
     if (was) forgetName(); // we left, or had no place any more when Redis lost its data

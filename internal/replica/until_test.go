@@ -1,0 +1,66 @@
+package replica
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
+)
+
+// Nobody is there for longer than the right to be, whatever becomes of the socket and its
+// replica; and nobody leaves earlier.
+func TestLeaseEndsWithTheRightToBeThere(t *testing.T) {
+	const right, trouble = 20 * time.Second, 14 * time.Second
+	for what, happens := range map[string]func(t *testing.T, fake *redistest.Fake, a, b *process, m *Member, conn presence.Connection){
+		"the replica is killed": func(_ *testing.T, _ *redistest.Fake, a, _ *process, _ *Member, _ presence.Connection) {
+			a.kill()
+		},
+		"the socket closes": func(t *testing.T, _ *redistest.Fake, a, _ *process, m *Member, _ presence.Connection) {
+			if err := a.Release(m); err != nil {
+				t.Error(err)
+			}
+		},
+		"it moves to another replica": func(t *testing.T, _ *redistest.Fake, a, b *process, m *Member, conn presence.Connection) {
+			conn.Generation = presence.NewGeneration()
+			if next, err := b.Resume(t.Context(), lobby, conn, living{}); err != nil || next == nil {
+				t.Errorf("%v, %v", next, err)
+			}
+			_ = a.Release(m) // too late
+		},
+		"it joins again": func(t *testing.T, _ *redistest.Fake, a, _ *process, m *Member, conn presence.Connection) {
+			conn.Generation = presence.NewGeneration()
+			if _, _, err := a.Join(t.Context(), lobby, conn, living{}, m); err != nil {
+				t.Error(err)
+			}
+		},
+		"Redis loses all": func(_ *testing.T, fake *redistest.Fake, _, _ *process, _ *Member, _ presence.Connection) {
+			fake.FlushAll()
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a, b := start(t, fake), start(t, fake).watching()
+				conn := connection("Ann", presence.NewGeneration())
+				conn.Until = time.Now().Add(right)
+				m, _, err := a.Join(t.Context(), lobby, conn, living{}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(trouble)
+				happens(t, fake, a, b, m, conn)
+				time.Sleep(right - trouble - 500*time.Millisecond)
+				synctest.Wait()
+				if b.last() != "1" {
+					t.Errorf("a moment before the end the viewer sees %s", b.last())
+				}
+				time.Sleep(1500 * time.Millisecond)
+				synctest.Wait()
+				if b.last() != "0" {
+					t.Errorf("a second after the end the viewer sees %s", b.last())
+				}
+			})
+		})
+	}
+}
