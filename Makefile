@@ -112,6 +112,10 @@ lint-tool: $(GOLANGCI_LINT) ## build golangci-lint into bin
 fmt: $(GOLANGCI_LINT) ## format all Go files
 	$(GOLANGCI_LINT) fmt
 
+.PHONY: pictures
+pictures: assets ## take the pictures of the documentation and of shared links anew (needs chromium)
+	go test -count=1 -v -run TestScreenshots ./test/browser -screenshots
+
 FUZZTIME := 20s
 
 .PHONY: fuzz

@@ -76,6 +76,30 @@ func TestOnlyAJoinedPageRefreshesItself(t *testing.T) {
 	page.contains(t, "noscript", `<meta http-equiv="refresh" content="10">`)
 }
 
+// The picture and the words by which a room is shown where people share its address.
+// Other places want whole addresses.
+func TestPreviewOfARoom(t *testing.T) {
+	s := state()
+	s.Room, s.Origin = "tea", "https://example.org"
+	head := render(t, s, nil)
+	for property, want := range map[string]string{
+		"og:title": "tea · Presence",
+		"og:url":   "https://example.org/rooms/tea",
+		"og:image": "https://example.org/assets/hash.card.png",
+	} {
+		head.attr(t, "meta[property="+property+"]", "content", want)
+	}
+	// A token may open rooms that guests do not see.
+	s.As = "42"
+	render(t, s, nil).count(t, "meta[property]", 0)
+	// A page that is of no room names none, nor does one of a room that has no page.
+	notice, err := NotFound.Render(assets{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	parse(t, notice).count(t, "meta[property]", 0)
+}
+
 func TestShellHoldsTheCDNToItsHashes(t *testing.T) {
 	page, err := livetemplate.New("presence", Options(assets{integrity: "sha384-a+b/c="})...)
 	if err != nil {
@@ -96,6 +120,14 @@ func TestNotJoined(t *testing.T) {
 	page := render(t, state(), nil)
 	page.has(t, "mark", "2 user(s) online")
 	page.attr(t, "mark", "aria-live", "polite")
+	for child := range page.one(t, "mark").ChildNodes() {
+		if child.Type != html.TextNode {
+			t.Errorf("in the mark stands %q", child.Data)
+		}
+	}
+	page.has(t, "b[class=number]", "2")
+	page.attr(t, "b[class=number]", "aria-hidden", "true")
+	page.attr(t, "[data-digits]", "data-digits", "1")
 	page.attr(t, "[data-joined]", "data-joined", "false")
 	page.attr(t, "[data-joined]", "data-stale", "false")
 	page.attr(t, "[data-joined]", "data-room", "lobby")
@@ -193,6 +225,7 @@ func TestEmptyRoom(t *testing.T) {
 func TestNothingIsKnown(t *testing.T) {
 	page := render(t, controller.PresenceState{Room: "lobby", Stale: true}, nil)
 	page.has(t, "mark", "– user(s) online")
+	page.has(t, "b[class=number]", "–")
 }
 
 func TestStale(t *testing.T) {
@@ -241,7 +274,7 @@ func TestFooter(t *testing.T) {
 	}
 	for _, a := range page.all("a[href]") {
 		// Only a full load lets page and socket agree about the room.
-		if attrOf(a, "target") != "_top" {
+		if target := attrOf(a, "target"); target != "_top" && (target != "_blank" || attrOf(a, "rel") != "noopener") {
 			t.Errorf("link to %s is left to the client", attrOf(a, "href"))
 		}
 	}

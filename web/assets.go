@@ -34,6 +34,9 @@ type asset struct {
 	// path is where it stays when its content changes; "": its path has a hash.
 	path string
 
+	// anywhere says that pages of any origin may show it.
+	anywhere bool
+
 	// source is served where npm run build has made no file yet.
 	source string
 
@@ -57,7 +60,8 @@ var all = []asset{
 	{name: "page.css", file: "src/page.css"},
 	{name: "icon.svg", file: "src/icon.svg"},
 	{name: "favicon.ico", file: "src/favicon.ico"},
-	{name: "presence.js", file: "dist/presence.js", path: Module, source: "presence/presence.js"},
+	{name: "card.png", file: "src/card.png", anywhere: true},
+	{name: "presence.js", file: "dist/presence.js", path: Module, anywhere: true, source: "presence/presence.js"},
 	{name: "examples", file: "examples/index.html", path: Examples},
 	{name: "examples/document", file: "examples/document.html", path: Examples + "document.html"},
 	{name: "examples/document.js", file: "examples/document.js", path: Examples + "document.js"},
@@ -84,6 +88,7 @@ var mimeTypes = map[string]string{
 	".html": "text/html; charset=utf-8",
 	".svg":  "image/svg+xml",
 	".ico":  "image/vnd.microsoft.icon",
+	".png":  "image/png",
 }
 
 // Assets serves the files of this package. Most are under paths that contain a hash
@@ -101,6 +106,7 @@ type Assets struct {
 type served struct {
 	mime        string
 	etag        string // "" under a path with a hash
+	anywhere    bool
 	plain, gzip []byte
 }
 
@@ -175,7 +181,7 @@ func (a *Assets) add(x asset, content []byte) error {
 
 	sum := sha256.Sum256(content)
 	hash := hex.EncodeToString(sum[:hashBytes])
-	file := served{mime: mime, plain: content, gzip: packed.Bytes()}
+	file := served{mime: mime, anywhere: x.anywhere, plain: content, gzip: packed.Bytes()}
 	url := x.path
 	if url == "" {
 		url = Prefix + strings.TrimSuffix(x.name, ext) + "." + hash + ext
@@ -240,7 +246,7 @@ func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", cache)
 	h.Set("Vary", "Accept-Encoding")
-	if r.URL.Path == Module { // for pages of any origin
+	if file.anywhere {
 		h.Set("Access-Control-Allow-Origin", "*")
 		h.Set("Cross-Origin-Resource-Policy", "cross-origin")
 	}

@@ -123,6 +123,7 @@ func TestServeBuiltAssets(t *testing.T) {
 		"pico.css":    "text/css; charset=utf-8",
 		"icon.svg":    "image/svg+xml",
 		"favicon.ico": "image/vnd.microsoft.icon",
+		"card.png":    "image/png",
 	}
 	for _, x := range all {
 		if x.path != "" {
@@ -351,6 +352,18 @@ func TestServeTheModuleToAnyOrigin(t *testing.T) {
 }
 
 // The examples stay where they are, too, but are for their own origin.
+// Those who show a link to a room show its picture, wherever they are.
+func TestServeTheCardToAnyOrigin(t *testing.T) {
+	a := mustLoad(t, built(t))
+	r := serve(a, http.MethodGet, a.URL("card.png"), "")
+	if got := r.Header.Get("Cross-Origin-Resource-Policy"); got != "cross-origin" {
+		t.Errorf("the policy of the card is %q", got)
+	}
+	if icon := serve(a, http.MethodGet, a.URL("icon.svg"), ""); icon.Header.Get("Cross-Origin-Resource-Policy") != "" {
+		t.Error("so is that of the icon")
+	}
+}
+
 func TestServeTheExamples(t *testing.T) {
 	a := mustLoad(t, built(t))
 	for path, mime := range map[string]string{

@@ -203,6 +203,7 @@ func (a *App) makePages() error {
 		Replica: a.name,
 		Backend: a.backend,
 		Home:    a.home(),
+		Origin:  forwarded.OwnOrigin,
 		Refresh: a.config.HeartbeatInterval,
 		Pages:   a.parts.Pages,
 		Logger:  a.log,

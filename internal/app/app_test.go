@@ -203,7 +203,8 @@ func TestFormsWorkOnEveryReplica(t *testing.T) {
 		t.Fatalf("the SET has %d members", len(n))
 	}
 	demand(t, ann.post(b.url("/"), leave), "1 user(s) online", `name="join"`)
-	demand(t, ann.get(a.url("/rooms/tea-break")), "0 user(s) online", "tea-break · Presence")
+	demand(t, ann.get(a.url("/rooms/tea-break")), "0 user(s) online", "tea-break · Presence",
+		`<meta property="og:url" content="`+a.url("/rooms/tea-break")+`">`, `<meta property="og:image" content="`+a.url("/assets/card."))
 }
 
 func TestVisitorWithoutJavaScriptSurvivesALossOfData(t *testing.T) {

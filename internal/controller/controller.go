@@ -72,6 +72,10 @@ type Options struct {
 	// Home is where the name of the site leads.
 	Home string
 
+	// Origin returns where a page is asked for, such as https://example.org; nil means
+	// that nobody knows.
+	Origin func(*http.Request) string
+
 	// Refresh is how often a page without JavaScript reloads itself, which is
 	// its heartbeat.
 	Refresh time.Duration
@@ -128,6 +132,9 @@ func New(rep *replica.Replica, rooms *room.Rooms, opts Options) *Controller {
 	if opts.Address == nil {
 		opts.Address = func(*http.Request) string { return "" }
 	}
+	if opts.Origin == nil {
+		opts.Origin = func(*http.Request) string { return "" }
+	}
 	if opts.Allow == nil {
 		opts.Allow = func(*http.Request) bool { return true }
 	}
@@ -173,6 +180,7 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 	if v.socket {
 		return s, nil // OnConnect does the rest
 	}
+	s.Origin = c.opts.Origin(v.request)
 	wait, cancel := context.WithTimeout(ctx, v.patience())
 	defer cancel()
 	user, found, err := c.lookUp(wait, v)

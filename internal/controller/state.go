@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"log/slog"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -56,11 +57,18 @@ type PresenceState struct {
 	Replica string `live:"own"` // which replica serves this page
 	Backend string `live:"own"` // what a visitor should know of where its data is; mostly empty
 	Home    string `live:"own"` // where the name of the site leads
+	Origin  string `live:"own"` // of the page, such as https://example.org; known while it is loaded
 	Refresh int    `live:"own"` // seconds after which a page that is not live reloads itself
 }
 
 // Self is the visitor's own row, to be shown apart where the roster ends before it.
 func (s PresenceState) Self() Row { return Row{ID: s.UserID, Name: s.Username, Own: true} }
+
+// Path is where the page of the room is.
+func (s PresenceState) Path() string { return RoomPath(s.Room) }
+
+// Digits is how many digits the number of users has.
+func (s PresenceState) Digits() int { return len(strconv.Itoa(s.Users)) }
 
 // Row is one name of the roster.
 type Row struct {

@@ -30,6 +30,15 @@ func Host(scheme, host string) string {
 	return host
 }
 
+// OwnOrigin returns the origin of the page that r asks for, as its visitor sees it.
+func OwnOrigin(r *http.Request) string {
+	scheme := "http"
+	if IsHTTPS(r) {
+		scheme = "https"
+	}
+	return scheme + "://" + Host(scheme, r.Host)
+}
+
 // SameOrigin reports whether a page of r's own host sent it, or a program that is no
 // browser and so names no origin. To a request that came over TLS the page must have
 // come over TLS, too; without, TLS may have ended at a proxy.

@@ -62,3 +62,19 @@ func TestOriginsHaveOneForm(t *testing.T) {
 		}
 	}
 }
+
+func TestOwnOrigin(t *testing.T) {
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	for host, want := range map[string][2]string{
+		"Example.org":      {"http://example.org", "https://example.org"},
+		"example.org:8080": {"http://example.org:8080", "https://example.org:8080"},
+		"example.org:443":  {"http://example.org:443", "https://example.org"},
+	} {
+		r.Host, r.TLS = host, nil
+		plain := OwnOrigin(r)
+		r.TLS = &tls.ConnectionState{}
+		if got := [2]string{plain, OwnOrigin(r)}; got != want {
+			t.Errorf("at %s: %q, want %q", host, got, want)
+		}
+	}
+}

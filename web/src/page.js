@@ -1,7 +1,8 @@
 // What the live page needs beside the livetemplate client, which is loaded from
 // here unmodified: a key that tells this tab from others, a quick way back after
 // a lost connection, forms that are not lost in between, and joining again when
-// all servers forgot who was there. Where the client can't work, the page reloads
+// all servers forgot who was there; and what makes it pleasant: who came and went,
+// the name for the next room, a link to share. Where the client can't work, the page reloads
 // itself. Without this script it works by forms alone.
 (() => {
   "use strict";
@@ -260,7 +261,7 @@
   // With the tab's key the server knows whose lease it is to renew.
   function reload() {
     const field = nameField();
-    if (field && field.value !== field.defaultValue) {
+    if (isTyped(field)) {
       const { value, selectionStart, selectionEnd } = field;
       rememberHere("presence.typed", { value, caret: field === document.activeElement && [selectionStart, selectionEnd] });
     }
@@ -300,6 +301,7 @@
     shown = true;
     showTitle();
     quieten();
+    trace();
     if (event.detail.action === "leave") leaving = false;
     if (!rejoin()) showResuming("");
     if (press?.done || press?.sent && event.detail.action === press.submitter.name) answered();
@@ -316,6 +318,8 @@
       refusals = 0;
       if (live()) forgetEarly();
       if (!leaving) rememberName(page().dataset.name);
+      if (joining) keepName(page().dataset.name);
+      joining = false;
       return false;
     }
     if (was) forgetName(); // we left, or had no place any more when Redis lost its data
@@ -323,7 +327,7 @@
     if (stale === "true") askAgainAtOnce();
     const name = rememberedName();
     const field = nameField();
-    if (rejoined || stale === "true" || !name || !live() || field?.value !== field?.defaultValue) return false;
+    if (rejoined || stale === "true" || !name || !live() || isTyped(field)) return false;
     rejoined = true;
     const wait = Math.min(longestRefusal, firstRefusal * 2 ** refusals) * (1 + Math.random() / 2);
     refusals += 1;
@@ -389,6 +393,7 @@
       sayUnsent("");
       press = { form, submitter, sent: false, timer: setTimeout(giveUp, longestHold) };
     }
+    joining = submitter.name === "join" && Boolean(nameField());
     if (submitter.name === "leave") {
       leaving = true;
       forgetName();
@@ -479,12 +484,158 @@
     }, wait);
   }
 
+  // --- The name for the next room -------------------------------------------
+  //
+  // The name under which somebody last pressed Join in this browser is filled in on
+  // the next page, and never sent by itself. Others may use this browser, so the page
+  // says where the name is from, and has a button to forget it.
+
+  let joining = false; // Join was pressed, and the name is not kept yet
+  let filledIn = ""; // in the field by us
+  const isTyped = (field) => Boolean(field) && field.value !== field.defaultValue && field.value !== filledIn;
+  const keepName = (name) => { try { localStorage.setItem("presence.name", name); } catch { /* no memory */ } };
+
+  function fillIn() {
+    const field = nameField();
+    if (!field || field.value) return;
+    try { filledIn = localStorage.getItem("presence.name") ?? ""; } catch { /* no memory */ }
+    if (!filledIn) return;
+    field.value = filledIn;
+    document.querySelector(".kept").hidden = false;
+  }
+
+  function forgetKept() {
+    try { localStorage.removeItem("presence.name"); } catch { /* no memory */ }
+    const field = nameField();
+    if (!isTyped(field)) field.value = "";
+    filledIn = "";
+    document.querySelector(".kept").hidden = true;
+    field.focus();
+  }
+
+  // --- Who came and went ----------------------------------------------------
+  //
+  // For some seconds the page shows by how many the number changed, and who came or
+  // left. It is not read aloud: the number is. A page that lists only a part of the room
+  // names nobody, since a row that is new on it may be of a user who was there before.
+
+  const traceFor = 8000;
+  const traces = 4;
+  let seen = null; // what was shown last, if the number was known
+
+  function look() {
+    const users = /^\d+/.exec(count().textContent);
+    if (!users) return null;
+    const rows = [...document.querySelectorAll("[data-key]")];
+    return {
+      users: Number(users[0]),
+      part: Boolean(document.querySelector(".more")),
+      names: new Map(rows.map((row) => [row.dataset.key, row.querySelector(".name").textContent])),
+      own: rows.find((row) => row.querySelector("small"))?.dataset.key,
+    };
+  }
+
+  function trace() {
+    const [before, now] = [seen, look()];
+    seen = now;
+    if (!before || !now) return;
+    if (now.users !== before.users) showChange(now.users - before.users);
+    if (before.part || now.part) return;
+    const news = (these, those, own, what) => [...these].filter(([id]) => !those.has(id) && id !== own).map(([, name]) => [name, what]);
+    const all = [...news(before.names, now.names, before.own, "left"), ...news(now.names, before.names, now.own, "came")];
+    all.slice(-traces).forEach(([name, what]) => showTrace(name, what));
+  }
+
+  const element = (tag, className, text) => Object.assign(document.createElement(tag), { className, textContent: text });
+
+  function showChange(by) {
+    const change = element("b", by < 0 ? "fewer" : "more-now", by < 0 ? `−${-by}` : `+${by}`);
+    document.querySelector(".change").replaceChildren(change);
+    setTimeout(() => change.remove(), traceFor / 2);
+  }
+
+  function showTrace(name, what) {
+    const trace = document.querySelector(".trace");
+    const entry = element("span", what, "");
+    entry.append(element("b", "name", name), ` ${what}`);
+    trace.prepend(entry);
+    while (trace.children.length > traces) trace.lastChild.remove();
+    setTimeout(() => entry.remove(), traceFor);
+  }
+
+  // --- Share, second window, new room ---------------------------------------
+
+  let saidTimer = 0;
+
+  function say(text) {
+    document.querySelector(".said").textContent = text;
+    clearTimeout(saidTimer);
+    saidTimer = setTimeout(say, 4000, "");
+  }
+
+  // Of the address only what names the room: the rest may be a secret of the visitor.
+  async function share(button) {
+    const url = location.origin + location.pathname;
+    try {
+      if (navigator.share) return await navigator.share({ title: `${page().dataset.room} · Presence`, url });
+    } catch (error) {
+      if (error.name === "AbortError") return; // the visitor thought better of it
+    }
+    say(await copy(url, button) ? "Link copied" : "Please copy the address of this page");
+  }
+
+  async function copy(text, button) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch { /* on plain http there is no clipboard, but this: */ }
+    const field = Object.assign(element("input", "copied"), { value: text, readOnly: true });
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    button.focus();
+    return done;
+  }
+
+  // A window of its own, to be seen beside this one. As a plain link it is a tab.
+  function openWindow(link) {
+    const width = Math.min(window.outerWidth, Math.floor(screen.availWidth / 2));
+    window.open(link.href, "_blank", `popup,noopener,width=${width},height=${window.outerHeight}`);
+  }
+
+  // A room that nobody is in, under a name that is easily said. Where such rooms have
+  // no page, and without this script, the link leads to the list of rooms.
+  const kinds = ["amber", "brisk", "calm", "coral", "golden", "happy", "ivory", "jolly", "lucky", "mellow", "misty", "quiet", "rapid", "silver", "sunny", "velvet"];
+  const things = ["badger", "brook", "cedar", "comet", "falcon", "garden", "harbor", "island", "lantern", "maple", "meadow", "otter", "pebble", "river", "sparrow", "willow"];
+
+  async function openRoom(link) {
+    const [kind, thing, ...rest] = crypto.getRandomValues(new Uint8Array(5));
+    const number = Array.from(rest, (byte) => byte % 10).join("");
+    const room = `/rooms/${kinds[kind % kinds.length]}-${things[thing % things.length]}-${number}`;
+    const reply = await fetch(room, { method: "HEAD", cache: "no-store" }).catch(() => null);
+    location.assign(reply?.ok ? room : link.href);
+  }
+
+  function onClick(event) {
+    const pressed = event.target.closest?.(".ways :is(a, button), .kept button");
+    if (!pressed || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    if (pressed.name === "share") return void share(pressed);
+    if (pressed.name === "forget") return forgetKept();
+    event.preventDefault();
+    if (pressed.className === "window") openWindow(pressed);
+    else openRoom(pressed);
+  }
+
   // --- Start ----------------------------------------------------------------
 
   async function start() {
     const mark = markOf(location.href);
     setAddress(withoutTab(location.href));
+    root.classList.add("scripted");
     restoreTyped();
+    fillIn();
+    seen = look();
     if (page().dataset.joined !== "true") showResuming(rememberedName());
     key = await tabKey();
     takeEarly(mark);
@@ -501,6 +652,7 @@
   document.addEventListener("lvt:done", () => { if (press?.sent) press.done = true; }, true);
   window.addEventListener("submit", onSubmit, true);
   window.addEventListener("formdata", onFormData);
+  document.addEventListener("click", onClick);
   window.addEventListener("online", () => {
     clearTimeout(timer);
     timer = 0;
