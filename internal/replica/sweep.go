@@ -395,7 +395,7 @@ func (r *Replica) sweepRooms(ctx context.Context, l *link, rooms []string, terms
 			case swept.Braked:
 				r.metrics.braked.Inc()
 				wait = l.brakes()
-			case swept.RemovedConnections+swept.Spared == store.BatchSize:
+			case swept.RemovedConnections+swept.Spared == store.SweepSize:
 				more = append(more, room)
 			}
 			v.at, v.audit = time.Now().Add(max(wait, s.tick)), time.Now().Add(s.audit)

@@ -129,7 +129,7 @@ func TestReasonRemoved(t *testing.T) {
 func TestMassLeaveInTheLog(t *testing.T) {
 	for _, size := range []int{250, 2000} {
 		each(t, func(t *testing.T, e *env) {
-			const killed = 200
+			const killed = SweepSize
 			s := e.store(t, Options{})
 			var stay []Lease
 			var all []Lost

@@ -189,7 +189,7 @@ type Terms struct {
 // MaxSlew is by how much the clock of Redis may differ from what was expected.
 const MaxSlew = time.Second
 
-// Sweep removes from each room at most BatchSize connections whose leases have
+// Sweep removes from each room at most SweepSize connections whose leases have
 // run out, and tells everybody. The result is in the order of rooms.
 func (s *Store) Sweep(ctx context.Context, rooms []string, terms Terms) []Swept {
 	hold, brake, clamp := "", 0, int64(-1)
@@ -208,7 +208,7 @@ func (s *Store) Sweep(ctx context.Context, rooms []string, terms Terms) []Swept 
 		if terms.Expected != nil {
 			expected = terms.Expected[i]
 		}
-		calls[i] = s.roomCall(sweepScript, room, append(s.args(room, 8), BatchSize, hold, terms.Visits.Milliseconds(),
+		calls[i] = s.roomCall(sweepScript, room, append(s.args(room, 8), SweepSize, hold, terms.Visits.Milliseconds(),
 			brake, expected, MaxSlew.Milliseconds(), clamp, s.opts.MemberTTL.Milliseconds()))
 	}
 	s.run(ctx, calls...)

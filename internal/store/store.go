@@ -34,6 +34,11 @@ const (
 	// miniredis).
 	BatchSize = 500
 
+	// SweepSize is the most connections that one sweep of a room ends. The end of one
+	// costs Redis several times a renewal, and a sweep has nobody who waits for it: 100
+	// block Redis for less than a millisecond.
+	SweepSize = 100
+
 	// keyTTLs is how many times the longer of member TTL and leave grace the keys of a
 	// room outlive its latest lease.
 	keyTTLs = 4

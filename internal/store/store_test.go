@@ -260,7 +260,7 @@ func TestHeartbeatsKeepAndSweepRemoves(t *testing.T) {
 				break
 			}
 		}
-		if calls != 2 || removed != 600 {
+		if calls != 600/SweepSize || removed != 600 {
 			t.Fatalf("%d calls removed %d", calls, removed)
 		}
 		if snap := read(t, s, "r"); snap.Users != 600 || len(snap.Members) < presence.RosterSize {
@@ -300,7 +300,7 @@ func TestSweepSparesVisits(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
 		var conns []Lost
-		for i := range BatchSize + 10 {
+		for i := range SweepSize + 10 {
 			conns = append(conns, Lost{Connection: conn(fmt.Sprint("v", i), "~abc", fmt.Sprint("visitor", i))})
 		}
 		_, errs := s.Restore(t.Context(), "r", conns)
@@ -328,7 +328,7 @@ func TestSweepSparesVisits(t *testing.T) {
 			t.Fatalf("before the time they got is over: %+v", swept)
 		}
 		e.advance(2)
-		if swept := s.Sweep(t.Context(), []string{"r"}, Terms{})[0]; swept.RemovedConnections != BatchSize {
+		if swept := s.Sweep(t.Context(), []string{"r"}, Terms{})[0]; swept.RemovedConnections != SweepSize {
 			t.Fatalf("after it: %+v", swept)
 		}
 	})

@@ -136,10 +136,10 @@ end
 -- there are: all users of a room that is small enough, else some.
 local function fill()
   local values
-  if call('HLEN', USERS) <= 4 * CAP then
+  if call('HLEN', USERS) <= 2 * CAP then
     values = call('HGETALL', USERS)
   else
-    values = call('HRANDFIELD', USERS, 2 * CAP, 'WITHVALUES')
+    values = call('HRANDFIELD', USERS, CAP, 'WITHVALUES')
   end
   local rows = {}
   for i = 1, #values, 2 do
