@@ -318,7 +318,7 @@
       refusals = 0;
       if (live()) forgetEarly();
       if (!leaving) rememberName(page().dataset.name);
-      if (joining) keepName(page().dataset.name);
+      if (joining && !page().dataset.as) keepName(page().dataset.name); // that a guest chose
       joining = false;
       return false;
     }
