@@ -269,8 +269,9 @@ func (c *Cluster) RoomsOfEach(n int) map[*redistest.Server][]string {
 }
 
 // Move moves the slot of a room, with all that is in it, to another master, and returns when
-// all nodes know it.
-func (c *Cluster) Move(room string, to *redistest.Server) {
+// all nodes know it. halfway is called when the keys have moved, and clients are told to ask
+// there.
+func (c *Cluster) Move(room string, to *redistest.Server, halfway func()) {
 	c.t.Helper()
 	slot, from := c.Slot(room), c.Owner(room)
 	must := func(n *redistest.Server, args ...any) {
@@ -297,6 +298,7 @@ func (c *Cluster) Move(room string, to *redistest.Server) {
 			c.t.Fatalf("MIGRATE to %s: %q", to.Addr, reply)
 		}
 	}
+	halfway()
 	for _, n := range append([]*redistest.Server{to, from}, c.Nodes...) {
 		must(n, "cluster", "setslot", slot, "node", target)
 	}
