@@ -61,7 +61,13 @@ func startWith(t *testing.T, fake *redistest.Fake, o Options) *process {
 // startOn is startWith on a store with settings of a test's own.
 func startOn(t *testing.T, fake *redistest.Fake, o Options, so store.Options) *process {
 	t.Helper()
-	p := &process{t: t, link: fake.Link(t), registry: prometheus.NewRegistry()}
+	return startBy(t, fake.Link(t), o, so)
+}
+
+// startBy is startOn by way of a link.
+func startBy(t *testing.T, link *redistest.Link, o Options, so store.Options) *process {
+	t.Helper()
+	p := &process{t: t, link: link, registry: prometheus.NewRegistry()}
 	so.Registerer, o.Registerer = p.registry, p.registry
 	st := store.New(p.link.Client, so)
 	o.Logger = slog.New(warnings{slog.DiscardHandler, &p.logged})
