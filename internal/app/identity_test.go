@@ -37,7 +37,7 @@ func withTokens(t *testing.T, change func(*Config)) func(*Config) {
 // long.
 func bearer(t *testing.T, user, name string, life time.Duration, rooms map[string][]string) string {
 	t.Helper()
-	claims := jwt.MapClaims{"sub": user, "exp": time.Now().Add(life).Unix(), "presence": map[string]any{"rooms": rooms}}
+	claims := jwt.MapClaims{"sub": user, "exp": time.Now().Add(life).Unix(), "presence": map[string]any{"rooms": rooms, "meta": map[string]string{"color": "teal"}}}
 	if name != "" {
 		claims["name"] = name
 	}
@@ -102,7 +102,7 @@ func TestPageOfATokenIsThatOfItsUser(t *testing.T) {
 	}
 	demand(t, b.post(a.url("/rooms/team-1"), join("Eve")), "Logged in as <strong>Ada</strong>", `data-key="42"`)
 	demand(t, b.get(a.url("/rooms/team-1")), "Logged in as <strong>Ada</strong>")
-	const present = `"user":"42","name":"Ada","connections":` // and no guest
+	const present = `"user":"42","name":"Ada","meta":{"color":"teal"},"connections":` // and no guest
 	a.tells(t, "team-1", token, present+"1")
 	tab := b.open(a, "/rooms/team-1?tab=aaaaaaaaaaaaaaaa")
 	tab.until("Join as")
@@ -214,7 +214,7 @@ func TestUsersAndGuestsOfOneNameStayApart(t *testing.T) {
 	}
 	apart := func() bool {
 		body := a.members(t, "lobby", token)
-		return strings.Contains(body, `"users":2,"connections":3`) && strings.Contains(body, `"user":"42","name":"Ada","connections":2`) && strings.Count(body, `"name":"Ada","guest":true,"connections":1`) == 1
+		return strings.Contains(body, `"users":2,"connections":3`) && strings.Contains(body, `"user":"42","name":"Ada","meta":{"color":"teal"},"connections":2`) && strings.Count(body, `"name":"Ada","guest":true,"connections":1`) == 1
 	}
 	keepGuest := func() { demand(t, guest.get(a.url("/")), "Logged in as") }
 	redistest.Eventually(t, 5*time.Second, "a guest and a user", func() bool { keepGuest(); return apart() })
