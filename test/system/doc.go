@@ -23,6 +23,8 @@
 //	Redis failed over by Sentinel    TestSentinelFailover, TestSentinelMasterStandsStill
 //	a Cluster master lost            TestClusterMasterLost
 //	one node of a Cluster in trouble TestClusterNodesAreTrustedEachByItself
+//	keys of a room lost or damaged   TestDamagedRoomsAreRepaired
+//	the clock of Redis stepped       TestClockOfRedisIsStepped
 //	Redis slow                       TestRedisPaused
 //	Redis unreachable at start       TestRedisUnreachableAtStart
 //	Redis unreachable in flight      TestRedisUnreachableInFlight
