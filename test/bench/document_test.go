@@ -18,14 +18,14 @@ func (r *report) document(t *testing.T, docs string) {
 	b.WriteString("# Performance\n\n")
 	fmt.Fprintf(&b, "`make bench ARGS=-doc` wrote this page. All numbers are of one run of it, of %d rounds and %.0f minutes, which began %s. ",
 		r.Rounds, math.Ceil(r.Took/60), r.Began.Format("2006-01-02 15:04 MST"))
-	b.WriteString("A number is the median of the rounds; the least and the greatest are in brackets.\n\n")
+	b.WriteString("A number is the median of the rounds, and of kills that of the replicas; the least and the greatest are in brackets.\n\n")
 	for _, line := range slices.Concat(r.Machine, r.Versions) {
 		fmt.Fprintf(&b, "- %s\n", line)
 	}
 	b.WriteString(`
 ## How it is measured
 
-Everything runs on one machine: Redis, the servers, and the crowds that read what they send. So rates depend on the crowd, too. What a server or Redis costs does not: it is the processor time that the operating system or Redis itself counts for that process.
+Everything runs on one machine: Redis, the servers, and the crowds that read what they send. So rates depend on the crowd, too. What a server or Redis costs depends on it less: it is the processor time that the operating system counts for that process.
 
 - Sides take turns within each round, and the order of the turns changes from round to round. Each turn has new processes, and a new Redis that keeps nothing on disk. The exceptions are event streams, whose two servers stay for all rounds, and what is idle: idle servers are measured side by side.
 - **presence** is this project with its default settings, unless a title says otherwise.
@@ -37,7 +37,7 @@ Everything runs on one machine: Redis, the servers, and the crowds that read wha
 	b.WriteString("## Goals\n\n| what | measured | goal | |\n|---|---|---|---|\n")
 	for _, row := range r.Rows {
 		for _, v := range row.Goals {
-			fmt.Fprintf(&b, "| %s: %s | %s | %s | %s |\n", row.Title, v.Figure, ranged(v.Values), v.Goal, v.word())
+			fmt.Fprintf(&b, "| %s: %s | %s | %s | %s |\n", row.Title, v.Figure, v.measured(), v.Goal, v.word())
 		}
 	}
 	b.WriteString("\n## How costs grow\n\nThe axis below a plot is logarithmic. Thin lines show the least and the greatest of the rounds.\n")
@@ -129,7 +129,7 @@ func (r *report) slow() string {
 	for _, row := range r.Rows {
 		for _, v := range row.Goals {
 			if !v.Met {
-				fmt.Fprintf(&b, "- %s: %s: %s, and should be %s.\n", row.Title, v.Figure, ranged(v.Values), v.Goal)
+				fmt.Fprintf(&b, "- %s: %s: %s; the goal is %s.\n", row.Title, v.Figure, v.measured(), v.Goal)
 			}
 		}
 	}

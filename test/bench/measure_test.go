@@ -68,7 +68,8 @@ type series struct {
 type verdict struct {
 	Goal   string    `json:"goal"`
 	Figure string    `json:"figure"`
-	Values []float64 `json:"values"` // what was compared, of each round
+	Unit   string    `json:"unit"`   // of Values; "times": they say how many times the other
+	Values []float64 `json:"values"` // of each round
 	Met    bool      `json:"met"`
 }
 
@@ -176,7 +177,10 @@ func (r *report) measure(t *testing.T, row row) {
 // judge finds out whether a goal was reached.
 func (g goal) judge(r *result) verdict {
 	of := cmp.Or(g.of, ours)
-	v := verdict{Figure: g.figure.name, Goal: g.text(r)}
+	v := verdict{Figure: g.figure.name, Goal: g.text(r), Unit: g.figure.unit}
+	if g.than != "" {
+		v.Unit = times
+	}
 	mine := r.find(g.figure.name, of, g.at)
 	if mine == nil {
 		return v
@@ -185,7 +189,8 @@ func (g goal) judge(r *result) verdict {
 	if g.than != "" {
 		other := r.find(g.figure.name, g.than, cmp.Or(g.thanAt, g.at))
 		if other == nil {
-			return verdict{Figure: v.Figure, Goal: v.Goal}
+			v.Values = nil
+			return v
 		}
 		v.Values = v.Values[:min(len(v.Values), len(other.Values))]
 		for i := range v.Values {
@@ -214,19 +219,19 @@ func (g goal) text(r *result) string {
 	for _, s := range r.Series {
 		unit = s.AtUnit
 	}
-	where := fmt.Sprintf("at %s %s", number(g.at), unit)
+	where := fmt.Sprintf("at %s %s", short(g.at), unit)
 	if g.of != "" {
 		where = g.of + ", " + where
 	}
 	switch {
 	case g.than == "":
-		return fmt.Sprintf("%s %s %s, %s", sign, number(much), g.figure.unit, where)
+		return fmt.Sprintf("%s %s %s, %s", sign, short(much), g.figure.unit, where)
 	case g.than == ours:
-		return fmt.Sprintf("%s %s times that at %s, %s", sign, number(much), number(g.thanAt), where)
+		return fmt.Sprintf("%s %s times that at %s, %s", sign, short(much), short(g.thanAt), where)
 	case much < 0.5:
-		return fmt.Sprintf("%s 1/%s of %s, %s", sign, number(1/much), g.than, where)
+		return fmt.Sprintf("%s 1/%s of %s, %s", sign, short(1/much), g.than, where)
 	default:
-		return fmt.Sprintf("%s %s times %s, %s", sign, number(much), g.than, where)
+		return fmt.Sprintf("%s %s times %s, %s", sign, short(much), g.than, where)
 	}
 }
 
@@ -266,6 +271,15 @@ func number(x float64) string {
 	return whole
 }
 
+// short writes x without zeros at the end.
+func short(x float64) string {
+	text := number(x)
+	if strings.Contains(text, ".") {
+		text = strings.TrimRight(strings.TrimRight(text, "0"), ".")
+	}
+	return text
+}
+
 // ranged writes the middle of values, and between what they lie.
 func ranged(values []float64) string {
 	low, middle, high := spread(values)
@@ -273,6 +287,22 @@ func ranged(values []float64) string {
 		return number(middle)
 	}
 	return fmt.Sprintf("%s (%s–%s)", number(middle), number(low), number(high))
+}
+
+// times is the unit of what is compared with another.
+const times = "times"
+
+// measured writes what was measured.
+func (v verdict) measured() string {
+	_, middle, _ := spread(v.Values)
+	if v.Unit != times || len(v.Values) == 0 || middle >= 0.5 {
+		return ranged(v.Values) + " " + v.Unit
+	}
+	parts := make([]float64, len(v.Values))
+	for i, value := range v.Values {
+		parts[i] = 1 / value
+	}
+	return "1/" + ranged(parts)
 }
 
 // missed counts the goals that were not reached.
@@ -302,7 +332,7 @@ func (r *report) text() string {
 			fmt.Fprintf(w, "  %-34s %-14s %8s %-10s %s %s\n", s.Figure, s.Of, number(s.At), s.AtUnit, ranged(s.Values), s.Unit)
 		}
 		for _, v := range row.Goals {
-			fmt.Fprintf(w, "  %-6s %s: %s: %s\n", v.word(), v.Figure, v.Goal, ranged(v.Values))
+			fmt.Fprintf(w, "  %-6s %s: %s: %s\n", v.word(), v.Figure, v.Goal, v.measured())
 		}
 	}
 	if r.Quick {

@@ -97,7 +97,7 @@ func (p plot) draw(r *result) []byte {
 	label(plotLeft, 43, "dim", "start", first.Unit+scale)
 	for _, tick := range y.ticks() {
 		fmt.Fprintf(&b, `<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>`+"\n", plotX0, plotX1, y.at(tick), y.at(tick))
-		label(plotX0-8, y.at(tick)+4, "dim", "end", number(tick))
+		label(plotX0-8, y.at(tick)+4, "dim", "end", short(tick))
 	}
 	shown := map[float64]bool{}
 	for _, list := range points {
