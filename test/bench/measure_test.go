@@ -345,10 +345,14 @@ func (r *report) text() string {
 
 // word says whether the goal was reached.
 func (v verdict) word() string {
-	if v.Met {
+	switch {
+	case v.Met:
 		return "met"
+	case len(v.Values) == 0:
+		return "not measured"
+	default:
+		return "MISSED"
 	}
-	return "MISSED"
 }
 
 func (r *report) save(t *testing.T, path string) {

@@ -28,6 +28,7 @@ var (
 	streamMemory = figure{"resident memory of a stream", "KiB"}
 	streamHeap   = figure{"of which heap", "KiB"}
 	streamKernel = figure{"memory of the kernel for both ends", "KiB"}
+	streamOpen   = figure{"open streams", "as files allow"}
 	latencyHalf  = figure{"time until the event, median", "ms"}
 	latencyMost  = figure{"time until the event, 99 of 100", "ms"}
 	latencySeen  = figure{"joins that were seen", "%"}
@@ -106,14 +107,14 @@ func idleStreams(m *measure) {
 				five(t, s.client(t))
 				all := s.crowd(t)
 				all.more(100) // what is allocated once
-				empty, kernel := settled(t, s.AdminURL), socketMemory(t)
+				empty, kernel := settled(t, s.AdminURL), kernelMemory()
 				open := min(n, descriptors(t)-500)
 				all.more(open)
 				full := settled(t, s.AdminURL)
 				each := func(bytes float64) float64 { return bytes / 1024 / float64(open) }
 				return map[figure]float64{
 					streamMemory: each(full.Resident - empty.Resident), streamHeap: each(full.Heap - empty.Heap),
-					streamKernel: each(socketMemory(t) - kernel),
+					streamKernel: each(kernelMemory() - kernel), streamOpen: float64(open),
 				}
 			})
 		})
@@ -147,20 +148,23 @@ func settled(t *testing.T, admin string) harness.Usage {
 	return usage
 }
 
-// socketMemory is what the kernel has allocated to TCP sockets, in bytes.
-func socketMemory(t *testing.T) float64 {
-	t.Helper()
+// kernelMemory is what the kernel has allocated for itself, sockets and what is in their
+// buffers among it, in bytes.
+func kernelMemory() (bytes float64) {
+	for _, line := range lines("/proc/meminfo") {
+		var kib float64
+		if _, err := fmt.Sscanf(line, "Slab: %f kB", &kib); err == nil {
+			bytes += 1024 * kib
+		}
+	}
 	for _, line := range lines("/proc/net/sockstat") {
 		fields := strings.Fields(line)
 		if at := slices.Index(fields, "mem"); at >= 0 && fields[0] == "TCP:" {
-			pages, err := strconv.Atoi(fields[at+1])
-			if err != nil {
-				t.Fatal(err)
-			}
-			return float64(pages * os.Getpagesize())
+			pages, _ := strconv.Atoi(fields[at+1]) // it is a number
+			bytes += float64(pages * os.Getpagesize())
 		}
 	}
-	return 0
+	return bytes
 }
 
 // latencies is how long it takes from the call by which somebody joins, at one of two
