@@ -83,9 +83,9 @@ func (t trouble) String() string {
 		text += " " + t.part + " of " + t.room
 	case jump:
 		text += " " + t.by.String()
-	case restart, full, freeze, deafen:
-		text += " Redis"
-	case kill, stop, drain, flush, failover:
+	case flush, restart, full, freeze, deafen, failover:
+		text += " Redis of " + t.room
+	case kill, stop, drain:
 	}
 	if t.end > t.begin {
 		text += fmt.Sprintf(" %.1f s", (t.end - t.begin).Seconds())

@@ -254,11 +254,7 @@ func (w *world) lookAtRedis(there map[string]truth) (wrong []string) {
 			wrong = append(wrong, "Redis, "+room+": "+fmt.Sprintf(format, args...))
 		}
 		key := "presence:{" + room + "}:"
-		redis, err := w.redisOf(ctx, key)
-		if err != nil {
-			say("%v", err)
-			return wrong
-		}
+		redis := w.redisOf(room)
 		pipe := redis.TxPipeline()
 		online, beats := pipe.SMembers(ctx, key+"online"), pipe.ZRange(ctx, key+"beats", 0, -1)
 		conns, refs := pipe.HGetAll(ctx, key+"conns"), pipe.HGetAll(ctx, key+"refs")

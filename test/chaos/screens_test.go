@@ -50,6 +50,7 @@ func (w *world) screens(people []*person, begun time.Time, past []happened) (wro
 			for _, shown := range r.shown(tb) {
 				r.hold(tb, shown, present[p.room], people)
 			}
+			r.spare(tb)
 		}
 		p.mu.Unlock()
 	}
@@ -277,6 +278,22 @@ func (r *screening) shown(tb *tab) []screen {
 		}
 	}
 	return list
+}
+
+// spare says which pages were stale though nothing was the matter with their replica, nor
+// with the master of their room: each room of a Cluster has another one.
+func (r *screening) spare(tb *tab) {
+	if r.w.cluster == nil || tb.p.habit == plain || slices.ContainsFunc(r.past, func(h happened) bool { return h.replica < 0 && h.room == tb.p.room }) {
+		return
+	}
+	for _, v := range tb.lives {
+		for _, s := range r.of(v) {
+			if s.Known && s.Stale && len(r.disturbed(s.Replica, 0)) == 0 {
+				r.say("the page of %v was stale from %s to %s, though no trouble was near", tb.p, r.w.at(s.from), r.w.at(s.to))
+				return
+			}
+		}
+	}
 }
 
 // hold holds one screen against who has to be, and who must not be on it.

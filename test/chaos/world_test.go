@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -45,6 +44,7 @@ type world struct {
 	replicas []*harness.Replica
 	balancer *harness.HAProxy
 	hit      map[int]*redistest.Server // what troubles of this round have hit on Redis, by their number
+	direct   map[*redistest.Server]redis.UniversalClient
 
 	begun time.Time
 
@@ -55,7 +55,7 @@ type world struct {
 // newWorld starts three replicas behind the balancer over one Redis, or a Cluster.
 func newWorld(t *testing.T, cluster bool) *world {
 	t.Helper()
-	w := &world{t: t, hit: map[int]*redistest.Server{}}
+	w := &world{t: t, hit: map[int]*redistest.Server{}, direct: map[*redistest.Server]redis.UniversalClient{}}
 	var url string
 	if cluster {
 		w.cluster = harness.StartCluster(t, nil)
@@ -221,12 +221,14 @@ func (w *world) serverOf(room string) *redistest.Server {
 	return owner
 }
 
-// redisOf is a client of the server that has a key.
-func (w *world) redisOf(ctx context.Context, key string) (redis.Cmdable, error) {
-	if c, ok := w.admin.(*redis.ClusterClient); ok {
-		return c.MasterForKey(ctx, key)
+// redisOf is a client of the server that has the keys of a room.
+func (w *world) redisOf(room string) redis.UniversalClient {
+	w.t.Helper()
+	s := w.serverOf(room)
+	if w.direct[s] == nil {
+		w.direct[s] = s.Client(w.t)
 	}
-	return w.admin, nil
+	return w.direct[s]
 }
 
 // end ends the nth trouble of a round.
