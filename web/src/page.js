@@ -522,6 +522,7 @@
   const traceFor = 8000;
   const traces = 4;
   let seen = null; // what was shown last, if the number was known
+  const mine = new Set(); // ids of rows that were the visitor's own
 
   function look() {
     const users = /^\d+/.exec(count().textContent);
@@ -538,12 +539,17 @@
   function trace() {
     const [before, now] = [seen, look()];
     seen = now;
+    if (now?.own) {
+      mine.add(now.own);
+      // The row may have come before it was known to be the visitor's.
+      [...document.querySelector(".trace").children].find(({ dataset }) => dataset.user === now.own)?.remove();
+    }
     if (!before || !now) return;
     if (now.users !== before.users) showChange(now.users - before.users);
     if (before.part || now.part) return;
-    const news = (these, those, own, what) => [...these].filter(([id]) => !those.has(id) && id !== own).map(([, name]) => [name, what]);
-    const all = [...news(before.names, now.names, before.own, "left"), ...news(now.names, before.names, now.own, "came")];
-    all.slice(-traces).forEach(([name, what]) => showTrace(name, what));
+    const news = (these, those, what) => [...these].filter(([id]) => !those.has(id) && !mine.has(id)).map(([id, name]) => [id, name, what]);
+    const all = [...news(before.names, now.names, "left"), ...news(now.names, before.names, "came")];
+    all.slice(-traces).forEach((one) => showTrace(...one));
   }
 
   const element = (tag, className, text) => Object.assign(document.createElement(tag), { className, textContent: text });
@@ -554,9 +560,10 @@
     setTimeout(() => change.remove(), traceFor / 2);
   }
 
-  function showTrace(name, what) {
+  function showTrace(id, name, what) {
     const trace = document.querySelector(".trace");
     const entry = element("span", what, "");
+    entry.dataset.user = id;
     entry.append(element("b", "name", name), ` ${what}`);
     trace.prepend(entry);
     while (trace.children.length > traces) trace.lastChild.remove();
