@@ -114,7 +114,7 @@ fmt: $(GOLANGCI_LINT) ## format all Go files
 
 .PHONY: pictures
 pictures: assets ## take the pictures of the documentation and of shared links anew (needs chromium)
-	go test -count=1 -v -run TestScreenshots ./test/browser -screenshots
+	go test -count=1 -v -run 'TestScreenshots|TestMovie' ./test/browser -screenshots
 
 FUZZTIME := 20s
 
