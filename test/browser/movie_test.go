@@ -144,7 +144,8 @@ func (f *film) until(what string, cond func() bool) {
 func (f *film) shoot() {
 	f.t.Helper()
 	began := time.Now()
-	around := f.caption
+	var around strings.Builder
+	around.WriteString(f.caption)
 	for i, tab := range []*tab{f.left, f.right} {
 		id := []string{"left", "right"}[i]
 		s := tab.see()
@@ -153,12 +154,12 @@ func (f *film) shoot() {
 		if s.Link == "reconnecting" {
 			class, served = "gone", served+" is gone"
 		}
-		around += fmt.Sprintf("|%s|%s|%s", id, served, class)
+		around.WriteString(fmt.Sprintf("|%s|%s|%s", id, served, class))
 		eval[chromedp.Void](f.stage, fmt.Sprintf("void Object.assign(document.getElementById(%q), { textContent: %q, className: %q })", id, served, class))
 	}
-	if f.scene == nil || around != f.around {
+	if f.scene == nil || around.String() != f.around {
 		eval[chromedp.Void](f.stage, "document.getElementById('caption').innerHTML = "+quoted(f.caption)+"; undefined")
-		f.scene, f.around = f.stage.shot(), around
+		f.scene, f.around = f.stage.shot(), around.String()
 	}
 	whole := image.NewRGBA(image.Rect(0, 0, stageWidth, stageHeight))
 	draw.Draw(whole, whole.Bounds(), f.scene, image.Point{}, draw.Src)
