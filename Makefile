@@ -62,7 +62,7 @@ test-unit: assets ## packages one by one, with the race detector
 	$(GOTEST) $(RACE) -shuffle=on $(UNIT)
 
 .PHONY: test-sim
-test-sim: assets ## four hundred seeds of the simulator, without the race detector
+test-sim: assets ## a thousand seeds of the simulator, without the race detector
 	$(GOTEST) -count=1 ./internal/sim
 
 # These tests wait more than they work.

@@ -5,6 +5,7 @@
 //
 //   - fake.go: the one in memory, and the network between it and a client
 //   - cluster.go: several of those, as the masters of a Cluster
+//   - script.go: the scripts of the one in memory
 //   - server.go: the real one, plain or over TLS
 //   - users.go: who may do what in it
 //   - wait.go: what tests of processes need besides

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 
 	"presence/test/memnet"
@@ -21,7 +22,9 @@ import (
 // the clock of the bubble it was made in.
 type Fake struct {
 	*miniredis.Miniredis
+	scripts    *scripts
 	down       atomic.Bool
+	broken     atomic.Pointer[string] // what every command is answered with
 	dialFailed atomic.Bool
 }
 
@@ -30,7 +33,33 @@ func NewFake(t testing.TB) *Fake {
 	m := miniredis.NewMiniRedis()
 	m.ClockTTL(true)
 	t.Cleanup(m.Close)
-	return &Fake{Miniredis: m}
+	f := &Fake{Miniredis: m}
+	c, err := f.Dial() // starts it
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	f.scripts = newScripts(t, f)
+	f.Server().SetPreHook(f.serve)
+	return f
+}
+
+// serve carries out the commands that miniredis is not to.
+func (f *Fake) serve(c *server.Peer, cmd string, args ...string) bool {
+	if text := f.broken.Load(); text != nil && c.Ctx != f.scripts.inside {
+		c.WriteError(*text)
+		return true
+	}
+	return f.scripts.serve(c, cmd, args)
+}
+
+// SetError has every command answered with text; "" ends that.
+func (f *Fake) SetError(text string) {
+	if text == "" {
+		f.broken.Store(nil)
+	} else {
+		f.broken.Store(&text)
+	}
 }
 
 // errDown is what a dial is answered with that does not get through.

@@ -3,4 +3,4 @@
 package sim
 
 // runs is how many seeds [TestSeeds] tries.
-const runs = 400
+const runs = 1000

@@ -1,0 +1,244 @@
+package redistest
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha1" //nolint:gosec // what Redis calls scripts by
+	"encoding/hex"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/alicebob/miniredis/v2/server"
+	lua "github.com/yuin/gopher-lua"
+	"github.com/yuin/gopher-lua/parse"
+)
+
+// scripts runs the Lua scripts of a Fake. miniredis would make an interpreter for each
+// call, which takes several times as long as the scripts themselves; here one serves all
+// calls. Scripts have no globals but those of Redis, and none of them outlives a call.
+// They can't be called within MULTI.
+type scripts struct {
+	fake   *Fake
+	state  *lua.LState
+	texts  map[string]string // by their hashes
+	inside any               // the context of a connection that speaks within a script
+	reply  bytes.Buffer
+	writer *bufio.Writer
+	reader *bufio.Reader
+}
+
+// compiled are the scripts of all Fakes, by their texts.
+var compiled sync.Map
+
+// newScripts returns an interpreter that ends with the test. The Fake must have started.
+func newScripts(t testing.TB, f *Fake) *scripts {
+	s := &scripts{fake: f, texts: map[string]string{}}
+	s.writer, s.reader = bufio.NewWriter(&s.reply), bufio.NewReader(&s.reply)
+	// Only a script of miniredis' own has the context in which its commands know that
+	// the lock is held.
+	err := f.Server().Register("REDISTEST.INSIDE", func(c *server.Peer, _ string, _ []string) {
+		s.inside = c.Ctx
+		c.WriteOK()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Server().Dispatch(server.NewPeer(bufio.NewWriter(io.Discard)), []string{"EVAL", "return redis.call('REDISTEST.INSIDE')", "0"})
+
+	s.state = lua.NewState(lua.Options{SkipOpenLibs: true, RegistrySize: 1024, RegistryMaxSize: 1 << 18, CallStackSize: 128})
+	t.Cleanup(s.state.Close)
+	for name, open := range map[string]lua.LGFunction{
+		lua.BaseLibName: lua.OpenBase, lua.TabLibName: lua.OpenTable, lua.StringLibName: lua.OpenString, lua.MathLibName: lua.OpenMath,
+	} {
+		s.state.Push(s.state.NewFunction(open))
+		s.state.Push(lua.LString(name))
+		s.state.Call(1, 0)
+	}
+	redis := s.state.NewTable()
+	redis.RawSetString("call", s.state.NewFunction(func(*lua.LState) int { return s.call(true) }))
+	redis.RawSetString("pcall", s.state.NewFunction(func(*lua.LState) int { return s.call(false) }))
+	s.state.SetGlobal("redis", redis)
+	s.set("KEYS", nil)
+	s.set("ARGV", nil)
+	strict := s.state.NewTable()
+	refuse := s.state.NewFunction(func(l *lua.LState) int {
+		l.RaiseError("Script attempted to access nonexistent global variable '%s'", l.CheckString(2))
+		return 0
+	})
+	strict.RawSetString("__index", refuse)
+	strict.RawSetString("__newindex", refuse)
+	s.state.SetMetatable(s.state.G.Global, strict)
+	return s
+}
+
+// serve runs a script, if that is what a client asks for and the script is known.
+func (s *scripts) serve(c *server.Peer, cmd string, args []string) bool {
+	if cmd != "EVAL" && cmd != "EVALSHA" || len(args) < 2 || c.Ctx == s.inside {
+		return false
+	}
+	n, err := strconv.Atoi(args[1])
+	if err != nil || n < 0 || n > len(args)-2 {
+		return false
+	}
+	s.fake.Lock()
+	defer s.fake.Unlock()
+	text := args[0]
+	if cmd == "EVALSHA" {
+		if text = s.texts[args[0]]; text == "" {
+			return false
+		}
+	}
+	script, err := compile(text)
+	if err != nil {
+		return false // miniredis says what is wrong with it
+	}
+	if cmd == "EVAL" {
+		sum := sha1.Sum([]byte(text)) //nolint:gosec // likewise
+		s.texts[hex.EncodeToString(sum[:])] = text
+	}
+	s.set("KEYS", args[2:2+n])
+	s.set("ARGV", args[2+n:])
+	s.state.Push(s.state.NewFunctionFromProto(script))
+	if err := s.state.PCall(0, 1, nil); err != nil {
+		c.WriteError(failure(err))
+		return true
+	}
+	result := s.state.Get(-1)
+	s.state.Pop(1)
+	answer(c, result)
+	return true
+}
+
+// compile returns a script that can be run.
+func compile(text string) (*lua.FunctionProto, error) {
+	if known, ok := compiled.Load(text); ok {
+		return known.(*lua.FunctionProto), nil
+	}
+	chunk, err := parse.Parse(strings.NewReader(text), "script")
+	if err != nil {
+		return nil, err //nolint:wrapcheck // nobody sees it
+	}
+	script, err := lua.Compile(chunk, "script")
+	if err == nil {
+		compiled.Store(text, script)
+	}
+	return script, err //nolint:wrapcheck // likewise
+}
+
+// set sets a global list.
+func (s *scripts) set(name string, values []string) {
+	list := s.state.CreateTable(len(values), 0)
+	for _, value := range values {
+		list.Append(lua.LString(value))
+	}
+	s.state.G.Global.RawSetString(name, list)
+}
+
+// call carries out a command of the script. An error ends the script, if it is to.
+func (s *scripts) call(ends bool) int {
+	l := s.state
+	args := make([]string, l.GetTop())
+	for i := range args {
+		switch arg := l.Get(i + 1).(type) {
+		case lua.LNumber:
+			args[i] = arg.String()
+		case lua.LString:
+			args[i] = string(arg)
+		default:
+			l.RaiseError("Lua redis lib command arguments must be strings or integers")
+		}
+	}
+	s.reply.Reset()
+	s.reader.Reset(&s.reply)
+	peer := server.NewPeer(s.writer)
+	peer.Ctx = s.inside
+	s.fake.Server().Dispatch(peer, args)
+	peer.Flush()
+	reply, err := server.ParseReply(s.reader)
+	if err == nil {
+		l.Push(s.value(reply))
+		return 1
+	}
+	text := err.Error()
+	if strings.HasPrefix(text, "ERR unknown command") {
+		text = "ERR Unknown Redis command called from script"
+	}
+	if ends {
+		l.RaiseError("%s", text)
+	}
+	failed := l.NewTable()
+	failed.RawSetString("err", lua.LString(text))
+	l.Push(failed)
+	return 1
+}
+
+// value is a reply of Redis as scripts see it.
+func (s *scripts) value(reply any) lua.LValue {
+	switch reply := reply.(type) {
+	case int:
+		return lua.LNumber(reply)
+	case string:
+		return lua.LString(reply)
+	case server.Simple:
+		status := s.state.NewTable()
+		status.RawSetString("ok", lua.LString(reply))
+		return status
+	case []any:
+		list := s.state.CreateTable(len(reply), 0)
+		for _, each := range reply {
+			list.Append(s.value(each))
+		}
+		return list
+	default:
+		return lua.LFalse
+	}
+}
+
+// failure is what a client is told of the error that ended a script.
+func failure(err error) string {
+	if e, ok := err.(*lua.ApiError); ok { //nolint:errorlint // as it is
+		if thrown, ok := e.Object.(*lua.LTable); ok {
+			if text, ok := thrown.RawGetString("err").(lua.LString); ok {
+				return string(text)
+			}
+		}
+		err = &lua.ApiError{Type: e.Type, Object: e.Object, Cause: e.Cause}
+	}
+	return strings.ReplaceAll("ERR Error running script: "+err.Error(), "\n", " ")
+}
+
+// answer writes what a script returns to its client.
+func answer(c *server.Peer, value lua.LValue) {
+	switch value := value.(type) {
+	case lua.LNumber:
+		c.WriteInt(int(value))
+	case lua.LString:
+		c.WriteBulk(string(value))
+	case *lua.LTable:
+		if text, ok := value.RawGetString("err").(lua.LString); ok {
+			c.WriteError(string(text))
+			return
+		}
+		if text, ok := value.RawGetString("ok").(lua.LString); ok {
+			c.WriteInline(string(text))
+			return
+		}
+		n := 0
+		for value.RawGetInt(n+1) != lua.LNil {
+			n++
+		}
+		c.WriteLen(n)
+		for i := range n {
+			answer(c, value.RawGetInt(i+1))
+		}
+	default:
+		if value == lua.LTrue {
+			c.WriteInt(1)
+		} else {
+			c.WriteNull()
+		}
+	}
+}
