@@ -202,3 +202,29 @@ func TestRoomIsDeletedOnce(t *testing.T) {
 		}
 	})
 }
+
+// A replica that holds nobody of a damaged room, and has not heard yet that another one has
+// deleted its data, does not say that nobody is there, nor that some are.
+func TestReadersWaitForRepair(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b, c := start(t, fake), start(t, fake), start(t, fake)
+		a.enter("Ann")
+		b.enter("Ben")
+		time.Sleep(11 * time.Second)
+		fake.Del("presence:{lobby}:online")
+		began := time.Now()
+		a.repair(t.Context(), lobby)
+		told := false
+		for time.Since(began) < 10*time.Second {
+			if view, err := c.rooms.Peek(t.Context(), lobby); err == nil {
+				if told = true; view.Users != 2 {
+					t.Fatalf("after %v it says %d users", time.Since(began), view.Users)
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if !told {
+			t.Error("it never says how many there are")
+		}
+	})
+}

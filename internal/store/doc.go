@@ -27,6 +27,10 @@
 //	prefix:secret        string  the key of session cookies and ids, where no file gives one
 //	prefix:{R}           pub/sub changes of the room, as JSON: version, users, connections, names
 //
+// The birth of a room is the time at which its data began, in microseconds; that of a room
+// whose data were damaged is "c" and when all replicas will have put back what they hold.
+// Until then nobody can read the room.
+//
 // The keys of a room live for four times the member TTL or the leave grace, whichever
 // is longer, after the last change or heartbeat: an abandoned room vanishes by itself,
 // and none before its last lease has run out.

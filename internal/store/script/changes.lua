@@ -6,6 +6,7 @@
 --        rows: one for each entry, {id, {field, value, ...}}
 -- Needs room.lua.
 audit()
+complete()
 local version, birth = born()
 local reply = {call('SCARD', ONLINE), call('ZCARD', BEATS), version, birth, 1, {}}
 if ARGV[4] == int(version) then return reply end

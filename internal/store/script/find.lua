@@ -5,7 +5,10 @@
 --        in it if the connection is not there
 -- Needs room.lua.
 local value = call('HGET', CONNS, ARGV[4])
-if not value then return {} end
+if not value then
+  complete()
+  return {}
+end
 local user = note(string.sub(value, 5), true)
 look()
 return {string.sub(value, 1, 4), users[user], since[user] .. ' ' .. was[user], has[user]}

@@ -6,6 +6,7 @@
 --         number of connections; '' and 0 for one who is not there}
 -- Needs room.lua.
 audit()
+complete()
 local version, birth = born()
 local reply = {call('SCARD', ONLINE), call('ZCARD', BEATS), version, birth}
 if #ARGV > 3 then

@@ -9,6 +9,7 @@
 --        each of the first users by order of joining: user, value of users, connections
 -- Needs room.lua.
 audit()
+complete()
 local after = ARGV[4]
 local version, birth = born()
 local reply = {call('SCARD', ONLINE), call('ZCARD', BEATS), version, birth, 2}

@@ -14,6 +14,7 @@ local META = 4096 -- bytes of metadata beyond which an entry counts as of a larg
 local BULK = 131072 -- bytes of entries of one size that the log holds
 local LOGGED = 130000 -- ms that the log lives: 2 minutes from the last change, and a spell
 local SPELL = 10000000 -- us of a room in which its log is given its life once
+local SOON = 10000000 -- most us that putting back takes; what is later is of a clock that was stepped
 
 -- A value of conns is "<generation><user>", a member of beats is
 -- "<connection><generation>"; a generation has four characters. A value of users
@@ -22,6 +23,7 @@ local SPELL = 10000000 -- us of a room in which its log is given its life once
 local RELEASED = '....' -- the generation of a connection whose socket is gone
 local HTTP = '~' -- begins the generation of a connection that has no socket
 local GUEST = ' ' -- begins the metadata of a guest
+local CLEARED = 'c' -- begins the birth of a room whose data were damaged
 
 local call = redis.call
 local time = call('TIME')
@@ -72,12 +74,20 @@ end
 
 -- version and birth of the room; 0 and '' for one that is not there.
 local function born()
-  local version, birth = string.match(call('GET', VERSION) or '', '^(%d+) (%d+)$')
+  local version, birth = string.match(call('GET', VERSION) or '', '^(%d+) (c?%d+)$')
   return tonumber(version or 0), birth or ''
 end
 
 -- damaged ends the script: the keys are not what scripts left.
 local function damaged(what) error({err = 'ERR script: damaged room: ' .. what}) end
+
+-- complete ends the script while replicas put back who was in a damaged room: the birth of
+-- its new data is a mark, and when all of them will have.
+local function complete()
+  local _, birth = born()
+  local left = string.sub(birth, 1, 1) == CLEARED and tonumber(string.sub(birth, 2)) - us or 0
+  if left > 0 and left < SOON then damaged('not all are put back yet') end
+end
 
 -- audit ends the script unless the sizes of the keys fit together. Scripts leave them so;
 -- a key that was evicted or deleted, or changed by hand, shows here.
@@ -272,9 +282,10 @@ local function settle()
   if type(added) == 'table' and added.err then -- it holds versions of another life of the room
     call('DEL', LOG)
     call('XADD', LOG, id, unpack(entry))
-    call('PEXPIRE', LOG, LOGGED)
   end
-  if math.floor(version / SPELL) ~= math.floor(last / SPELL) then call('PEXPIRE', LOG, LOGGED) end
+  if math.floor(version / SPELL) ~= math.floor(last / SPELL) or call('PTTL', LOG) < 0 then
+    call('PEXPIRE', LOG, LOGGED) -- it is new, too, where others have deleted it
+  end
 
   call(PUBLISH, CHANNEL, '{"version":' .. text .. ',"users":' .. online .. ',"connections":' .. connections
     .. ',"names":' .. (#came + #went > 0 and 1 or 0) .. '}')

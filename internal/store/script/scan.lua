@@ -11,6 +11,7 @@
 -- the scan begins anew.
 -- Needs room.lua.
 audit()
+complete()
 local version, birth = born()
 local cursor = (ARGV[4] == '' or ARGV[4] == birth) and ARGV[5] or '0'
 local found = call('HSCAN', USERS, cursor, 'COUNT', ARGV[6])
