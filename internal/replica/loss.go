@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"presence/internal/presence"
 	"presence/internal/store"
 )
 
@@ -82,6 +83,14 @@ func (l *losses) has(room, id string, asked time.Time) bool {
 	defer l.mu.Unlock()
 	known := l.births[room]
 	return known.id != "" && known.id != id && !asked.Before(known.noted)
+}
+
+// current reports whether room has members here, and had that birth when they were seen
+// there last.
+func (l *losses) current(room, birth string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return birth != "" && l.births[room].id == birth
 }
 
 // over ends the time in which room, as it was lost, is not to be trusted: what is found
@@ -265,6 +274,20 @@ func (r *Replica) saw(ctx context.Context, room, birth string) (lost bool) {
 		r.views.MarkLost(room, r.Lost(ctx, room))
 	}
 	return lost
+}
+
+// missing returns an error if a connection is not in room, which has that birth, since
+// Redis has just lost it, and not all is put back yet. asked is when it was looked for.
+func (r *Replica) missing(ctx context.Context, room, birth string, asked time.Time) error {
+	r.Saw(ctx, room, birth, asked)
+	if r.losses.current(room, birth) || r.links.of(room).trusted() != nil { // the room is marked
+		return nil
+	}
+	epochs, err := r.store.Epochs(ctx, room) // of a room with nobody here only this tells
+	if err == nil && !r.Current(ctx, epochs...) {
+		err = presence.ErrUnavailable
+	}
+	return err
 }
 
 // forgot reports whether members of room whom Redis does not know are among all those

@@ -440,13 +440,18 @@ func (r *Replica) join(ctx context.Context, room string, conn presence.Connectio
 }
 
 // Resume takes over the connection conn.ID of room, if it is there, with the
-// generation of a new socket; the result is nil, without an error, if it is not.
+// generation of a new socket; the result is nil, without an error, if it is not, unless
+// Redis may just have lost it, which is [presence.ErrUnavailable].
 // conn.User is not used. The rest is as with Join, but that no address has too many
 // to come back, and after [presence.ErrUnavailable] nothing
 // is undone: Resume may be repeated with the same generation, and when the socket
 // has closed without that, Abandon is to be called.
 func (r *Replica) Resume(ctx context.Context, room string, conn presence.Connection, socket Socket) (*Member, error) {
+	asked := time.Now()
 	was, birth, found, err := r.store.Resume(ctx, room, conn.ID, conn.Generation)
+	if err == nil && !found {
+		err = r.missing(ctx, room, birth, asked)
+	}
 	if err != nil || !found {
 		return nil, err
 	}

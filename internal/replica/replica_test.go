@@ -428,6 +428,30 @@ func TestLossOfDataDropsNobodyWhoIsSlowToAnswer(t *testing.T) {
 	})
 }
 
+// A tab that comes back to another replica, before that has noticed that Redis lost its
+// data, is not told that it is not there: it is found once all is put back.
+func TestResumeRightAfterALoss(t *testing.T) {
+	for _, others := range []bool{false, true} {
+		bubble(t, func(t *testing.T, fake *redistest.Fake) {
+			a, b := start(t, fake), start(t, fake)
+			a.enter("Ann")
+			if others {
+				b.enter("Ben")
+			}
+			time.Sleep(time.Minute)
+			fake.FlushAll()
+			if m, err := b.Resume(t.Context(), lobby, connection("Ann", presence.NewGeneration()), living{}); !errors.Is(err, presence.ErrUnavailable) {
+				t.Errorf("right after the loss, others %v: %v, %v", others, m, err)
+			}
+			time.Sleep(DefaultHeartbeatInterval)
+			b.resume("Ann")
+			if m, err := b.Resume(t.Context(), lobby, connection("Eve", presence.NewGeneration()), living{}); m != nil || err != nil {
+				t.Errorf("one who was never there: %v, %v", m, err)
+			}
+		})
+	}
+}
+
 // A replica that starts while the others put back what Redis lost shows nothing that
 // is not so: what it reads is as half restored as what they read.
 func TestReplicaThatStartsRightAfterALossOfData(t *testing.T) {
