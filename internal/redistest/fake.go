@@ -26,6 +26,9 @@ type Fake struct {
 	down       atomic.Bool
 	broken     atomic.Pointer[string] // what every command is answered with
 	dialFailed atomic.Bool
+	stepped    atomic.Bool
+	ahead      atomic.Int64 // of the clock, in ns, once it was stepped
+	copies     atomic.Int64
 }
 
 // NewFake returns a Fake that ends with the test.
@@ -46,20 +49,52 @@ func NewFake(t testing.TB) *Fake {
 
 // serve carries out the commands that miniredis is not to.
 func (f *Fake) serve(c *server.Peer, cmd string, args ...string) bool {
-	if text := f.broken.Load(); text != nil && c.Ctx != f.scripts.inside {
+	if c.Ctx == f.scripts.inside {
+		return false
+	}
+	if text := f.broken.Load(); text != nil {
 		c.WriteError(*text)
 		return true
 	}
+	f.Step(0)
 	return f.scripts.serve(c, cmd, args)
+}
+
+// Step has the clock of the Fake show that much more than before, from now on. Keys end
+// by that clock.
+func (f *Fake) Step(by time.Duration) {
+	ahead := time.Duration(f.ahead.Add(int64(by)))
+	if by != 0 {
+		f.stepped.Store(true)
+	}
+	if f.stepped.Load() {
+		f.SetTime(time.Now().Add(ahead)) // it stands still there, until the next command
+	}
+}
+
+// Copy takes a copy of all data, as a replica of Redis has it that gets no further. The
+// function that it returns fails over to that. Keys of the copy end in time, too.
+func (f *Fake) Copy() (failOver func()) {
+	at := int(f.copies.Add(1))
+	for _, key := range f.Keys() {
+		_ = f.Miniredis.Copy(0, key, at, key) // it may have ended
+	}
+	return func() {
+		f.FlushDB()
+		for _, key := range f.DB(at).Keys() {
+			_ = f.Miniredis.Copy(at, key, 0, key)
+		}
+		f.DB(at).FlushDB()
+	}
 }
 
 // SetError has every command answered with text; "" ends that.
 func (f *Fake) SetError(text string) {
 	if text == "" {
 		f.broken.Store(nil)
-	} else {
-		f.broken.Store(&text)
+		return
 	}
+	f.broken.Store(&text)
 }
 
 // errDown is what a dial is answered with that does not get through.

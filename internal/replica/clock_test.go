@@ -141,3 +141,25 @@ func TestOffsetOfAClock(t *testing.T) {
 		}
 	}
 }
+
+// Whatever finds first that the clock was stepped, an announcement or a probe: nobody
+// leaves, also in a room that was not swept yet.
+func TestStepRightAfterAPut(t *testing.T) {
+	for phase := range 20 { // of the list of rooms, announcements and probes
+		bubble(t, func(t *testing.T, fake *redistest.Fake) {
+			a, _ := start(t, fake), start(t, fake)
+			time.Sleep(30*time.Second + time.Duration(phase)*100*time.Millisecond)
+			if err := a.put(lobby, connection("Ann", "")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(300 * time.Millisecond)
+			fake.Step(35 * time.Second) // more than the lease
+			for range 40 {
+				time.Sleep(500 * time.Millisecond)
+				if names := a.names(); names != "[Ann]" {
+					t.Fatalf("phase %d: there are %s", phase, names)
+				}
+			}
+		})
+	}
+}

@@ -335,6 +335,14 @@ func (l *link) forgot() bool {
 	return l.phase == settling && l.empty
 }
 
+// regaining reports whether Redis answers again, with its data: a room may still be lost,
+// since a failover leaves out what came last.
+func (l *link) regaining() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.phase == settling && !l.empty
+}
+
 // runLink probes a node until ctx ends.
 func (r *Replica) runLink(ctx context.Context, l *link) {
 	tick := time.NewTicker(l.probe)

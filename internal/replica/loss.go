@@ -243,7 +243,7 @@ func (r *Replica) Failed(ctx context.Context, room string, err error) (away bool
 // without a socket that are known here are put back. It returns when other replicas will
 // have done the same.
 func (r *Replica) Lost(ctx context.Context, room string) time.Time {
-	if err := r.links.of(room).trusted(); err != nil {
+	if l := r.links.of(room); l.trusted() != nil && !l.regaining() {
 		return time.Now().Add(r.links.settle) // that of all rooms was, or Redis is away
 	}
 	until, isNew := r.losses.lost(room, r.links.settle)

@@ -3,6 +3,7 @@ package replica
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -225,6 +226,33 @@ func TestReadersWaitForRepair(t *testing.T) {
 		}
 		if !told {
 			t.Error("it never says how many there are")
+		}
+	})
+}
+
+// A room is found lost while replicas wait after an outage in which Redis kept the rest of
+// its data, as after a failover. Who is there, but can't answer, is put back as after any loss.
+func TestRoomLostInAnOutage(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake)
+		var dead atomic.Bool
+		dead.Store(true) // as good as
+		failOver := fake.Copy()
+		a.watching()
+		time.Sleep(30 * time.Second)
+		if _, _, err := a.Join(t.Context(), lobby, connection("Ann", "gen1"), mortal{&dead}, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		fake.Down()
+		time.Sleep(3 * time.Second)
+		failOver()
+		fake.Up()
+		time.Sleep(DefaultHeartbeatInterval)
+		synctest.Wait()
+		a.saw("0", "1", "1 stale", "1")
+		if names := a.names(); names != "[Ann]" {
+			t.Errorf("there are %s", names)
 		}
 	})
 }
