@@ -163,3 +163,31 @@ func TestStepRightAfterAPut(t *testing.T) {
 		})
 	}
 }
+
+// A connection without a socket is renewed at another replica than it was put at, which
+// remembers a lease that ends earlier: when the clock is stepped, that does not count.
+func TestStepKeepsRenewalsElsewhere(t *testing.T) {
+	for phase := range 10 { // of the looks at puts
+		bubble(t, func(t *testing.T, fake *redistest.Fake) {
+			a := start(t, fake)
+			time.Sleep(time.Duration(phase) * time.Second)
+			b := start(t, fake)
+			time.Sleep(30 * time.Second)
+			if err := a.put(lobby, connection("Ann", "")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(18 * time.Second)
+			if !b.renews("Ann", store.DefaultMemberTTL) {
+				t.Fatal("not renewed")
+			}
+			time.Sleep(time.Second)
+			fake.Step(-2 * time.Minute)
+			for range 27 {
+				time.Sleep(time.Second)
+				if names := a.names(); names != "[Ann]" {
+					t.Fatalf("phase %d: there are %s", phase, names)
+				}
+			}
+		})
+	}
+}

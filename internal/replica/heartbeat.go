@@ -30,7 +30,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 			r.members.expire(time.Now())
 			r.undoOnce(ctx) // what was put back for nothing, too
 			r.beatOnce(ctx, slot)
-			r.checkPuts(ctx, slot)
+			r.checkPuts(ctx, slot, false)
 			if slot = (slot + 1) % slots; slot == 0 {
 				r.registerOnce(ctx)
 			}
@@ -45,7 +45,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 				}
 			}
 			for slot := range slots {
-				r.checkPuts(ctx, slot)
+				r.checkPuts(ctx, slot, true)
 			}
 		case <-r.losses.wake:
 			for room := range r.losses.take() {

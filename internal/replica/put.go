@@ -318,14 +318,18 @@ const slack = 250 * time.Millisecond
 // members here. Those are forgotten that Redis has under another generation, or no more: they
 // ended, or were put through another replica. After an outage leases are made to last for
 // the time that it took.
-func (r *Replica) checkPuts(ctx context.Context, slot int) {
+//
+// With first, where the clock of a node was just stepped, none lasts longer there, either. A
+// later call must not do that: another replica may have renewed a lease meanwhile, and makes
+// it last again by its next call.
+func (r *Replica) checkPuts(ctx context.Context, slot int, first bool) {
 	byNode := map[*link][]*store.Beats{}
 	for _, room := range r.puts.inSlot(slot) {
 		l := r.links.of(room)
 		byNode[l] = append(byNode[l], r.puts.beats(room)...)
 	}
 	for l, beats := range byNode {
-		r.checkNode(ctx, beats, l.unsteady())
+		r.checkNode(ctx, beats, first && l.unsteady())
 	}
 }
 
