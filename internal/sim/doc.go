@@ -6,6 +6,8 @@
 //	plan_test.go    what happens: the steps of a seed, as text, and how to shrink them
 //	world_test.go   the replicas, the network, and the faults
 //	visitor_test.go browsers with the page script, and browsers without JavaScript
+//	program_test.go programs: event streams that watch or join, and PUTs
+//	log_test.go     the log of each room, and what programs were told, against the room
 //	model_test.go   who must and who may be there, and the comparison with who is
 //	sim_test.go     the seeds that run
 //
@@ -15,7 +17,9 @@
 // other; nobody is there whom no browser speaks for, nor longer than promised;
 // nobody who is there for certain is missing; versions do not fall while the data
 // is the same; Join and Leave are answered in time; no replica shows fewer or more
-// people than it may. At quiet points, when all faults have ended long enough ago:
+// people than it may; the log of a room leads from one look to the next, and names each
+// user who leaves once, with a reason that there was; what a program has put together
+// from snapshots and changes is exactly the room of that version. At quiet points, when all faults have ended long enough ago:
 // Redis, the API of each replica, its metrics and every open page agree exactly with
 // what people did.
 //

@@ -36,6 +36,9 @@ type seat struct {
 	pending []*op           // not answered yet
 	unclear []*op           // those that never were
 	sheet   *sheet          // the page that speaks for it; nil when closed
+	program *program        // or the program
+	kind    string          // of that, or of the last: put or attend; "" for pages
+	asked   time.Time       // when somebody asked last for what is others' leave
 
 	going map[string]time.Time // who may still be there, until then
 
@@ -58,7 +61,9 @@ func (st *seat) may(name string, now time.Time) bool {
 type model struct {
 	w     *world
 	seats map[string]*seat // by room and connection
-	keys  presence.Keys
+
+	secret string
+	keys   presence.Keys
 
 	trouble time.Time // the last fault, or end of one
 	lostAt  time.Time // Redis' data
@@ -72,6 +77,14 @@ type model struct {
 
 	last [2]life // of each of the rooms
 	low  map[string][]bound
+
+	past     [2]past   // of each of the rooms, at the last look
+	left     [2][]went // and who went, in this life of it,
+	leftFrom [2]int64  // from this version on
+	heard    []news
+	removals map[string]time.Time // of users
+	harmed   [2]time.Time         // each of the rooms, when it lost a key
+	rewound  time.Time            // Redis' data, to those of a while before
 }
 
 // life is a room from its birth to its end, and the version it has reached.
@@ -87,14 +100,14 @@ type bound struct {
 }
 
 func newModel(w *world) *model {
-	return &model{w: w, seats: map[string]*seat{}, low: map[string][]bound{}}
+	return &model{w: w, seats: map[string]*seat{}, low: map[string][]bound{}, removals: map[string]time.Time{}}
 }
 
 // learn has the model know the secret by which all replicas name connections, and
 // reports whether there is one.
 func (m *model) learn() bool {
 	secret, err := m.w.fake.Get("presence:secret")
-	m.keys = presence.NewKeys([]byte(secret))
+	m.secret, m.keys = secret, presence.NewKeys([]byte(secret))
 	return err == nil
 }
 
@@ -111,7 +124,11 @@ func (m *model) seat(s *sheet) *seat {
 
 // seatOf returns the one of a tab of a browser, or of the browser itself.
 func (m *model) seatOf(room, session, tab string) *seat {
-	id := m.keys.ConnectionID(session, tab)
+	return m.seatBy(room, session, m.keys.ConnectionID(session, tab))
+}
+
+// seatBy returns the one of a connection.
+func (m *model) seatBy(room, session, id string) *seat {
 	st := m.seats[room+" "+id]
 	if st == nil {
 		st = &seat{room: room, conn: id, session: session, base: map[string]bool{"": true}, going: map[string]time.Time{}}
@@ -134,11 +151,18 @@ func (m *model) taken(st *seat, s *sheet) {
 // lost says that Redis loses its data now.
 func (m *model) lost() { m.trouble, m.lostAt = time.Now(), time.Now() }
 
+// rewind says that Redis has the data of a while before from now on.
+func (m *model) rewind() {
+	m.lost()
+	m.rewound = time.Now()
+	m.last, m.past = [2]life{}, [2]past{}
+}
+
 // begin notes what somebody asks for.
 func (m *model) begin(s *seat, action, name string) *op {
 	o := &op{seat: s, action: action, target: name, at: time.Now()}
 	s.pending = append(s.pending, o)
-	s.firm, s.firmAt = "", time.Time{}
+	s.firm, s.firmAt, s.asked = "", time.Time{}, time.Now()
 	return o
 }
 
@@ -167,6 +191,9 @@ func (m *model) answered(o *op, ok bool) {
 		o.seat.going[o.target] = until
 		if o.action == "leave" {
 			o.seat.back = until
+			if o.sock == nil { // the page has forgotten who is there, and so may Redis have
+				o.seat.base[""] = true
+			}
 		}
 	}
 }
@@ -211,7 +238,7 @@ func (m *model) end(st *seat, bound time.Duration) {
 	}
 	m.busy = maxTime(m.busy, until)
 	st.base = map[string]bool{"": true}
-	st.firm, st.sheet = "", nil
+	st.firm, st.sheet, st.program = "", nil, nil
 }
 
 // visited notes what a page without script shows that was just loaded.
@@ -228,12 +255,18 @@ func (m *model) visited(s *sheet) {
 
 // settle takes what a page shows for what became of what nobody answered.
 func (m *model) settle(st *seat, as string) {
-	if n := len(st.unclear); n > 0 && time.Since(st.unclear[n-1].ended) < heartbeat {
-		return // it may be on its way
+	if st.unsettled() {
+		return
 	}
 	if len(st.base) > 1 && st.base[as] && !m.troubled(heartbeat+2*time.Second) {
 		st.base = map[string]bool{as: true}
 	}
+}
+
+// unsettled reports whether something may be on its way that nobody answered.
+func (st *seat) unsettled() bool {
+	n := len(st.unclear)
+	return n > 0 && time.Since(st.unclear[n-1].ended) < heartbeat
 }
 
 // sure notes that name is there for certain now.
@@ -260,6 +293,10 @@ func maxTime(a, b time.Time) time.Time {
 type room struct {
 	conns map[string]lease // by connection
 	users map[string]int   // user -> connections
+
+	life
+
+	stored map[string]string // user -> since when, name, metadata
 }
 
 // lease is a connection that is there.
@@ -276,15 +313,27 @@ func (m *model) look() {
 			m.trouble = now
 		}
 	}
-	if secret, _ := w.fake.Get("presence:secret"); secret == "" && !slices.ContainsFunc(w.procs, (*proc).healthy) {
+	switch secret, _ := w.fake.Get("presence:secret"); {
+	case m.secret == "" || secret == m.secret:
+	case secret != "" && m.forgotten:
+		w.over = true
+		return
+	case secret != "":
+		w.fail("the replicas share another secret")
+	case !slices.ContainsFunc(w.procs, (*proc).healthy):
 		m.forgotten = true
 	}
+	w.fake.Step(0)
 	m.pages(now)
+	m.programs(now)
 	for _, name := range rooms {
 		r := m.read(name)
 		m.redis(name, r, now)
 		m.bounds(name, now)
+		m.follow(name, r)
+		m.compareSights(name, r)
 	}
+	m.compareNews()
 	if now.Sub(m.looked) >= 2*time.Second {
 		m.looked = now
 		m.ask(now)
@@ -296,7 +345,7 @@ func (m *model) pages(now time.Time) {
 	for _, st := range m.seats {
 		for _, o := range st.pending {
 			if o.sock != nil && !o.sock.mute && !o.sock.closed && !o.sock.proc.away && now.Sub(o.at) > 3*time.Second+o.behind && !m.troubledAway(o) {
-				m.w.fail("visitor %d got no answer to %s for %v", st.sheet.number(), o.action, now.Sub(o.at))
+				m.w.fail("%s got no answer to %s for %v", st.speaker(), o.action, now.Sub(o.at))
 			}
 		}
 		s := st.sheet
@@ -307,7 +356,7 @@ func (m *model) pages(now time.Time) {
 			continue
 		}
 		m.settle(st, s.shows.as())
-		if s.shows.joined && st.base[s.shows.name] {
+		if s.shows.joined && st.base[s.shows.name] && !st.unsettled() {
 			st.sure(s.shows.name)
 		}
 	}
@@ -318,40 +367,94 @@ func (m *model) troubledAway(o *op) bool {
 	return m.trouble.After(o.at.Add(-15*time.Second)) && o.sock.proc.wasAway
 }
 
-func (s *sheet) number() int {
-	if s == nil {
-		return -1
+// programs notes which are there for certain, by their streams.
+func (m *model) programs(now time.Time) {
+	for _, p := range m.w.programs {
+		if p.kind == "attend" && p.on && p.stream != nil && !p.stream.heard.IsZero() && !p.seen.stale &&
+			now.Sub(p.stream.heard) >= 500*time.Millisecond && p.stream.proc.healthy() {
+			p.seat.base = map[string]bool{p.name(): true}
+			p.seat.sure(p.name())
+		}
 	}
-	return s.v.n
 }
 
 // must reports who must be there by a seat.
 func (m *model) must(st *seat, now time.Time) (string, bool) {
-	if st.firm == "" || len(st.pending) > 0 || st.sheet == nil || now.Before(st.back) {
+	if st.firm == "" || len(st.pending) > 0 || st.sheet == nil && st.program == nil || now.Before(st.back) {
 		return "", false
 	}
 	patience := 2 * time.Second // a reconnect, within the grace
-	if st.sheet.v.bare {
+	if st.unplugged() {
 		patience = ttl - time.Second
 	}
 	return st.firm, now.Sub(st.firmAt) < patience
 }
 
+// unplugged reports whether only requests speak for a seat.
+func (st *seat) unplugged() bool {
+	return st.sheet != nil && st.sheet.v.bare || st.program != nil && st.kind == "put"
+}
+
+// reached reports whether the one who speaks for a seat has a connection to a replica
+// that can put it back.
+func (st *seat) reached() bool {
+	switch {
+	case st.sheet != nil:
+		return st.sheet.sock != nil && st.sheet.sock.proc.healthy()
+	case st.program != nil:
+		return st.program.stream != nil && st.program.stream.proc.healthy()
+	default:
+		return false
+	}
+}
+
+// speaker names who speaks for a seat.
+func (st *seat) speaker() string {
+	switch {
+	case st.program != nil:
+		return fmt.Sprint("program ", st.program.n)
+	case st.sheet != nil:
+		return fmt.Sprint("visitor ", st.sheet.v.n)
+	default:
+		return "nobody"
+	}
+}
+
+// harm is how long a room may be wrong that lost a key.
+const harm = heartbeat + settle + time.Second
+
+// damaged reports whether the keys of a room may disagree, since one was lost. Nobody finds
+// that out while Redis can't be reached.
+func (m *model) damaged(name string, now time.Time) bool {
+	since := now.Sub(m.harmed[slices.Index(rooms, name)])
+	return since < harm || since < time.Minute && m.troubled(harm)
+}
+
 // read reads a room as Redis holds it, and demands that its keys agree.
 func (m *model) read(name string) room {
 	fake, prefix := m.w.fake, "presence:{"+name+"}:"
-	r := room{conns: map[string]lease{}, users: map[string]int{}}
+	r := room{conns: map[string]lease{}, users: map[string]int{}, stored: map[string]string{}}
+	if text, _ := fake.Get(prefix + "version"); text != "" {
+		digits, birth, _ := strings.Cut(text, " ")
+		r.birth = birth
+		r.version, _ = strconv.ParseInt(digits, 10, 64)
+	}
+	harmed := m.damaged(name, time.Now())
 	named := map[string]string{}
 	users, _ := fake.HKeys(prefix + "users")
 	for _, user := range users {
-		_, value, _ := strings.Cut(fake.HGet(prefix+"users", user), " ")
-		named[user], _, _ = strings.Cut(value, "\n") // metadata, or the mark of a guest
+		r.stored[user] = fake.HGet(prefix+"users", user)
+		_, tail, _ := strings.Cut(r.stored[user], " ")
+		named[user], _, _ = strings.Cut(tail, "\n") // metadata, or the mark of a guest
 	}
 	ids, _ := fake.HKeys(prefix + "conns")
 	beats := map[string]bool{}
 	for _, id := range ids {
 		value := fake.HGet(prefix+"conns", id)
 		if len(value) <= presence.GenerationSize {
+			if harmed {
+				return r
+			}
 			m.w.fail("%s: connection %s is %q", name, id, value)
 			return r
 		}
@@ -360,6 +463,9 @@ func (m *model) read(name string) room {
 		r.conns[id] = l
 		r.users[l.user]++
 		beats[id+l.generation] = true
+	}
+	if harmed {
+		return r
 	}
 	leases, _ := fake.ZMembers(prefix + "beats")
 	if len(leases) != len(beats) || slices.ContainsFunc(leases, func(l string) bool { return !beats[l] }) {
@@ -401,7 +507,7 @@ func (m *model) redis(name string, r room, now time.Time) {
 	for id, l := range r.conns {
 		st := m.seats[name+" "+id]
 		switch {
-		case st == nil && excused: // joined where nobody could be known
+		case m.damaged(name, now):
 		case st == nil:
 			w.fail("%s: nobody speaks for connection %s: %v", name, id, l)
 		case st.may(l.name, now) || excused:
@@ -418,26 +524,23 @@ func (m *model) redis(name string, r room, now time.Time) {
 			continue
 		}
 		if l := r.conns[st.conn]; l.name != who {
-			w.fail("%s: %s (visitor %d, %s) is not there: %v", name, who, st.sheet.number(), st.conn, l)
+			w.fail("%s: %s (%s, %s) is not there: %v", name, who, st.speaker(), st.conn, l)
 		}
 	}
-	text, _ := w.fake.Get("presence:{" + name + "}:version")
-	digits, birth, _ := strings.Cut(text, " ")
-	version, _ := strconv.ParseInt(digits, 10, 64)
 	last := &m.last[slices.Index(rooms, name)]
-	if text != "" && birth == last.birth && version < last.version {
-		w.fail("%s: version %d after %d", name, version, last.version)
+	if r.birth != "" && r.birth == last.birth && r.version < last.version {
+		w.fail("%s: version %d after %d", name, r.version, last.version)
 	}
-	*last = life{birth, version}
+	*last = r.life
 }
 
 // recovering reports whether a seat may be missing since Redis lost all.
 func (m *model) recovering(st *seat, now time.Time) bool {
-	since := m.lostAt
-	if m.lostAt.IsZero() {
+	since := maxTime(m.lostAt, m.harmed[slices.Index(rooms, st.room)])
+	if since.IsZero() {
 		return false
 	}
-	if st.sheet != nil && st.sheet.v.bare {
+	if st.unplugged() {
 		return now.Sub(since) < 2*heartbeat+settle+4*time.Second || st.firmAt.Before(since)
 	}
 	return now.Sub(since) < heartbeat+settle+2*time.Second || m.troubled(heartbeat+settle+2*time.Second) && now.Sub(since) < 30*time.Second
@@ -455,7 +558,7 @@ func (m *model) bounds(name string, now time.Time) {
 		if st.room != name {
 			continue
 		}
-		if who, must := m.must(st, now); must && now.Sub(st.firmFrom) > time.Second && (!st.sheet.v.bare || !m.recovering(st, now)) {
+		if who, must := m.must(st, now); must && now.Sub(st.firmFrom) > time.Second && (!m.recovering(st, now) || !st.unplugged() && st.reached()) {
 			least[st.session+who] = true
 		}
 		for who := range st.base {
@@ -574,6 +677,15 @@ func (m *model) compare() {
 		m.compareRoom(name)
 	}
 	viewers, members := map[*proc]int{}, map[*proc]int{}
+	for _, p := range w.programs {
+		if p.stream == nil {
+			continue
+		}
+		viewers[p.stream.proc]++
+		if p.user != "" {
+			members[p.stream.proc]++
+		}
+	}
 	for _, v := range w.visitors {
 		if s := v.sheet; s != nil && s.sock != nil {
 			viewers[s.sock.proc]++
@@ -603,12 +715,23 @@ func (m *model) compareRoom(name string) {
 	r := m.read(name)
 	want, users := map[string]string{}, map[string]bool{}
 	for _, st := range m.seats {
-		if st.room != name || st.sheet == nil {
+		if st.room != name {
 			continue
 		}
-		if as := st.sheet.shows.as(); as != "" {
+		as := ""
+		if st.sheet != nil {
+			as = st.sheet.shows.as()
+		} else if st.program != nil {
+			as = st.program.name()
+		}
+		if as != "" {
 			want[st.conn] = as
 			users[st.session+as] = true
+		}
+	}
+	for _, p := range w.programs {
+		if p.room == name && p.on && p.kind != "put" && (p.stream == nil || p.seen == nil || p.seen.stale || p.seen.version != r.version) {
+			w.fail("program %d: sees %s as %v, where there is %v", p.n, name, p.seen, r.sight())
 		}
 	}
 	for id, l := range r.conns {

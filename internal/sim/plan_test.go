@@ -95,7 +95,8 @@ var waits = []time.Duration{
 var (
 	always  = []string{"open", "open", "open", "join", "join", "join", "leave", "close"}
 	actions = []string{"twice", "twonames", "reload", "form", "json", "hostile", "head", "drop", "vanish", "lossy", "rest", "forge", "hasty"}
-	faults  = []string{"stall", "cut", "flush", "down", "empty", "kill", "drain", "isolate"}
+	calls   = []string{"watch", "attend", "put", "hangup", "delete", "remove", "update"}
+	faults  = []string{"stall", "cut", "flush", "down", "empty", "kill", "drain", "isolate", "rewind", "clock", "lose"}
 )
 
 // newPlan returns the plan of a seed.
@@ -110,6 +111,7 @@ func newPlan(seed uint64) plan {
 		}
 	}
 	some(actions, 0.4)
+	some(calls, 0.4)
 	some(faults, 0.25)
 	p := plan{seed: seed}
 	for range 6 + rng.IntN(14) {

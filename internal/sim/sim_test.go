@@ -1,8 +1,10 @@
 package sim
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -16,8 +18,23 @@ import (
 func TestMain(m *testing.M) {
 	debug.SetGCPercent(400) // much garbage, little of it lives
 	outside.Begin()
-	os.Exit(m.Run())
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "presence-sim")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		keysFile = filepath.Join(dir, "keys")
+		line := fmt.Sprintf("simulated sha256:%x rooms=* rights=read,write\n", sha256.Sum256([]byte(apiKey)))
+		if err := os.WriteFile(keysFile, []byte(line), 0o600); err != nil {
+			panic(err)
+		}
+		return m.Run()
+	}())
 }
+
+// keysFile has the keys of the API.
+var keysFile string
 
 // number is a variable of the environment, or the default.
 func number(t *testing.T, name string, otherwise int) int {

@@ -65,6 +65,7 @@ type world struct {
 	mu       sync.Mutex // guards all that follows, and the visitors and the model:
 	procs    []*proc    // by place; a place has a new process after a kill or a drain
 	visitors []*visitor
+	programs []*program
 	rng      *rand.Rand // of steps, which come one after another
 	events   []event    // to come
 	model    *model
@@ -134,6 +135,7 @@ func (w *world) run(place int) *proc {
 	p := &proc{place: place, link: w.fake.Link(w.t), done: make(chan struct{}), conns: map[*memnet.Conn]bool{}, started: time.Now()}
 	config := app.Default()
 	config.RedisURL = "redis://10.0.0.99" // which is link
+	config.APIKeysFile = keysFile
 	config.HeartbeatInterval, config.MemberTTL, config.LeaveGrace = heartbeat, ttl, grace
 	if w.change != nil {
 		w.change(&config)
@@ -381,6 +383,7 @@ func (w *world) live() {
 		w.procs = append(w.procs, w.run(place))
 	}
 	w.visit()
+	w.employ()
 	w.mu.Unlock()
 	for !w.ready() && !w.failed() {
 		w.sleep(time.Second)
@@ -403,6 +406,9 @@ func (w *world) live() {
 	w.mu.Lock()
 	for _, v := range w.visitors {
 		v.close(false)
+	}
+	for _, p := range w.programs {
+		p.quit(false)
 	}
 	w.mu.Unlock()
 	if !w.failed() {
@@ -524,6 +530,16 @@ func init() { //nolint:gochecknoinits // the steps name each other
 		"vanish":   func(w *world, s step) { w.visitor(s).vanish() },
 		"lossy":    func(w *world, s step) { w.visitor(s).lossy(s) },
 
+		"watch":  func(w *world, s step) { w.program("watch", s).start(s) },
+		"attend": func(w *world, s step) { w.program("attend", s).start(s) },
+		"put":    func(w *world, s step) { w.program("put", s).start(s) },
+		"hangup": func(w *world, s step) {
+			w.program([]string{"attend", "watch", "put"}[s.arg(1)%3], s).quit(s.arg(2)%2 == 0)
+		},
+		"delete": func(w *world, s step) { w.program([]string{"attend", "put"}[s.arg(1)%2], s).leave(s) },
+		"remove": func(w *world, s step) { w.program([]string{"attend", "put"}[s.arg(1)%2], s).remove(s) },
+		"update": func(w *world, s step) { w.program("put", s).updates++ },
+
 		"stall": func(w *world, s step) {
 			p := w.procs[s.arg(0)%len(w.procs)]
 			w.trouble()
@@ -568,6 +584,42 @@ func init() { //nolint:gochecknoinits // the steps name each other
 			w.model.lost()
 			w.fake.FlushAll()
 		},
+		"rewind": func(w *world, s step) {
+			failOver := w.fake.Copy()
+			w.after(spans[s.arg(1)%len(spans)], func() {
+				w.model.rewind()
+				failOver()
+				for _, p := range w.procs {
+					if !p.dead && !p.cut { // the connections end with the server
+						p.link.Cut()
+						p.link.Mend()
+					}
+				}
+			})
+		},
+		"clock": func(w *world, s step) {
+			by := clocks[s.arg(1)%len(clocks)]
+			w.trouble()
+			if by > 4*ttl-time.Second { // keys end
+				w.model.lost()
+			}
+			w.fake.Step(by)
+		},
+		"lose": func(w *world, s step) {
+			room := s.arg(0) % len(rooms)
+			key := "presence:{" + rooms[room] + "}:" + keys[s.arg(1)%len(keys)]
+			w.note("lose %s", key)
+			if !w.fake.Exists(key) {
+				return
+			}
+			w.trouble()
+			w.model.harmed[room] = time.Now()
+			w.fake.Del(key)
+			if s.arg(2)%3 == 0 {
+				_, _ = w.fake.Lpush(key, "not what a server writes")
+				w.fake.SetTTL(key, time.Minute)
+			}
+		},
 		"down": func(w *world, s step) {
 			w.down(spans[s.arg(1)%len(spans)], false)
 		},
@@ -601,6 +653,13 @@ func init() { //nolint:gochecknoinits // the steps name each other
 		},
 	}
 }
+
+// clocks are by how much the clock of Redis is stepped, and keys of a room are those that
+// may be lost.
+var (
+	clocks = []time.Duration{-2 * time.Minute, -10 * time.Second, -3 * time.Second, 3 * time.Second, 10 * time.Second, 20 * time.Second, time.Minute, time.Hour}
+	keys   = []string{"online", "beats", "conns", "refs", "users", "roster", "version", "log"}
+)
 
 // spans are how long faults last: from what nobody notices to longer than a lease.
 var spans = []time.Duration{
