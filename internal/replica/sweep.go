@@ -354,6 +354,10 @@ func (r *Replica) sweepRooms(ctx context.Context, l *link, rooms []string, terms
 		for i, room := range rooms {
 			terms.Expected[i] = s.due[room].clock(l)
 		}
+		// After that: a probe may just have found that the clock was stepped.
+		if since, held, _ := l.held(); held {
+			terms.Held, terms.Since = true, since
+		}
 		asked, before := time.Now(), clock()
 		results := r.store.Sweep(ctx, rooms, terms)
 		after := clock()
