@@ -280,7 +280,8 @@ func (r *Replica) saw(ctx context.Context, room, birth string) (lost bool) {
 // Redis has just lost it, and not all is put back yet. asked is when it was looked for.
 func (r *Replica) missing(ctx context.Context, room, birth string, asked time.Time) error {
 	r.Saw(ctx, room, birth, asked)
-	if r.losses.current(room, birth) || r.links.of(room).trusted() != nil { // the room is marked
+	marked := r.links.of(room).trusted() != nil
+	if marked || r.losses.current(room, birth) {
 		return nil
 	}
 	epochs, err := r.store.Epochs(ctx, room) // of a room with nobody here only this tells

@@ -426,7 +426,7 @@ func (p *program) open(to *proc, r *http.Request, s *stream) (*bufio.Reader, err
 	if err := r.Write(c); err != nil {
 		return nil, err
 	}
-	response, err := http.ReadResponse(bufio.NewReader(c), r) //nolint:bodyclose // its connection is
+	response, err := http.ReadResponse(bufio.NewReader(c), r)
 	if err != nil {
 		c.Break()
 		return nil, err

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			panic(err)
 		}
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }()
 		keysFile = filepath.Join(dir, "keys")
 		line := fmt.Sprintf("simulated sha256:%x rooms=* rights=read,write\n", sha256.Sum256([]byte(apiKey)))
 		if err := os.WriteFile(keysFile, []byte(line), 0o600); err != nil {
