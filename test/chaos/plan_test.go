@@ -197,6 +197,9 @@ func planned(seed uint64, n int, cluster bool) round {
 	}
 	var r round
 	targets := random.Perm(numReplicas + 1)[:1+random.IntN(3)]
+	if cluster && !slices.Contains(targets, 0) {
+		targets[0] = 0 // what a Cluster does is what it is about
+	}
 	for _, target := range targets {
 		t := trouble{replica: target - 1, begin: between(0, latest)}
 		if t.replica >= 0 {
