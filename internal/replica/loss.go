@@ -276,12 +276,14 @@ func (r *Replica) saw(ctx context.Context, room, birth string) (lost bool) {
 	return lost
 }
 
+// shown reports whether what the node of room holds may be shown.
+func (r *Replica) shown(room string) bool { return r.links.of(room).trusted() == nil }
+
 // missing returns an error if a connection is not in room, which has that birth, since
 // Redis has just lost it, and not all is put back yet. asked is when it was looked for.
 func (r *Replica) missing(ctx context.Context, room, birth string, asked time.Time) error {
 	r.Saw(ctx, room, birth, asked)
-	marked := r.links.of(room).trusted() != nil
-	if marked || r.losses.current(room, birth) {
+	if !r.shown(room) || r.losses.current(room, birth) {
 		return nil
 	}
 	epochs, err := r.store.Epochs(ctx, room) // of a room with nobody here only this tells
