@@ -154,7 +154,7 @@ func (f *film) shoot() {
 		if s.Link == "reconnecting" {
 			class, served = "gone", served+" is gone"
 		}
-		around.WriteString(fmt.Sprintf("|%s|%s|%s", id, served, class))
+		fmt.Fprintf(&around, "|%s|%s|%s", id, served, class)
 		eval[chromedp.Void](f.stage, fmt.Sprintf("void Object.assign(document.getElementById(%q), { textContent: %q, className: %q })", id, served, class))
 	}
 	if f.scene == nil || around.String() != f.around {
