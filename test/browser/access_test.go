@@ -49,19 +49,19 @@ func (tab *tab) check(axe, what string) {
 	for _, scheme := range []string{"light", "dark"} {
 		tab.media("prefers-color-scheme", scheme)
 		eval[chromedp.Void](tab, "void (() => { window.axe ?? (0, eval)("+quoted(axe)+"); })()")
-		eval[chromedp.Void](tab, `void (async () => {
+		// Not at once: on a busy machine axe lets the page answer nothing for seconds.
+		eval[chromedp.Void](tab, `void (window.found = null, setTimeout(() => (async () => {
 			// axe can't judge text on a gradient. This is the end of it that is worst for text.
 			document.body.style.background = "var(--glow)";
-			window.found = null;
 			const rules = Object.fromEntries(axe.getRules().filter(({ tags }) => !tags.includes("experimental")).map(({ ruleId }) => [ruleId, { enabled: true }]));
 			const { violations, incomplete, passes } = await axe.run(document, { rules });
 			document.body.style.background = "";
 			const unsure = incomplete.filter(({ id }) => id.startsWith("color-contrast"));
 			window.found = [...violations, ...unsure].flatMap(({ id, help, nodes }) => nodes.map(({ html, any }) => [id, help, html, any[0]?.message].join("; ")));
 			if (!passes.some(({ id }) => id === "color-contrast-enhanced")) window.found.push("the contrast was not looked at");
-		})().catch((error) => { window.found = [String(error)]; })`)
+		})().catch((error) => { window.found = [String(error)]; })))`)
 		var found []string
-		redistest.Eventually(tab.t, soon, "axe is done with "+what, func() bool {
+		redistest.Eventually(tab.t, 2*soon, "axe is done with "+what, func() bool {
 			var err error
 			found, err = try[[]string](tab, "window.found")
 			return err == nil && found != nil
