@@ -168,12 +168,16 @@ func watched(t *testing.T, s pageServer, viewers int) map[figure]float64 {
 	defer tick.Stop()
 	for joined := true; time.Since(began) < changing; joined = !joined {
 		<-tick.C
+		err := error(nil)
 		if joined {
-			if err := restless.Leave(); err != nil {
-				t.Fatal(err)
-			}
+			err = restless.Leave()
 		} else {
-			restless.MustJoin("Ben")
+			err = restless.Join("Ben")
+		}
+		if err != nil && changes < 5 {
+			t.Fatal(err)
+		} else if err != nil {
+			break // a server with more to do than it can: what it has done until now counts
 		}
 		changes++
 	}
