@@ -127,9 +127,9 @@ func TestBench(t *testing.T) {
 		r := newReport(t, *quickFlag)
 		for _, row := range chosen(t, *rowsFlag) {
 			r.measure(t, row)
+			r.Took = time.Since(r.Began).Seconds()
+			r.save(t, *jsonFlag) // what there is: the next row may take long
 		}
-		r.Took = time.Since(r.Began).Seconds()
-		r.save(t, *jsonFlag)
 	}
 	r := loadReport(t, *jsonFlag)
 	fmt.Print(r.text())

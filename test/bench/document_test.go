@@ -22,6 +22,9 @@ func (r *report) document(t *testing.T, docs string) {
 	for _, line := range slices.Concat(r.Machine, r.Versions) {
 		fmt.Fprintf(&b, "- %s\n", line)
 	}
+	if r.busy() {
+		b.WriteString("\nOther programs kept the machine busy when this run began. That makes times longer, those until an answer most of all, and rates lower. What is compared with another side in turns, and memory, can be relied on.\n")
+	}
 	b.WriteString(`
 ## How it is measured
 
@@ -55,6 +58,17 @@ Everything runs on one machine: Redis, the servers, and the crowds that read wha
 	if err := os.WriteFile(filepath.Join(docs, "performance.md"), []byte(b.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// busy reports whether others used more than a quarter of the machine before the run.
+func (r *report) busy() bool {
+	cores, load := 0.0, 0.0
+	for _, line := range r.Machine {
+		if _, err := fmt.Sscanf(line, "load before: %f", &load); err != nil {
+			_, _ = fmt.Sscanf(line, "%f cores", &cores)
+		}
+	}
+	return load > cores/4
 }
 
 // table writes the figures of a row, a line for each side and place.
