@@ -168,7 +168,7 @@ func watched(t *testing.T, s pageServer, viewers int) map[figure]float64 {
 	defer tick.Stop()
 	for joined := true; time.Since(began) < changing; joined = !joined {
 		<-tick.C
-		err := error(nil)
+		var err error
 		if joined {
 			err = restless.Leave()
 		} else {

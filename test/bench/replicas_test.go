@@ -80,7 +80,7 @@ func (d *doomed) begin(t *testing.T, c *client.Client, room, key string) {
 	d.gone, d.all = map[string]bool{}, make(chan struct{})
 	newCrowd(t, d.replica.Addr, "/v1/rooms/"+room+"/events?join=c{}&user=u{}", key).more(crew)
 	ctx, cancel := context.WithCancel(t.Context())
-	begun := make(chan struct{})
+	begun, seen := make(chan struct{}), false
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		var view client.View
@@ -88,9 +88,9 @@ func (d *doomed) begin(t *testing.T, c *client.Client, room, key string) {
 			if err != nil {
 				return
 			}
-			if view.Apply(e); len(view.Members) == crew && begun != nil {
+			if view.Apply(e); len(view.Members) == crew && !seen {
 				close(begun)
-				begun = nil
+				seen = true
 			}
 			d.take(e)
 		}
