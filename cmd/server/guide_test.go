@@ -41,8 +41,8 @@ type reader struct {
 	errors buffer // what all commands print besides: that of curl about its progress, too
 }
 
-// Whoever follows docs/api.md from its first line to its last, in an empty folder, sees what
-// it shows. On the way the files of the folder become a web application with presence.
+// A newcomer follows docs/api.md from its first line to its last, in an empty folder, and sees
+// what it shows. On the way the files of the folder become a web application with presence.
 func TestGuide(t *testing.T) {
 	for _, tool := range []string{"sh", "curl", "node"} {
 		redistest.Tool(t, tool)

@@ -148,7 +148,7 @@ func TestJoinFollowsOneGenerationOrNone(t *testing.T) {
 			t.Fatal(err)
 		}
 		follow("", "gen3", "Late", presence.ErrSuperseded) // its socket is gone, but it was a newer one
-		join(t, s, "r", conn("c1", "gen3", "Cid"))         // whoever has it
+		join(t, s, "r", conn("c1", "gen3", "Cid"))         // takes it from any generation
 		check(t, s, "r", 1, "Cid")
 		if _, err := s.Leave(t.Context(), "r", "c1", ""); err != nil {
 			t.Fatal(err)

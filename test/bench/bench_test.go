@@ -128,7 +128,7 @@ func TestBench(t *testing.T) {
 		for _, row := range chosen(t, *rowsFlag) {
 			r.measure(t, row)
 			r.Took = time.Since(r.Began).Seconds()
-			r.save(t, *jsonFlag) // what there is: the next row may take long
+			r.save(t, *jsonFlag) // the rows measured so far: the next may take long
 		}
 	}
 	r := loadReport(t, *jsonFlag)

@@ -40,15 +40,23 @@ type crowd struct {
 // path, in which {} is the number of the stream. They end with the test.
 func newCrowd(t *testing.T, host, path, key string) *crowd {
 	t.Helper()
-	cmd := exec.Command(os.Args[0]) //nolint:noctx // this binary, ended below
-	redistest.EndWithTest(cmd)
+	cmd := exec.Command(os.Args[0]) //nolint:noctx // this binary, ends with its input
 	cmd.Env = append(os.Environ(), crowdEnv+"="+host+"|"+requestOf(host, path, key))
+	in, out := talk(t, cmd)
+	return &crowd{t, in, out}
+}
+
+// talk starts a process that reads lines and answers by lines. It ends with its input, and
+// that with the test.
+func talk(t *testing.T, cmd *exec.Cmd) (in io.WriteCloser, out *bufio.Reader) {
+	t.Helper()
+	redistest.EndWithTest(cmd)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := cmd.StdoutPipe()
+	pipe, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +67,7 @@ func newCrowd(t *testing.T, host, path, key string) *crowd {
 		_ = in.Close()
 		_ = cmd.Wait()
 	})
-	return &crowd{t, in, bufio.NewReader(out)}
+	return in, bufio.NewReader(pipe)
 }
 
 // more has n more streams be opened, and returns when all of the crowd are open.

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -41,25 +40,8 @@ func startPeer(t *testing.T, server *redistest.Server, flags ...string) *peer {
 	}
 	user, password := redistest.Auth()
 	flags = append([]string{"-redis", fmt.Sprintf("redis://%s:%s@%s", user, password, server.Addr)}, flags...)
-	cmd := exec.Command(path, flags...) //nolint:noctx // ends with its input
-	redistest.EndWithTest(cmd)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = in.Close()
-		_ = cmd.Wait()
-	})
-	return &peer{in, bufio.NewReader(out)}
+	in, out := talk(t, exec.Command(path, flags...)) //nolint:noctx // ends with its input
+	return &peer{in, out}
 }
 
 // do has n clients from first on do something by so many callers, and returns the seconds
