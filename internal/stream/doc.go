@@ -15,8 +15,8 @@
 // nor its buffers stay. A stream has one goroutine, which waits for the peer to close.
 //
 // When a peer does not read fast enough, a part of an event can't be written at once. Then
-// a goroutine writes the rest. Later events are dropped meanwhile, and after that the
-// stream gets the whole room. A stream whose peer takes nothing for 30 s is cut.
+// a goroutine writes the rest. One more event waits meanwhile. Later ones are dropped, and
+// after that the stream gets the whole room. A stream whose peer takes nothing for 30 s is cut.
 //
 // # Where a stream stands
 //

@@ -43,6 +43,7 @@ type stream struct {
 	conn   net.Conn   // nil until it is taken over
 	raw    syscall.RawConn
 	rest   []byte // of what is being sent, owned by push while that runs
+	next   []byte // what follows it
 	busy   bool   // push runs
 	lost   bool   // a sub could not be sent something meanwhile
 	ending []byte // what is sent last
@@ -103,14 +104,17 @@ func (s *stream) begin(conn net.Conn) {
 	}
 }
 
-// send sends b, and reports false if what was sent before is still on its way: then
-// pending is asked for what the stream is to be sent after that.
+// send sends b. While something is on its way, be it a keepalive, one b waits. Of another
+// send reports false: then pending is asked for what the stream is to be sent after that.
 func (s *stream) send(w *writer, b []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closed || !s.opened || s.ending != nil:
 		return true // it is told nothing more
+	case s.busy && s.next == nil && !s.lost:
+		s.next = b
+		return true
 	case s.busy:
 		s.lost = true
 		return false
@@ -217,6 +221,10 @@ func (s *stream) pending() bool {
 		return false
 	case s.ending != nil:
 		s.rest, s.last = s.ending, true
+		s.mu.Unlock()
+		return true
+	case s.next != nil:
+		s.rest, s.next = s.next, nil
 		s.mu.Unlock()
 		return true
 	case !s.lost:

@@ -238,8 +238,21 @@ func TestStreamsEnd(t *testing.T) {
 	})
 }
 
-// A peer that does not read is told the room anew when it goes on, and cut when it does
-// not. Nobody else waits for it.
+// What is said only to keep a stream open costs nobody an event.
+func TestAKeepaliveDelaysAnEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(t, redistest.NewFake(t))
+		conn := p.raw("rooms=lobby")
+		readHead(t, conn)
+		time.Sleep(slots * beat) // a keepalive is on its way
+		p.join("ann")
+		window()
+		p.reading(conn).expect("diff 1 +[ann] ~[] -[]")
+	})
+}
+
+// A peer that does not read is told the room anew when it goes on, after what waited for
+// it, and cut when it does not. Nobody else waits for it.
 func TestSlowReaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := start(t, redistest.NewFake(t))
@@ -256,7 +269,7 @@ func TestSlowReaders(t *testing.T) {
 		}
 		quick.expect("diff 1 +[ann] ~[] -[]", "diff 2 +[ben] ~[] -[]", "diff 3 +[cem] ~[] -[]")
 		slow := p.reading(conn)
-		slow.expect("diff 1 +[ann] ~[] -[]", "snapshot 3 [ann,ben,cem]")
+		slow.expect("diff 1 +[ann] ~[] -[]", "diff 2 +[ben] ~[] -[]", "snapshot 3 [ann,ben,cem]")
 		p.join("dan")
 		window()
 		slow.expect("diff 4 +[dan] ~[] -[]")
