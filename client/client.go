@@ -18,7 +18,9 @@ type Options struct {
 	Key string
 
 	// Token, in place of Key, returns what is sent with a request: for tokens, which
-	// expire. It is called before each request, by several goroutines at a time.
+	// expire. It is called before each request, by several goroutines at a time. A stream
+	// asks for the next when three quarters of the life of a token have passed: one that
+	// is kept has to be replaced before that, since users leave when their token expires.
 	Token func(context.Context) (string, error)
 
 	// HTTPClient sends requests; nil: [http.DefaultClient]. Its Timeout does not count for

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,9 @@ const (
 
 // errSilent is the error for a stream that was silent for too long.
 var errSilent = errors.New("presence client: nothing was heard of the stream for " + silence.String())
+
+// errRenewal is the error for a stream that the next is to follow, by a new token.
+var errRenewal = errors.New("presence client: the token is renewed")
 
 // WatchOptions say how to watch a room. With the zero value all events come.
 type WatchOptions struct {
@@ -109,6 +113,9 @@ func (c *Client) watch(ctx context.Context, o WatchOptions, query url.Values, se
 				yield(Event{}, err)
 				return
 			}
+			if errors.Is(err, errRenewal) {
+				continue
+			}
 			wait := w.wait(err, lived, tries)
 			if o.Lost != nil {
 				o.Lost(err, wait)
@@ -143,8 +150,8 @@ func (w *watch) stream(ctx context.Context) (lived bool, err error) {
 	watchdog := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer watchdog.Stop()
 	defer func() {
-		if errors.Is(context.Cause(ctx), errSilent) {
-			err = errSilent
+		if cause := context.Cause(ctx); errors.Is(cause, errSilent) || errors.Is(cause, errRenewal) {
+			err = cause
 		}
 	}()
 	body, err := w.open(ctx)
@@ -153,6 +160,11 @@ func (w *watch) stream(ctx context.Context) (lived bool, err error) {
 	}
 	defer body.Close() //nolint:errcheck // nothing is written
 	opened := time.Now()
+	if life := lifeOf(w.credential, opened); life > 0 && w.client.opts.Token != nil {
+		// A user who has joined leaves when the token expires.
+		renewal := time.AfterFunc(max(life*3/4, time.Second), func() { cancel(errRenewal) })
+		defer renewal.Stop()
+	}
 	in := newReader(body, func() { watchdog.Reset(silence) })
 	for {
 		kind, data, err := in.next()
@@ -189,6 +201,24 @@ func (w *watch) stream(ctx context.Context) (lived bool, err error) {
 			w.last = in.id
 		}
 	}
+}
+
+// lifeOf is how long a token is valid after now, by the clock of this machine; 0 if that
+// can't be read.
+func lifeOf(token string, now time.Time) time.Duration {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return 0
+	}
+	var claims struct {
+		Expires float64 `json:"exp"`
+	}
+	text, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(text, &claims) != nil {
+		return 0
+	}
+	left := claims.Expires - float64(now.UnixMilli())/1000
+	return time.Duration(min(max(left, 0), 1e9) * float64(time.Second))
 }
 
 // open opens a stream.

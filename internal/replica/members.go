@@ -399,6 +399,7 @@ func (r *Replica) Attend(ctx context.Context, room string, w store.Wanted, socke
 	if err := r.timely(); err != nil {
 		return nil, store.Held{}, err
 	}
+	w.TTL = r.lease(w.Connection)
 	return r.join(ctx, room, w.Connection, socket, nil, func() (store.Held, error) { return r.store.Attend(ctx, room, w) })
 }
 

@@ -68,9 +68,9 @@ func (s *Store) Put(ctx context.Context, room string, w Wanted) (Held, error) {
 }
 
 // Attend is Join for a program's connection that has a socket, of which Put leaves the
-// generation. It lasts for the member TTL; w.TTL is not used.
+// generation. Without a w.TTL it lasts for the member TTL.
 func (s *Store) Attend(ctx context.Context, room string, w Wanted) (Held, error) {
-	return s.enter(ctx, &op{kind: opAttend, room: room, conn: w.Connection, ttl: s.opts.MemberTTL, name: w.SetName, meta: w.SetMeta})
+	return s.enter(ctx, &op{kind: opAttend, room: room, conn: w.Connection, ttl: cmp.Or(w.TTL, s.opts.MemberTTL), name: w.SetName, meta: w.SetMeta})
 }
 
 // enter is Join, Put and Attend.

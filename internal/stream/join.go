@@ -92,7 +92,7 @@ func (j *joined) Ended(_ *replica.Member, why error) {
 	j.stream.finish(RoomFull)
 }
 
-// end releases the member, which counts for the leave grace.
+// end releases the member, which counts for the leave grace, or until its token expires.
 func (j *joined) end() {
 	j.mu.Lock()
 	member := j.member
@@ -133,6 +133,9 @@ func (j *joined) settle(ctx context.Context, as Code) error {
 	case replica.Replaced:
 		j.stream.finish(Replaced)
 	case replica.Ended:
+		if until := j.want.Connection.Until; !until.IsZero() && !time.Now().Before(until) {
+			as = TokenExpired // its lease was no longer
+		}
 		j.stream.finish(as)
 	case replica.Missing:
 		j.stream.offer(newWriter(), []byte(keepalive))

@@ -52,6 +52,33 @@ func TestAStreamIsPresence(t *testing.T) {
 	})
 }
 
+// Nobody is there for longer than their token lasts, and nobody leaves who has another.
+func TestAStreamsUserLeavesWithTheirToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := redistest.NewFake(t)
+		p, other := start(t, fake), start(t, fake)
+		eyes := other.watch("rooms=lobby")
+		eyes.expect("snapshot 0 []")
+		c := p.watch("rooms=lobby&join=c1&user=ann&ttl=20s")
+		time.Sleep(19 * time.Second)
+		eyes.expect("diff 1 +[ann] ~[] -[]")
+		time.Sleep(2 * time.Second)
+		c.expect("snapshot 1 [ann]", "diff 0 +[] ~[] -[ann timeout]", "end token_expired never")
+		eyes.expect("diff 0 +[] ~[] -[ann timeout]")
+
+		first := p.watch("rooms=lobby&join=c1&user=ann&ttl=20s")
+		time.Sleep(15 * time.Second)
+		second := p.watch("rooms=lobby&join=c1&user=ann&ttl=40s")
+		time.Sleep(20 * time.Second)
+		first.expect("snapshot 1 [ann]", "end replaced never")
+		eyes.expect("diff 1 +[ann] ~[] -[]")
+		time.Sleep(15 * time.Second)
+		second.close()
+		time.Sleep(6 * time.Second) // less than the grace
+		eyes.expect("diff 0 +[] ~[] -[ann closed]")
+	})
+}
+
 func TestAStreamThatIsPresenceSeesItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := start(t, redistest.NewFake(t))
@@ -133,6 +160,7 @@ func TestAStreamJoinsWhenRedisIsBack(t *testing.T) {
 		short := p.watch("rooms=lobby&join=c2&user=ben")
 		c.expect("stale 0")
 		short.close()
+		time.Sleep(750 * time.Millisecond) // so that the room is read before the second in which the join is tried
 		fake.Up()
 		time.Sleep(time.Minute)
 		c.expect("snapshot 0 []", "diff 1 +[ann] ~[] -[]")

@@ -107,7 +107,7 @@ type Want struct {
 	After int64
 
 	// Join, if not nil, is the user whom the stream joins to the one room. Generation and
-	// TTL are not used.
+	// TTL are not used. The user is there no longer than until Until.
 	Join *store.Wanted
 
 	// Until is when the right to observe ends, and the stream with it; zero: never.
@@ -293,6 +293,7 @@ func (ss *Streams) leave(f *feed) {
 // While Redis is away, or full, that has to wait.
 func (ss *Streams) join(ctx context.Context, s *stream, want Want) (version int64, err error) {
 	j := &joined{stream: s, room: want.Rooms[0], user: want.Join.Connection.User.ID, want: *want.Join}
+	j.want.Connection.Until = want.Until
 	s.joined = j
 	if version, err = j.join(ctx); isLimit(err) {
 		return 0, err

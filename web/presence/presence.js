@@ -7,6 +7,7 @@ const silence = 35000; // a stream is lost: the server sends something every 15 
 const quiet = 20000; // the same when a page wakes up
 const longestWait = 30000; // between two tries
 const settled = 5000; // a stream that lasted so long has not failed
+const longestTimer = 2 ** 31 - 1;
 const reloading = 10000; // how long a reload may take: as the server's leave grace
 
 export function presence({ url = new URL("..", import.meta.url), token } = {}) {
@@ -33,6 +34,14 @@ function connectionOf(key) {
   const [id, since] = exchange(key)?.split(" ") ?? [];
   if (Date.now() - since < reloading) return id;
   return [...crypto.getRandomValues(new Uint32Array(4))].map((n) => n.toString(36)).join("-");
+}
+
+// lifeOf is how long a token is valid from now, by the clock of this machine, if that can
+// be read.
+function lifeOf(token) {
+  try {
+    return 1000 * JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"))).exp - Date.now();
+  } catch { /* the server will say when it has expired */ }
 }
 
 function open(address, token, room, onChange, query, joins) {
@@ -98,11 +107,19 @@ function open(address, token, room, onChange, query, joins) {
     return retry;
   }
 
+  // The user leaves when the token expires. So a stream with the next one follows before.
+  function renewIn(life, signal) {
+    if (!token?.call || !(life > 0)) return;
+    const timer = setTimeout(restart, Math.min(Math.max(0.75 * life, 1000), longestTimer));
+    signal.addEventListener("abort", () => clearTimeout(timer));
+  }
+
   // stream opens a stream, reads it to its end, and returns how to go on.
   async function stream(signal) {
     const given = token?.call ? await token() : token;
     signal.throwIfAborted();
     bearer = given;
+    renewIn(lifeOf(bearer), signal);
     const headers = {};
     if (bearer) headers.Authorization = `Bearer ${bearer}`;
     if (state.complete) headers["Last-Event-ID"] = id;
