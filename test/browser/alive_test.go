@@ -17,7 +17,7 @@ import (
 // load opens a tab at an address, where the page may not come alive.
 func (b *browser) load(url string) *tab {
 	b.t.Helper()
-	tab := b.newTab(chromedp.WithExistingBrowserContext(b.id))
+	tab := b.newTab()
 	tab.outage = true
 	tab.navigate(url)
 	return tab

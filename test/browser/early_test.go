@@ -37,7 +37,7 @@ func newSlow(t *testing.T, to *harness.Replica) *slow {
 // early opens a page whose script does not come yet, and returns before it is loaded.
 func (b *browser) early(url string) *tab {
 	b.t.Helper()
-	tab := b.newTab(chromedp.WithExistingBrowserContext(b.id))
+	tab := b.newTab()
 	eval[chromedp.Void](tab, `void (location.href = "`+url+`")`)
 	tab.sees(soon, "there", func(s sight) bool { return s.Served != "" })
 	return tab

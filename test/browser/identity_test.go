@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/chromedp/chromedp"
 	"github.com/golang-jwt/jwt/v5"
 
 	"presence/internal/redistest"
@@ -68,7 +67,7 @@ func TestPageWithAnIdentity(t *testing.T) {
 	tab.sees(soon, "joined at another replica", joined)
 
 	framed.Store(way.URL + "/rooms/team-2?access_token=" + bearer(t, "team-2", time.Hour))
-	frame := browser.newTab(chromedp.WithExistingBrowserContext(browser.id))
+	frame := browser.newTab()
 	frame.navigate(origin)
 	redistest.Eventually(t, soon, "the page in the frame has a socket, too", func() bool { return site.b.Metric("presence_socket_connections") == 2 })
 

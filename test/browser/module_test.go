@@ -101,7 +101,7 @@ func (p *product) visit(t *testing.T, b *browser, server, user string) *tab {
 // goTo opens a tab at an address.
 func (b *browser) goTo(url string) *tab {
 	b.t.Helper()
-	tab := b.newTab(chromedp.WithExistingBrowserContext(b.id))
+	tab := b.newTab()
 	tab.navigate(url)
 	return tab
 }
@@ -432,7 +432,7 @@ func TestModuleWaitsUntilThePageIsShown(t *testing.T) {
 	t.Parallel()
 	p := newProduct(t)
 	b := newBrowser(t)
-	ann := b.newTab(chromedp.WithExistingBrowserContext(b.id))
+	ann := b.newTab()
 	call(ann, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{
 		Source: `Object.defineProperty(document, "prerendering", { value: true, configurable: true })`,
 	})

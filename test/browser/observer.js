@@ -49,7 +49,8 @@
 
   window.observer = { now: () => { const sight = now(); return sight && { ...sight, at: at() }; }, history, clicked: 0, shifts: [] };
   // Whether a press counts, and is no accident: as in page.js.
-  window.observer.calm = () => at() - pressed > 500 && at() - switched > 500;
+  const calming = () => document.documentElement.classList.contains("calming");
+  window.observer.calm = () => at() - pressed > 500 && at() - switched > 500 && !calming();
   window.addEventListener("submit", () => { pressed = at(); }, true);
   document.addEventListener("click", () => { window.observer.clicked = at(); }, true);
 

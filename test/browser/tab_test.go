@@ -117,7 +117,7 @@ type problem struct {
 // open opens a tab at an address, and returns when the page is live.
 func (b *browser) open(url string) *tab {
 	b.t.Helper()
-	tab := b.newTab(chromedp.WithExistingBrowserContext(b.id))
+	tab := b.newTab()
 	tab.navigate(url)
 	tab.sees(soon, "live", sight.live)
 	return tab
@@ -126,16 +126,22 @@ func (b *browser) open(url string) *tab {
 // openWithoutScripts opens a tab that runs none.
 func (b *browser) openWithoutScripts(url string) *tab {
 	b.t.Helper()
-	tab := b.newTab(chromedp.WithExistingBrowserContext(b.id))
+	tab := b.newTab()
 	call(tab, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 	tab.navigate(url)
 	return tab
 }
 
-func (b *browser) newTab(options ...chromedp.ContextOption) *tab {
+func (b *browser) newTab() *tab {
+	b.t.Helper()
+	return b.attach(chromedp.WithExistingBrowserContext(b.id)) // with the browser's own cookies
+}
+
+// attach returns a tab that is new, or there already, as an option says.
+func (b *browser) attach(which chromedp.ContextOption) *tab {
 	b.t.Helper()
 	tab := &tab{t: b.t, b: b}
-	tab.ctx, tab.cancel = chromedp.NewContext(b.ctx, append(options, chromedp.WithListener(tab.listen))...)
+	tab.ctx, tab.cancel = chromedp.NewContext(b.ctx, which, chromedp.WithListener(tab.listen))
 	b.t.Cleanup(tab.end)
 	if err := chromedp.Do(tab.ctx); err != nil {
 		b.t.Fatalf("new tab: %v", err)
@@ -412,7 +418,7 @@ func (tab *tab) double() *tab {
 	if !ok {
 		tab.t.Fatal("no new tab")
 	}
-	return tab.b.newTab(chromedp.WithTargetID(id))
+	return tab.b.attach(chromedp.WithTargetID(id))
 }
 
 // close closes the tab, and returns the time just before.

@@ -92,6 +92,14 @@ func report(events io.Reader, out io.Writer) (skipped []string, err error) {
 		case "output":
 			said[k] = append(said[k], e.Output)
 		case "fail":
+			if e.Test == "" { // what the tests said that have not ended: they broke the process
+				for other, lines := range said {
+					if other.pkg == e.Package && other.test != "" {
+						_, _ = fmt.Fprint(out, strings.Join(lines, ""))
+						delete(said, other)
+					}
+				}
+			}
 			_, _ = fmt.Fprint(out, strings.Join(said[k], ""))
 			delete(said, k)
 		case "pass", "skip":

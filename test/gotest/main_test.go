@@ -18,6 +18,7 @@ func TestReportPrintsWhatMatters(t *testing.T) {
 		`{"Action":"output","Package":"a","Test":"TestAway","Output":"    away_test.go:9: redis-server is not installed\n"}`,
 		`{"Action":"output","Package":"a","Test":"TestAway","Output":"--- SKIP: TestAway (0.00s)\n"}`,
 		`{"Action":"skip","Package":"a","Test":"TestAway"}`,
+		`{"Action":"output","Package":"a","Test":"TestBroken","Output":"panic: no\n"}`,
 		`{"Action":"output","Package":"a","Output":"FAIL\n"}`,
 		`{"Action":"output","Package":"a","Output":"FAIL\ta\t0.1s\n"}`,
 		`{"Action":"fail","Package":"a"}`,
@@ -33,7 +34,7 @@ func TestReportPrintsWhatMatters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "=== RUN   TestBad\n    bad_test.go:7: broken: no\nFAIL\nFAIL\ta\t0.1s\ngo: something else\nok  \tb\t0.2s\n" +
+	want := "=== RUN   TestBad\n    bad_test.go:7: broken: no\npanic: no\nFAIL\nFAIL\ta\t0.1s\ngo: something else\nok  \tb\t0.2s\n" +
 		"skipped   1: redis-server is not installed\n"
 	if got := out.String(); got != want {
 		t.Errorf("printed\n%s\nwant\n%s", got, want)
