@@ -57,6 +57,10 @@ test: ## all tests: vet, unit, simulator, browser, system (CI also runs `make li
 # a package without generic code may be left out: the linker merges its instances with ours.)
 RACE := -race -gcflags='github.com/yuin/gopher-lua/...=-race=false'
 
+# Packages run side by side, each with one processor: with several, timers of a bubble let
+# the race detector break the process now and then (https://go.dev/issue/78156).
+RACE += -cpu 1
+
 .PHONY: test-unit
 test-unit: assets ## packages one by one, with the race detector
 	$(GOTEST) $(RACE) -shuffle=on $(UNIT)

@@ -289,7 +289,10 @@ func script(t *testing.T, answer func(call int, w http.ResponseWriter, r *http.R
 	synctest.Test(t, func(t *testing.T) {
 		s := &scripted{}
 		l := memnet.Listen(&net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 80})
+		var answers sync.WaitGroup                                                                      // which may take longer than the test
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { //nolint:gosec // of a test
+			answers.Add(1)
+			defer answers.Done()
 			s.mu.Lock()
 			call := s.n
 			s.n++
@@ -306,6 +309,7 @@ func script(t *testing.T, answer func(call int, w http.ResponseWriter, r *http.R
 			transport.CloseIdleConnections()
 			_ = server.Close()
 			served.Wait()
+			answers.Wait()
 		})
 		var err error
 		if s.client, err = client.New("http://presence.test/below", client.Options{HTTPClient: &http.Client{Transport: transport, Timeout: 5 * time.Second}}); err != nil {
