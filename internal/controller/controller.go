@@ -190,6 +190,7 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 	if found {
 		s = s.as(user)
 	}
+	c.rooms.Reach(wait, v.room, v.seen)
 	view, err := c.rooms.Look(wait, v.room)
 	if err != nil {
 		c.log.DebugContext(ctx, "room not read", "err", err)
@@ -262,6 +263,7 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 	v.expire()
 	v.page = c.pages.Open(v.room, v)
 	v.viewer = c.rooms.Enter(wait, v.room, v.page.Audience())
+	c.rooms.Reach(wait, v.room, v.seen)
 	v.viewer.Saw(room.View{}) // nothing yet
 	s = c.resume(wait, v, s)
 	c.takeTurn(ctx, v)
@@ -393,7 +395,9 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	case v.socket && !replica.Answers(wait, v):
 		err = presence.ErrSuperseded // the browser may have another socket by now
 	default:
-		occupancy, err = c.leaveHTTP(wait, v)
+		if occupancy, err = c.leaveHTTP(wait, v); err == nil {
+			c.changed(v, occupancy.Version)
+		}
 	}
 	c.metrics.count(actionLeave, err)
 	c.takeTurn(ctx, v)
@@ -439,6 +443,9 @@ func (c *Controller) put(ctx context.Context, v *visit, user presence.User) (pre
 	conn := v.conn("")
 	conn.User = user
 	held, err := c.replica.Put(ctx, v.room, store.Wanted{Connection: conn, TTL: conn.Lease(c.opts.MemberTTL), SetName: true})
+	if err == nil {
+		c.changed(v, held.Version)
+	}
 	return held.Occupancy, err //nolint:wrapcheck // says what was tried
 }
 

@@ -42,6 +42,7 @@ type visit struct {
 	began      time.Time
 	bare       bool   // without a tab key: a browser without JavaScript, or before it runs
 	kept       *kept  // what a bare browser keeps of the room; nil: nothing that we gave it
+	seen       int64  // the version of the room that the browser's last form led to; 0: none
 	adopt      string // the user as whom the browser joined before its tab had a key, or ""
 
 	identity *Identity   // by a token; nil: a guest
@@ -226,6 +227,7 @@ func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) stri
 			began:      began,
 			bare:       tab == "",
 		}
+		v.seen = seenBy(r, v.room)
 		v.identify(r)
 		v.connection = c.opts.Keys().ConnectionID(v.session, tab)
 		if adopt := r.URL.Query().Get(adoptParam); !v.bare && presence.IsID(adopt) {
@@ -421,6 +423,40 @@ func (c *Controller) keptBy(r *http.Request, v *visit) *kept {
 		return nil
 	}
 	return &kept{string(name), time.Unix(until, 0)}
+}
+
+const (
+	// seenCookiePrefix and a room say which version of it a form of the browser led to. The
+	// page that follows shows no older one, at whichever replica. Who makes up a version has
+	// the room read once more, and nothing else.
+	seenCookiePrefix = "presence-at-"
+
+	// seenFor is for how long: longer than replicas go without reading a room again.
+	seenFor = 10 * time.Second
+)
+
+// changed notes that a request of v has led to a version of its room.
+func (c *Controller) changed(v *visit, version int64) {
+	c.rooms.Heard(v.room, version)
+	if v.socket || version == 0 {
+		return
+	}
+	cookie := &http.Cookie{Name: seenCookiePrefix + v.room, Value: strconv.FormatInt(version, 10), Path: "/", MaxAge: int(seenFor.Seconds())}
+	c.opts.Guard(v.request, cookie)
+	v.keep(cookie)
+}
+
+// seenBy is the version of a room that a form of the sender of r led to; 0 for none.
+func seenBy(r *http.Request, room string) int64 {
+	cookie, err := r.Cookie(seenCookiePrefix + room)
+	if err != nil {
+		return 0
+	}
+	version, err := strconv.ParseInt(cookie.Value, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return version
 }
 
 // Authenticator makes livetemplate take each visit for a browser of its own.

@@ -26,6 +26,7 @@ type Fake struct {
 	down       atomic.Bool
 	broken     atomic.Pointer[string] // what every command is answered with
 	dialFailed atomic.Bool
+	muted      atomic.Bool
 	stepped    atomic.Bool
 	ahead      atomic.Int64 // of the clock, in ns, once it was stepped
 	copies     atomic.Int64
@@ -96,6 +97,9 @@ func (f *Fake) SetError(text string) {
 	}
 	f.broken.Store(&text)
 }
+
+// Mute has the messages that scripts publish get lost, until it is called with false.
+func (f *Fake) Mute(muted bool) { f.muted.Store(muted) }
 
 // errDown is what a dial is answered with that does not get through.
 var errDown = errors.New("connection refused")

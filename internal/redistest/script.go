@@ -151,6 +151,10 @@ func (s *scripts) call(ends bool) int {
 			l.RaiseError("Lua redis lib command arguments must be strings or integers")
 		}
 	}
+	if s.fake.muted.Load() && len(args) > 0 && strings.HasSuffix(args[0], "PUBLISH") {
+		l.Push(lua.LNumber(0))
+		return 1
+	}
 	s.reply.Reset()
 	s.reader.Reset(&s.reply)
 	peer := server.NewPeer(s.writer)

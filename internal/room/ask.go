@@ -8,6 +8,9 @@ import (
 	"presence/internal/store"
 )
 
+// reachPatience bounds how long a page waits for a version that its visitor has seen.
+const reachPatience = time.Second
+
 // Peek returns the numbers of a room without becoming a viewer; members are listed only if
 // the room has viewers here. With an error, and a stale view, Redis is away and nothing is
 // known.
@@ -26,6 +29,14 @@ func (rs *Rooms) Heard(name string, version int64) {
 	rs.changed(store.Event{Room: name, Occupancy: presence.Occupancy{Version: version}})
 }
 
+// Reach has the view of a room that has viewers here read again if it is older than version,
+// one that the caller has seen. It waits for that a moment only.
+func (rs *Rooms) Reach(ctx context.Context, name string, version int64) {
+	ctx, cancel := context.WithTimeout(ctx, reachPatience)
+	defer cancel()
+	rs.freshen(ctx, version, name)
+}
+
 // view returns the view of a room that has viewers here; else one that was never read.
 func (rs *Rooms) view(name string) View {
 	rs.mu.Lock()
@@ -37,9 +48,9 @@ func (rs *Rooms) view(name string) View {
 }
 
 // freshen reads those of the rooms that have viewers here and whose views are older than
-// the last version heard of: answers are up to date at once, while viewers see changes at
-// their own pace. A room that can't be read stays as it is.
-func (rs *Rooms) freshen(ctx context.Context, names ...string) {
+// version, or the last version heard of: answers are up to date at once, while viewers see
+// changes at their own pace. A room that can't be read stays as it is.
+func (rs *Rooms) freshen(ctx context.Context, version int64, names ...string) {
 	for {
 		var batch []*room
 		var wait chan struct{}
@@ -47,7 +58,7 @@ func (rs *Rooms) freshen(ctx context.Context, names ...string) {
 		for _, name := range names {
 			rm := rs.byName[name]
 			switch {
-			case rm == nil || !rm.behindLocked():
+			case rm == nil || !rm.behindLocked(version):
 			case rm.busy:
 				wait = rm.tried
 			case rs.trust.Trusted(name) == nil:
@@ -71,15 +82,15 @@ func (rs *Rooms) freshen(ctx context.Context, names ...string) {
 	}
 }
 
-// behindLocked reports whether a later version was heard of than that of the view.
-func (rm *room) behindLocked() bool {
+// behindLocked reports whether the view is older than version, or the last version heard of.
+func (rm *room) behindLocked(version int64) bool {
 	view := rm.view.Load()
-	return !view.AsOf.IsZero() && !view.Stale && view.Version < rm.told
+	return !view.AsOf.IsZero() && !view.Stale && view.Version < max(version, rm.told)
 }
 
 // read reads one room for a question of the API, unless the room has viewers here.
 func (rs *Rooms) read(ctx context.Context, have store.Have) (view View, err error) {
-	rs.freshen(ctx, have.Room)
+	rs.freshen(ctx, 0, have.Room)
 	if view = rs.view(have.Room); !view.AsOf.IsZero() {
 		return view, nil
 	}
@@ -170,7 +181,7 @@ func (rs *Rooms) Scan(ctx context.Context, name string, from store.Cursor, count
 // its members. While Redis is away the views are the last that are known, and stale; the
 // error is that one is not known, or not all of its members.
 func (rs *Rooms) Pick(ctx context.Context, users []string, rooms ...string) ([]View, error) {
-	rs.freshen(ctx, rooms...)
+	rs.freshen(ctx, 0, rooms...)
 	views := make([]View, len(rooms))
 	var asked []string
 	for i, name := range rooms {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"sync"
@@ -505,6 +506,36 @@ func TestPeekAndLook(t *testing.T) {
 		w.fake.Del("presence:{lobby}:beats")
 		if bad, err := w.Peek(t.Context(), lobby); !errors.Is(err, presence.ErrDamaged) || !bad.Stale {
 			t.Errorf("Peek at a damaged room: %+v, %v", bad, err)
+		}
+	})
+}
+
+// A version that was seen elsewhere is reached at once, though no message has come of it. One
+// that is made up has the room read once, and nothing else.
+func TestReach(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		v := w.look(lobby, &crowd{})
+		defer v.Exit()
+		pass(time.Second)
+		w.fake.Mute(true)
+		w.join(lobby, "Ann")
+		before, reads := v.View(), w.reads("")
+		w.Reach(t.Context(), lobby, before.Version)
+		if n := w.reads("") - reads; n != 0 || v.View().Users != 0 {
+			t.Errorf("for a version that is there the room was read %d times", n)
+		}
+		w.Reach(t.Context(), lobby, before.Version+1)
+		if view := v.View(); view.Users != 1 {
+			t.Errorf("reached %+v", view)
+		}
+		reached, reads := v.View(), w.reads("")
+		w.Reach(t.Context(), lobby, math.MaxInt64)
+		if n := w.reads("") - reads; n != 1 || v.View().Sequence != reached.Sequence || v.Told() != reached.Version {
+			t.Errorf("for a version that is made up the room was read %d times, and is %+v", n, v.View())
+		}
+		w.Reach(t.Context(), "nobody", 1)
+		if rooms, _ := w.Counts(); rooms != 1 {
+			t.Errorf("%d rooms", rooms)
 		}
 	})
 }

@@ -1,0 +1,154 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"presence/internal/presence"
+	"presence/internal/redistest"
+)
+
+// plain is a browser without JavaScript, and the replicas it goes to.
+type plain struct {
+	*world
+
+	cookies map[string]cookie
+}
+
+// plainly runs a test of a browser without JavaScript at two replicas, in a bubble.
+func plainly(t *testing.T, test func(t *testing.T, b *plain)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, fake: redistest.NewFake(t), begun: time.Now(), rng: rand.New(rand.NewPCG(1, 2))}
+		w.model = newModel(w)
+		for place := range 2 {
+			w.procs = append(w.procs, w.run(place))
+		}
+		t.Cleanup(w.end)
+		time.Sleep(ttl)
+		test(t, &plain{world: w, cookies: map[string]cookie{}})
+	})
+}
+
+// do sends a request for the lobby to the replica at a place, and keeps the cookies of the
+// answer. A form is not nil.
+func (b *plain) do(place int, form url.Values) *answer {
+	b.t.Helper()
+	method := http.MethodGet
+	if form != nil {
+		method = http.MethodPost
+	}
+	r := request(method, "/", form.Encode())
+	r.Header.Set("Accept", "text/html")
+	if form != nil {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	for name, c := range b.cookies {
+		if time.Now().Before(c.until) {
+			r.AddCookie(&http.Cookie{Name: name, Value: c.value})
+		}
+	}
+	p := b.procs[place]
+	got, err := p.exchange(p.public, watcher, r, time.Minute)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, c := range (&http.Response{Header: got.header}).Cookies() {
+		b.cookies[c.Name] = cookie{c.Value, time.Now().Add(time.Duration(c.MaxAge) * time.Second)}
+	}
+	return got
+}
+
+// get loads the page.
+func (b *plain) get(place int) string {
+	b.t.Helper()
+	got := b.do(place, nil)
+	if got.status != http.StatusOK {
+		b.t.Fatalf("%d %s", got.status, got.body)
+	}
+	return got.body
+}
+
+// post sends a form, which must be answered by leading to the page.
+func (b *plain) post(place int, form url.Values) {
+	b.t.Helper()
+	if got := b.do(place, form); got.status != http.StatusSeeOther {
+		b.t.Fatalf("%d %s", got.status, got.body)
+	}
+}
+
+// join and leave press the buttons.
+func (b *plain) join(place int, name string) {
+	b.t.Helper()
+	b.post(place, url.Values{"join": {""}, "username": {name}})
+}
+
+func (b *plain) leave(place int) {
+	b.t.Helper()
+	b.post(place, url.Values{"leave": {""}})
+}
+
+// rows are the names that a page lists.
+var rows = regexp.MustCompile(`<li [^>]*data-key=`)
+
+// shows fails the test unless a page says that the visitor is there as name, "" for not at
+// all, and counts and lists so many users.
+func shows(t *testing.T, page, name string, users string) {
+	t.Helper()
+	if got := read(page); got.as() != name || got.stale {
+		t.Errorf("the page shows the visitor as %+v, want %q", got, name)
+	}
+	listed := map[int]string{0: "0", 1: "1"}[len(rows.FindAllString(page, -1))]
+	if !strings.Contains(page, users+" user(s) online") || listed != users {
+		t.Errorf("the page does not count %s, or lists %s", users, listed)
+	}
+}
+
+// there is who is in the lobby.
+func (b *plain) there() string {
+	synctest.Wait()
+	var names []string
+	conns, _ := b.fake.HKeys("presence:{lobby}:conns")
+	for _, conn := range conns {
+		user := b.fake.HGet("presence:{lobby}:conns", conn)[presence.GenerationSize:]
+		_, name, _ := strings.Cut(b.fake.HGet("presence:{lobby}:users", user), " ")
+		name, _, _ = strings.Cut(name, "\n") // no metadata
+		names = append(names, name)
+	}
+	return strings.Join(names, " ")
+}
+
+// The page that follows a form shows what the form did, also where somebody looks at the
+// room and no message about the change has come yet, and at another replica than the form
+// was sent to. So does a page by which somebody comes back whose lease had ended.
+func TestPageAfterAFormShowsWhatTheFormDid(t *testing.T) {
+	for what, elsewhere := range map[string]int{"the same replica": 0, "another replica": 1} {
+		t.Run(what, func(t *testing.T) {
+			plainly(t, func(t *testing.T, b *plain) {
+				var strangers []*http.Cookie
+				for _, p := range b.procs {
+					p.open(t, "/", strangers)
+				}
+				b.get(0)
+				b.fake.Mute(true)
+				b.join(0, "Ann")
+				shows(t, b.get(elsewhere), "Ann", "1")
+				time.Sleep(6 * time.Second) // all replicas read the room from time to time
+				b.leave(0)
+				shows(t, b.get(elsewhere), "", "0")
+				b.join(0, "Ann")
+				time.Sleep(ttl + 8*time.Second) // no longer than the cookie lasts
+				if who := b.there(); who != "" {
+					t.Fatalf("%s is there", who)
+				}
+				shows(t, b.get(elsewhere), "Ann", "1")
+			})
+		})
+	}
+}
