@@ -27,13 +27,15 @@ func main() {
 	os.Exit(code)
 }
 
-// versionFlag is the one flag that is no environment variable: images set
-// PRESENCE_VERSION to say what they hold.
-const versionFlag = "version"
+// These flags have no environment variable.
+const (
+	// versionFlag has none since images set PRESENCE_VERSION to say what they hold.
+	versionFlag = "version"
 
-// newKeyFlag makes an API key, and starts no server. It is none either: a server that a
-// variable keeps from starting would be hard to explain.
-const newKeyFlag = "new-api-key"
+	// newKeyFlag makes an API key, and starts no server. It has none since nobody would
+	// look for a variable that keeps a server from starting.
+	newKeyFlag = "new-api-key"
+)
 
 // run is the whole program, for a test to call.
 func run(ctx context.Context, args []string, lookupEnv func(string) (string, bool), stdout, stderr io.Writer) (code int) {
@@ -70,7 +72,7 @@ func run(ctx context.Context, args []string, lookupEnv func(string) (string, boo
 		return 2
 	}
 	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP) // before it could end a server that starts
+	signal.Notify(hangups, syscall.SIGHUP) // early: until then a SIGHUP ends the process
 	defer signal.Stop(hangups)
 	terminal := isTerminal(stderr)
 	log := config.Logger(stderr, terminal)
@@ -144,7 +146,7 @@ write to join and to remove). Servers read the file again on SIGHUP.
 // parse reads the flags, and the environment for those that are not given.
 func parse(fs *flag.FlagSet, args []string, lookupEnv func(string) (string, bool)) error {
 	fs.Usage = func() {
-		_, _ = fmt.Fprintf(fs.Output(), "Presence server: who is online?\n\nEvery flag is also an environment variable: -redis-url is %s.\n\n", app.EnvName("redis-url"))
+		_, _ = fmt.Fprintf(fs.Output(), "Presence server: who is online?\n\nEvery flag but -%s and -%s is also an environment variable: -redis-url is %s.\n\n", newKeyFlag, versionFlag, app.EnvName("redis-url"))
 		fs.PrintDefaults()
 	}
 	var problem error

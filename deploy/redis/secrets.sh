@@ -1,12 +1,13 @@
 #!/bin/sh
-# Makes the password of Redis, once, and what its two sides need to know of it:
+# Makes the password of Redis, once, and the two files in which the server and Redis
+# read it:
 #
 #   /secrets/redis_password   user:password, for PRESENCE_REDIS_PASSWORD_FILE
 #   /secrets/users.acl        users.acl with the password's hash, for redis.conf
 #
-# Both lie in a volume that only Redis and the server mount. To change the
-# password remove redis_password (or put another in) and start all services
-# again. users.acl is made anew each time, so a newer one takes effect.
+# Both are in a volume that only Redis and the server mount. To change the password
+# remove redis_password, or write another into it, and start all services again.
+# users.acl is made anew at each start, so a newer template takes effect.
 set -eu
 umask 022
 cd /secrets
