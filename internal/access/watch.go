@@ -35,14 +35,8 @@ func (a *Access) Watch(g *Grant, address string, rooms ...string) (*Watch, error
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	here := w.rooms[address]
-	more := 0
-	for i, room := range rooms {
-		if here[room] == 0 && !slices.Contains(rooms[:i], room) {
-			more++
-		}
-	}
-	if more > 0 && len(here)+more > MaxWatched {
-		return nil, a.refuse(&Refusal{Limited, ReasonWatched, "Your address watches as many different rooms as the server allows: close other streams first."})
+	if tooMany(here, rooms) {
+		return nil, a.refuseWatch()
 	}
 	if here == nil {
 		here = map[string]int{}
@@ -52,6 +46,33 @@ func (a *Access) Watch(g *Grant, address string, rooms ...string) (*Watch, error
 		here[room]++
 	}
 	return &Watch{access: a, address: address, rooms: rooms}, nil
+}
+
+// CanWatch returns the error that Watch would, and counts no stream.
+func (a *Access) CanWatch(g *Grant, address string, rooms ...string) error {
+	w := &a.watched
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !g.Key && tooMany(w.rooms[address], rooms) {
+		return a.refuseWatch()
+	}
+	return nil
+}
+
+// tooMany reports whether an address that watches the rooms of here may not watch these, too.
+func tooMany(here map[string]int, rooms []string) bool {
+	more := 0
+	for i, room := range rooms {
+		if here[room] == 0 && !slices.Contains(rooms[:i], room) {
+			more++
+		}
+	}
+	return more > 0 && len(here)+more > MaxWatched
+}
+
+// refuseWatch refuses a stream of an address that has too many.
+func (a *Access) refuseWatch() error {
+	return a.refuse(&Refusal{Limited, ReasonWatched, "Your address watches as many different rooms as the server allows: close other streams first."})
 }
 
 // Release gives the place back. It does nothing when called again.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"presence/internal/redistest"
+	"presence/web"
 )
 
 func TestWrongMethods(t *testing.T) {
@@ -49,6 +50,92 @@ func TestWrongMethods(t *testing.T) {
 		demandProblem(t, resp, body, code, "never")
 		if resp.StatusCode != http.StatusNotFound {
 			t.Errorf("GET %s: %s", path, resp.Status)
+		}
+	}
+}
+
+// HEAD is answered as GET is, on each route that takes GET, but that it sets no cookie.
+func TestHeadIsGetWithoutABody(t *testing.T) {
+	a := start(t, nil).ready(t)
+	b := newBrowser(t)
+	key := "Bearer " + a.RunKey()
+	addresses := []struct{ path, accept string }{
+		{"/", "text/html"},
+		{"/", "application/json"},
+		{"/?tab=aaaaaaaaaaaaaaaa", "text/html"},
+		{"/rooms/x", "text/html"},
+		{"/rooms/x", "*/*, application/x+json;q=1"},
+		{"/rooms/x", "*/*"},
+		{"/rooms/x", ""},
+		{"/rooms/a.b", "text/html"},
+		{"/rooms/x?access_token=x", "text/html"},
+		{"/rooms/x/", "text/html"},
+		{"/rooms/", "text/html"},
+		{"/rooms", "text/html"},
+		{"/rooms?room=x", "text/html"},
+		{"/rooms?room=a.b", "text/html"},
+		{web.Examples, "text/html"},
+		{"/nothing", "text/html"},
+		{"/robots.txt", ""},
+		{web.Favicon, ""},
+		{a.assets.URL("page.js"), ""},
+		{"/openapi.json", ""},
+		{"/asyncapi.json", ""},
+		{"/livez", ""},
+		{"/readyz", ""},
+		{"/lbz", ""},
+		{"/v1/rooms", ""},
+		{"/v1/rooms/x", ""},
+		{"/v1/rooms/a.b", ""},
+		{"/v1/rooms/x/members", ""},
+		{"/v1/rooms/x/members/u", ""},
+		{"/v1/rooms/x/changes?after=1", ""},
+		{"/v1/rooms/x/changes?after=x", ""},
+		{"/v1/nothing", ""},
+		{"/v1/rooms/x/connections/c", ""},
+		{"/v1/rooms/x/connections/c/leave", ""},
+		{"/v1/heartbeats", ""},
+		{"/v1/query", ""},
+		{"/v1/rooms/x/events?join=c", ""},
+		{"/v1/events", ""},
+	}
+	for _, at := range addresses {
+		ask := func(method string) (int, string) {
+			resp, _ := b.still().do(method, a.url(at.path), "", "Accept", at.accept, "Accept-Encoding", "gzip", "Authorization", key)
+			for _, name := range []string{"Date", "Content-Length", "Set-Cookie"} {
+				resp.Header.Del(name)
+			}
+			var lines strings.Builder
+			_ = resp.Header.Write(&lines) // to memory
+			return resp.StatusCode, lines.String()
+		}
+		gets, get := ask(http.MethodGet)
+		heads, head := ask(http.MethodHead)
+		if heads != gets || head != get {
+			t.Errorf("%s as %q:\nHEAD %d\n%s\nGET %d\n%s", at.path, at.accept, heads, head, gets, get)
+		}
+	}
+	mux := http.NewServeMux() // knows which of the routes the addresses have
+	for _, route := range routesOf(t, a) {
+		if route == "/" {
+			route = "/{$}"
+		}
+		if route != otherRoute {
+			mux.Handle(route, http.NotFoundHandler())
+		}
+	}
+	asked := map[string]bool{otherRoute: true, "/": true}
+	for _, at := range addresses {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, a.url(at.path), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, pattern := mux.Handler(r)
+		asked[pattern] = true
+	}
+	for _, route := range routesOf(t, a) {
+		if !asked[route] {
+			t.Errorf("%s was not asked", route)
 		}
 	}
 }

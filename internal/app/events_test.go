@@ -187,9 +187,21 @@ func TestWatchedRoomsAreLimitedByAddress(t *testing.T) {
 	if resp, _ := b.do(http.MethodGet, a.url("/v1/rooms/lobby/events"), ""); resp.StatusCode != http.StatusTooManyRequests {
 		t.Errorf("one room more: %s", resp.Status)
 	}
+	head := func(path string, want int) {
+		t.Helper()
+		if resp, _ := b.do(http.MethodHead, a.url(path), ""); resp.StatusCode != want {
+			t.Errorf("HEAD %s: %s, want %d", path, resp.Status, want)
+		}
+	}
+	head("/v1/rooms/lobby/events", http.StatusTooManyRequests)
+	head("/v1/rooms/"+rooms[0]+"/events", http.StatusOK)
 	for _, resp := range all {
 		resp.Body.Close()
 	}
 	redistest.Eventually(t, 5*time.Second, "all streams have ended", func() bool { return a.streams.Len() == 0 })
+	for part := range slices.Chunk(rooms, 50) {
+		head("/v1/events?rooms="+strings.Join(part, ","), http.StatusOK)
+	}
+	head("/v1/rooms/lobby/events", http.StatusOK) // HEAD watches nothing
 	event(t, a.events(t, "/v1/rooms/lobby/events"))
 }

@@ -309,7 +309,25 @@ func (c *Controller) head(w http.ResponseWriter, r *http.Request, pages http.Han
 	}
 	r = r.Clone(r.Context())
 	r.Header.Del("Upgrade") // a HEAD opens no socket
+	w.Header().Set("Content-Type", typeOf(r.Header.Get("Accept")))
 	pages.ServeHTTP(w, r)
+}
+
+// typeOf is the type of the page that livetemplate answers GET with: JSON where the first type
+// that a client accepts is that.
+func typeOf(accept string) string {
+	for part := range strings.SplitSeq(accept, ",") {
+		kind, _, _ := strings.Cut(part, ";")
+		kind = strings.TrimSpace(kind)
+		if kind == "" || kind == "*/*" {
+			continue
+		}
+		if kind == "application/json" || strings.HasSuffix(kind, "+json") {
+			return "application/json"
+		}
+		break
+	}
+	return "text/html; charset=utf-8"
 }
 
 // adoptParam is the part of the query by which the page that follows a form tells its

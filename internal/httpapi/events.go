@@ -175,8 +175,8 @@ func (a *API) stream(w http.ResponseWriter, r *http.Request, grant *access.Grant
 		return
 	}
 	if r.Method == http.MethodHead {
-		if a.full(r, want) {
-			fail(w, presence.ErrRoomFull)
+		if err := a.refusal(r, grant, want); err != nil {
+			fail(w, err)
 			return
 		}
 		stream.Head(w)
@@ -192,6 +192,18 @@ func (a *API) stream(w http.ResponseWriter, r *http.Request, grant *access.Grant
 	if err := a.opts.Streams.Serve(w, r, want); err != nil {
 		fail(w, err)
 	}
+}
+
+// refusal is the error of a limit that keeps a stream from being opened; nil if none does.
+func (a *API) refusal(r *http.Request, grant *access.Grant, want stream.Want) error {
+	err := a.opts.Access.CanWatch(grant, a.opts.Address(r), want.Rooms...)
+	if err == nil && want.Join != nil {
+		err = a.replica.CanAttend(r.Context(), want.Rooms[0], want.Join.Connection)
+	}
+	if err == nil && a.full(r, want) {
+		err = presence.ErrRoomFull
+	}
+	return err //nolint:wrapcheck // is what is answered
 }
 
 // full reports whether a stream would find no place for the user whom it joins. While that is

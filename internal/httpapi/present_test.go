@@ -263,9 +263,27 @@ func TestLimitsOfRoomsAndAddresses(t *testing.T) {
 			s.want(201, "PUT", fmt.Sprintf("/v1/rooms/r%d/connections/c1", i), `{}`, who...)
 		}
 		s.want(409, "PUT", "/v1/rooms/r5/connections/c1", `{}`, who...).has(t, "code", "too_many_rooms") // of the address
+		refused := func(code, path string, headers ...string) {
+			t.Helper()
+			get := s.want(map[string]int{"too_many_rooms": 409, "rate_limited": 429}[code], "GET", path, "", headers...)
+			get.has(t, "code", code)
+			if head := s.do("HEAD", path, "", headers...); head.Code != get.Code {
+				t.Errorf("HEAD %s: %d, and GET is %d", path, head.Code, get.Code)
+			}
+		}
+		refused("too_many_rooms", "/v1/rooms/r5/events?join=c1", who...)
+		s.want(200, "HEAD", "/v1/rooms/r4/events?join=c1", "", who...)
 		s.put("r5", "c1", "a")
 		s.put("r6", "c1", "a")
 		s.want(409, "PUT", "/v1/rooms/r7/connections/c1", `{"user":"a"}`).has(t, "code", "too_many_rooms")
+		refused("too_many_rooms", "/v1/rooms/r7/events?join=c1&user=a")
+		for i := range 45 { // the most of an address, with those above
+			s.want(200, "HEAD", "/v1/rooms/r0/events?join=more", "", who...) // holds no place
+			s.want(201, "PUT", fmt.Sprintf("/v1/rooms/r0/connections/d%d", i), `{}`, who...)
+		}
+		refused("rate_limited", "/v1/rooms/r0/events?join=more", who...)
+		s.want(200, "HEAD", "/v1/rooms/r0/events?join=d7", "", who...)
+		s.want(200, "HEAD", "/v1/rooms/r0/events", "", who...)
 	})
 }
 

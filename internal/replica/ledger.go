@@ -46,17 +46,14 @@ func (l *ledger) take(tab tabKey, address string, limited bool) (*place, error) 
 	if p != nil && p.address == address {
 		return p, nil
 	}
+	if limited {
+		if err := l.refusal(tab, address); err != nil {
+			return nil, err
+		}
+	}
 	a := l.accounts[address]
 	if a == nil {
 		a = &account{rooms: map[string]int{}}
-	}
-	if limited {
-		if l.maxMembers > 0 && a.members >= l.maxMembers {
-			return nil, presence.ErrAddressMembers
-		}
-		if l.maxRooms > 0 && a.rooms[tab.room] == 0 && len(a.rooms) >= l.maxRooms {
-			return nil, presence.ErrAddressRooms
-		}
 	}
 	if p == nil {
 		p = &place{}
@@ -69,6 +66,21 @@ func (l *ledger) take(tab tabKey, address string, limited bool) (*place, error) 
 	a.members++
 	a.rooms[tab.room]++
 	return p, nil
+}
+
+// refusal is why a tab that is now at address can't have a place; nil if it can.
+func (l *ledger) refusal(tab tabKey, address string) error {
+	a := l.accounts[address]
+	if p := l.places[tab]; a == nil || p != nil && p.address == address {
+		return nil
+	}
+	if l.maxMembers > 0 && a.members >= l.maxMembers {
+		return presence.ErrAddressMembers
+	}
+	if l.maxRooms > 0 && a.rooms[tab.room] == 0 && len(a.rooms) >= l.maxRooms {
+		return presence.ErrAddressRooms
+	}
+	return nil
 }
 
 // discharge takes a place off the account of its address.

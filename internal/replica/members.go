@@ -403,6 +403,34 @@ func (r *Replica) Attend(ctx context.Context, room string, w store.Wanted, socke
 	return r.join(ctx, room, w.Connection, socket, nil, func() (store.Held, error) { return r.store.Attend(ctx, room, w) })
 }
 
+// CanAttend returns an error of Attend if a limit would keep conn out of room, and takes no
+// place: [presence.ErrTooManyRooms], [presence.ErrAddressRooms] or
+// [presence.ErrAddressMembers]. Whether the room is full it does not say. While Redis can't be
+// asked it is nil.
+func (r *Replica) CanAttend(ctx context.Context, room string, conn presence.Connection) error {
+	if err := r.members.refusal(tabKey{room, conn.ID}, conn.Address); err != nil {
+		return err
+	}
+	admits, err := r.store.Admits(ctx, room)
+	switch {
+	case err != nil:
+		r.roomFailed(ctx, "", err)
+	case !admits:
+		return presence.ErrTooManyRooms
+	}
+	return nil
+}
+
+// refusal is why a tab that wants to join can't have a place; nil if it can.
+func (ms *members) refusal(tab tabKey, address string) error {
+	if address == "" {
+		return nil
+	}
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	return ms.ledger.refusal(tab, address)
+}
+
 // lease is how long a lease of conn lasts that begins now. A lease without a time left is
 // one of a millisecond: 0 stands for the member TTL elsewhere.
 func (r *Replica) lease(conn presence.Connection) time.Duration {

@@ -421,6 +421,27 @@ func (s *Store) register(ctx context.Context, limit int, rooms []string) (refuse
 	return refused, nil
 }
 
+// Admits reports whether Register would not refuse a room, and registers nothing.
+func (s *Store) Admits(ctx context.Context, room string) (bool, error) {
+	if s.opts.MaxRooms == 0 {
+		return true, nil
+	}
+	ctx, cancel := s.shared(ctx)
+	defer cancel()
+	ctx, cancelCall := context.WithTimeout(ctx, s.opts.CallTimeout)
+	defer cancelCall()
+	pipe := s.rdb.Pipeline()
+	known, n := pipe.ZScore(ctx, s.keys.rooms(), room), pipe.ZCard(ctx, s.keys.rooms())
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	if known.Err() == nil {
+		return true, nil
+	}
+	if err := n.Err(); err != nil {
+		return false, fmt.Errorf("rooms: %w", classify(err))
+	}
+	return n.Val() < int64(s.opts.MaxRooms), nil
+}
+
 // registerCall is one call of the register script.
 func (s *Store) registerCall(limit int, rooms []string) *call {
 	args := append(make([]any, 0, 1+len(rooms)), limit)
