@@ -25,17 +25,17 @@ import (
 
 	"presence/internal/redistest"
 	"presence/internal/replica"
-	"presence/internal/store"
 	"presence/test/contract"
+	"presence/test/outside"
 )
 
 func TestMain(m *testing.M) {
-	slog.SetDefault(slog.New(slog.DiscardHandler)) // livetemplate's lines
-	store.LogTo(slog.Default())
+	outside.Begin()
 	goleak.VerifyTestMain(
 		m,
 		// livetemplate starts this for every page and has no way to stop it.
 		goleak.IgnoreAnyFunction("github.com/livetemplate/livetemplate.(*MemorySessionStore).cleanupLoop"),
+		goleak.IgnoreCurrent(), // what is begun above
 	)
 }
 
@@ -60,7 +60,8 @@ func start(t *testing.T, change func(*Config)) *running {
 	}
 	r := &running{log: &bytes.Buffer{}}
 	var mu sync.Mutex
-	a, err := New(config, slog.New(slog.NewTextHandler(lockedWriter{&mu, r.log}, nil)))
+	// The layout of pages is examined once, not by each of the servers.
+	a, err := NewOf(Parts{Assets: outside.Assets(), Pages: outside.Pages()}, config, slog.New(slog.NewTextHandler(lockedWriter{&mu, r.log}, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
