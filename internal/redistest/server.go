@@ -3,7 +3,6 @@ package redistest
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -96,16 +95,7 @@ func (s *Server) Restart() {
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatalf("start %s: %v", s.args[0], err)
 	}
-	Eventually(s.t, 10*time.Second, s.Addr+" answers", func() bool { return s.listens() && s.Do("ping") == "PONG" })
-}
-
-// listens keeps Do from failing, and its client from saying so on stderr.
-func (s *Server) listens() bool {
-	c, err := net.DialTimeout("tcp", s.Addr, time.Second) //nolint:noctx // bounded by itself
-	if err != nil {
-		return false
-	}
-	return c.Close() == nil
+	Eventually(s.t, 10*time.Second, s.Addr+" answers", func() bool { return Listens(s.Addr) && s.Do("ping") == "PONG" }) // else the client complains on stderr
 }
 
 // Kill ends the process at once, as kill -9 does.

@@ -67,6 +67,15 @@ func FreePort(t testing.TB) int {
 	return FreePorts(t, 1)[0]
 }
 
+// Listens reports whether a process listens at an address.
+func Listens(addr string) bool {
+	c, err := net.DialTimeout("tcp", addr, time.Second) //nolint:noctx // bounded by itself
+	if err != nil {
+		return false
+	}
+	return c.Close() == nil
+}
+
 // Eventually waits until cond holds and fails the test when it does not within
 // limit. It looks every 10 ms.
 func Eventually(t testing.TB, limit time.Duration, what string, cond func() bool) {

@@ -4,11 +4,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"presence/internal/redistest"
 )
 
 // TestHAProxy has the balancer read its configuration.
 func TestHAProxy(t *testing.T) {
-	haproxy := tool(t, "haproxy")
+	haproxy := redistest.Tool(t, "haproxy")
 	said, err := command(t, 10*time.Second, root, nil, haproxy, "-c", "-f", "deploy/haproxy/haproxy.cfg")
 	if err != nil || strings.Contains(said, "[WARNING]") {
 		t.Errorf("haproxy -c: %v\n%s", err, said)

@@ -78,20 +78,6 @@ func valueOf[T any](value any) T {
 	return v
 }
 
-// tool returns the path of a program that an operator's machine has. Where it
-// has not the test is skipped, except in CI, where it fails.
-func tool(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not installed, and CI must not go without it", name)
-		}
-		t.Skipf("%s is not installed", name)
-	}
-	return path
-}
-
 // command runs a program in a folder, with env added to the environment, and
 // returns what it said.
 func command(t testing.TB, limit time.Duration, dir string, env []string, name string, args ...string) (string, error) {

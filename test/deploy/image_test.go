@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"presence/internal/redistest"
 )
 
 // instruction is one line of the Dockerfile, with what it continues on.
@@ -82,7 +84,7 @@ func TestImageBuilds(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it builds the server")
 	}
-	tool(t, "npm")
+	redistest.Tool(t, "npm")
 	b := &builder{t: t, context: buildContext(t), env: []string{
 		"npm_config_prefer_offline=true", "npm_config_audit=false", "npm_config_fund=false", "npm_config_update_notifier=false",
 	}, stages: map[string]string{}}

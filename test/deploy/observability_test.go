@@ -77,7 +77,7 @@ func panels(t *testing.T) []panel {
 }
 
 func TestRules(t *testing.T) {
-	promtool := tool(t, "promtool")
+	promtool := redistest.Tool(t, "promtool")
 	folder := filepath.Join(root, observability)
 	for _, args := range [][]string{{"check", "rules", "rules.yml"}, {"test", "rules", "rules_test.yml"}, {"check", "config", "prometheus.yml"}} {
 		if said, err := command(t, time.Minute, folder, nil, promtool, args...); err != nil {
@@ -146,7 +146,7 @@ func TestDashboard(t *testing.T) {
 	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if said, err := command(t, time.Minute, root, nil, tool(t, "promtool"), "check", "rules", file); err != nil {
+	if said, err := command(t, time.Minute, root, nil, redistest.Tool(t, "promtool"), "check", "rules", file); err != nil {
 		t.Errorf("%v\n%s", err, said)
 	}
 }

@@ -73,7 +73,7 @@ func commandsOf(t *testing.T, user string) []string {
 // TestRedis starts Redis with the configuration, the users and the password that
 // an installation has, made by the script that makes them.
 func TestRedis(t *testing.T) {
-	tool(t, "redis-server")
+	redistest.Tool(t, "redis-server")
 	secrets := t.TempDir()
 	template, err := filepath.Abs(root + "/deploy/redis")
 	if err != nil {
@@ -181,11 +181,7 @@ func startRedis(t *testing.T, users string) string {
 			t.Fatalf("redis-server does not start:\n%s", said.String())
 		default:
 		}
-		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(t.Context(), "tcp", addr)
-		if err != nil {
-			return false
-		}
-		return c.Close() == nil
+		return redistest.Listens(addr)
 	})
 	return addr
 }

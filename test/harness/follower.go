@@ -412,6 +412,3 @@ func (f *Follower) Streams() int {
 	defer f.mu.Unlock()
 	return f.streams
 }
-
-// Ended is closed when the follower has been told never to come back, or closed.
-func (f *Follower) Ended() <-chan struct{} { return f.ended }

@@ -2,7 +2,6 @@ package harness
 
 import (
 	"bytes"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,12 +55,6 @@ func StartHAProxyWith(t testing.TB, change func(config string) string, replicas 
 			t.Logf("haproxy with\n%s\nsaid\n%s", config, h.log)
 		}
 	})
-	redistest.Eventually(t, 10*time.Second, "haproxy accepts connections", func() bool {
-		c, err := net.DialTimeout("tcp", addr, time.Second) //nolint:noctx // bounded by itself
-		if err != nil {
-			return false
-		}
-		return c.Close() == nil
-	})
+	redistest.Eventually(t, 10*time.Second, "haproxy accepts connections", func() bool { return redistest.Listens(addr) })
 	return h
 }
