@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
 
@@ -97,6 +98,34 @@ func TestPageFillsTheWindow(t *testing.T) {
 	filled("many")
 	if small := eval[float64](tab, `document.querySelector("[data-key] i").offsetWidth`); large < 100 || small > 32 {
 		t.Errorf("an avatar is %v wide for one and %v for many", large, small)
+	}
+	tab.printed()
+}
+
+// printed demands that the page on paper has the number and the names, dark on white, and
+// nothing to press or to fill in.
+func (tab *tab) printed() {
+	tab.t.Helper()
+	call(tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Media: "print", Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}},
+	})
+	found := eval[[]string](tab, `(() => {
+		const wrong = [];
+		const all = (selector) => [...document.querySelectorAll(selector)];
+		const seen = (element) => element.checkVisibility() && element.getClientRects().length > 0;
+		const light = (colour) => Math.max(...colour.match(/[\d.]+/g).slice(0, 3)) > (colour.startsWith("color(") ? 0.3 : 90);
+		for (const element of all("button, input, form, nav")) if (seen(element)) wrong.push("to be seen: " + element.outerHTML);
+		for (const selector of [".number", "h1", ".roster .name"]) if (!all(selector).every(seen)) wrong.push("not to be seen: " + selector);
+		document.querySelector("[data-stale]").dataset.stale = true; // what is stale is printed, too
+		for (const element of all(".number, mark, h1, h2, .aside, .name, .tag, footer p"))
+			if (seen(element) && light(getComputedStyle(element).color)) wrong.push("too light: " + element.className);
+		for (const element of all("body, .page, .now, .who, .person"))
+			if (!/^(rgba\(0, 0, 0, 0\)|rgb\(255, 255, 255\))$/.test(getComputedStyle(element).backgroundColor)) wrong.push("not on white: " + element.className);
+		if (document.body.offsetHeight > document.querySelector(".page").offsetHeight) wrong.push("an empty sheet follows");
+		return wrong;
+	})()`)
+	for _, text := range found {
+		tab.t.Errorf("on paper: %s", text)
 	}
 }
 
