@@ -198,22 +198,6 @@ func (a *App) openRedis() (node string, sharded bool, err error) {
 
 // makePages makes the live pages and their sockets.
 func (a *App) makePages() error {
-	a.pages = controller.New(a.replica, a.watched, controller.Options{
-		Keys:    a.cookies.Keys,
-		Replica: a.name,
-		Backend: a.backend,
-		Home:    a.home(),
-		Origin:  forwarded.OwnOrigin,
-		Refresh: a.config.HeartbeatInterval,
-		Pages:   a.parts.Pages,
-		Logger:  a.log,
-
-		MemberTTL:  a.config.MemberTTL,
-		Guard:      a.cookies.Guard,
-		Address:    forwarded.ClientKey,
-		Allow:      func(r *http.Request) bool { return a.limiter.allow(forwarded.ClientKey(r)) },
-		Registerer: a.registry,
-	})
 	a.sockets = socket.New(socket.Options{
 		Logger:         a.log,
 		CheckOrigin:    a.originAllowed,
@@ -227,8 +211,25 @@ func (a *App) makePages() error {
 		},
 		Registerer: a.registry,
 	})
+	a.pages = controller.New(a.replica, a.watched, controller.Options{
+		Keys:    a.cookies.Keys,
+		Replica: a.name,
+		Backend: a.backend,
+		Home:    a.home(),
+		Origin:  forwarded.OwnOrigin,
+		Refresh: a.config.HeartbeatInterval,
+		Sockets: a.sockets,
+		Pages:   a.parts.Pages,
+		Logger:  a.log,
+
+		MemberTTL:  a.config.MemberTTL,
+		Guard:      a.cookies.Guard,
+		Address:    forwarded.ClientKey,
+		Allow:      func(r *http.Request) bool { return a.limiter.allow(forwarded.ClientKey(r)) },
+		Registerer: a.registry,
+	})
 	options := append(templates.Options(a.assets),
-		livetemplate.WithUpgrader(a.sockets),
+		livetemplate.WithUpgrader(controller.Opened{}),
 		livetemplate.WithAuthenticator(controller.Authenticator{}),
 		livetemplate.WithTopicACL(controller.AllowTopic),
 		livetemplate.WithMessageRateLimit(0, 0), // the sockets limit, without wedging forms

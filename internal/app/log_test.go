@@ -1,17 +1,12 @@
 package app
 
 import (
-	"bytes"
-	"fmt"
-	"log/slog"
 	"net/http"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/gorilla/websocket"
-
-	"presence/internal/socket"
 )
 
 // linesOf lists the lines of a stopped server's log that contain part.
@@ -59,18 +54,6 @@ func TestRefusedOriginsAreALineASecond(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// TestRefusedSocketsAreNoErrorsOfTheLibrary: livetemplate logs each as an error.
-func TestRefusedSocketsAreNoErrorsOfTheLibrary(t *testing.T) {
-	var out bytes.Buffer
-	log := slog.New(expected{slog.NewTextHandler(&out, nil)})
-	for _, err := range []error{socket.ErrCapacity, socket.ErrDraining, socket.ErrHandshake} {
-		log.Error("WebSocket upgrade failed", "error", fmt.Errorf("upgrade: %w", err))
-	}
-	if out.Len() > 0 {
-		t.Errorf("logged %s", &out)
 	}
 }
 

@@ -98,6 +98,9 @@ type Options struct {
 	// about it for them holds.
 	Pages *live.Pages
 
+	// Sockets opens the sockets of visits, and gives each to [Attach].
+	Sockets livetemplate.WSUpgrader
+
 	// Logger and Registerer: nil means no logs, no metrics.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -113,6 +116,7 @@ type Controller struct {
 	pages   *live.Pages
 	visits  sync.Map // id -> *visit, of open sockets
 	open    sync.WaitGroup
+	upgrade *http.Request // see newUpgrade; not changed
 
 	metrics   metrics
 	rendering chan struct{} // holds one for each page that is rendered in its turn
@@ -139,7 +143,7 @@ func New(rep *replica.Replica, rooms *room.Rooms, opts Options) *Controller {
 		opts.Allow = func(*http.Request) bool { return true }
 	}
 	return &Controller{
-		replica: rep, rooms: rooms, opts: opts, log: opts.Logger,
+		replica: rep, rooms: rooms, opts: opts, log: opts.Logger, upgrade: newUpgrade(),
 		metrics:   newMetrics(opts.Registerer),
 		rendering: make(chan struct{}, rendersPerProcessor*runtime.GOMAXPROCS(0)),
 	}

@@ -8,5 +8,5 @@
 // visit before livetemplate sees the request and ends it when livetemplate is
 // done with it, which for a socket is when it has closed and the last action
 // has ended; that is the end of a connection that livetemplate itself does not
-// tell a controller about.
+// tell a controller about. A socket outlives its request.
 package controller

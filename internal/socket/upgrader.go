@@ -196,7 +196,6 @@ func positive[T int | int64 | float64 | time.Duration](v, def T) T {
 //
 // For a connection too many, or one during a drain, the error is [ErrCapacity]
 // or [ErrDraining], and the peer has had its upgrade and a close frame.
-// livetemplate then does no work for it, but logs the error.
 func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.Header) (livetemplate.WSConn, error) {
 	ip := u.opts.RemoteIP(r)
 	refusal := u.take(ip)
