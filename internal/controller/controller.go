@@ -191,6 +191,9 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 	if err != nil {
 		c.log.DebugContext(ctx, "visitor not looked up", "err", err)
 	}
+	if notice := lostNotice(err); notice != "" {
+		ctx.SetFlash(flashNotice, notice)
+	}
 	if found {
 		s = s.as(user)
 	}
@@ -204,7 +207,8 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 	return s, nil
 }
 
-// lookUp returns who a visitor without a socket is in the room, and renews that.
+// lookUp returns who a visitor without a socket is in the room, and renews that. The error
+// wraps [presence.ErrRemoved] if the visitor was removed from it.
 //
 // Loading a page changes nothing that others see but this: a browser without
 // JavaScript that has a cookie of ours is renewed, and put back where Redis lost it.
@@ -226,20 +230,33 @@ func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, 
 		return user, found, err
 	}
 	if !found && err == nil && v.kept.fresh() && c.opts.Allow(v.request) {
-		user = c.user(v, v.kept.name)
-		var removed bool
-		if removed, err = c.replica.WasRemoved(ctx, v.room, user.ID); err == nil && !removed {
-			_, err = c.put(ctx, v, user)
-			found = err == nil
-		}
+		user, err = c.putBack(ctx, v)
+		found = err == nil
 	}
 	switch { // for as long again
 	case found:
-		v.keep(c.nameCookie(v, user.Name))
+		v.keep(c.nameCookie(v, user))
+	case errors.Is(err, presence.ErrRemoved):
+		v.keep(c.forget(v.request, v.room))
 	case errors.Is(err, presence.ErrUnavailable):
-		v.keep(c.nameCookie(v, v.kept.name))
+		v.keep(c.nameCookie(v, v.kept.user))
 	}
 	return user, found, err
+}
+
+// putBack puts a visitor back into the room by what the browser keeps, unless the user was
+// removed since.
+func (c *Controller) putBack(ctx context.Context, v *visit) (presence.User, error) {
+	was := v.kept.user
+	removed, err := c.replica.WasRemoved(ctx, v.room, was.ID, was.Since)
+	if err != nil {
+		return presence.User{}, err //nolint:wrapcheck // says what was tried
+	}
+	if removed {
+		return presence.User{}, presence.ErrRemoved
+	}
+	user, _, err := c.put(ctx, v, c.user(v, was.Name))
+	return user, err
 }
 
 // renew returns who is in the room through a connection of the browser of v, and whether
@@ -359,8 +376,11 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 		if member, occupancy, err = c.replica.Join(wait, v.room, conn, v, v.member); err == nil {
 			v.member = member
 		}
-	} else if occupancy, err = c.put(wait, v, conn.User); err == nil {
-		c.remember(ctx, v, name)
+	} else {
+		var user presence.User
+		if user, occupancy, err = c.put(wait, v, conn.User); err == nil && v.bare {
+			v.keep(c.nameCookie(v, user))
+		}
 	}
 	c.metrics.count(actionJoin, err)
 	c.takeTurn(ctx, v)
@@ -412,7 +432,9 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 		return s, v.refuse(ctx, "", err)
 	}
 	v.member, v.resuming = nil, false
-	c.remember(ctx, v, "")
+	if !v.socket {
+		v.keep(c.forget(v.request, v.room))
+	}
 	clearFlashes(ctx)
 	if !v.socket && occupancy.Users < s.Users {
 		s = s.unlisted(s.UserID)
@@ -442,15 +464,15 @@ func (c *Controller) leaveHTTP(ctx context.Context, v *visit) (presence.Occupanc
 func (c *Controller) browser(v *visit) string { return c.opts.Keys().ConnectionID(v.session, "") }
 
 // put makes user present through the connection of a visit that has no socket, until its
-// page has been reloaded for the last time.
-func (c *Controller) put(ctx context.Context, v *visit, user presence.User) (presence.Occupancy, error) {
+// page has been reloaded for the last time. It returns the user as others see it.
+func (c *Controller) put(ctx context.Context, v *visit, user presence.User) (presence.User, presence.Occupancy, error) {
 	conn := v.conn("")
 	conn.User = user
 	held, err := c.replica.Put(ctx, v.room, store.Wanted{Connection: conn, TTL: conn.Lease(c.opts.MemberTTL), SetName: true})
 	if err == nil {
 		c.changed(v, held.Version)
 	}
-	return held.Occupancy, err //nolint:wrapcheck // says what was tried
+	return held.Connection.User, held.Occupancy, err //nolint:wrapcheck // says what was tried
 }
 
 // user is who joins under name in the browser of v.
@@ -459,14 +481,6 @@ func (c *Controller) user(v *visit, name string) presence.User {
 		return presence.User{ID: i.User, Name: name, Meta: i.Meta}
 	}
 	return presence.User{ID: c.opts.Keys().UserID(v.session, name), Name: name, Guest: true}
-}
-
-// remember has a browser without JavaScript keep the name that it is in the room
-// under, or forget it if name is empty.
-func (c *Controller) remember(ctx *livetemplate.Context, v *visit, name string) {
-	if ctx.IsHTTP() && (v.bare || name == "") {
-		_ = ctx.SetCookie(c.nameCookie(v, name)) // fails only without HTTP
-	}
 }
 
 // PresenceChanged looks again at what is the visitor's own: who the visitor is,
@@ -489,7 +503,7 @@ func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context)
 		clearFlashes(ctx)
 		notice := "You are no longer in this room: the server lost its data, and the room was full before you could be put back."
 		if errors.Is(end.why, presence.ErrRemoved) {
-			notice = "You are no longer in this room: you have been removed."
+			notice = removedNotice
 		}
 		ctx.SetFlash(flashNotice, notice)
 		return s, nil
@@ -560,8 +574,9 @@ func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error
 	clearFlashes(ctx)
 	ctx.SetFlash(flashTyped, strings.ToValidUTF8(typed, "\ufffd"))
 	var name *presence.NameError
-	key, message := flashNotice, "This did not happen: something went wrong. Please try again."
+	key, message := flashNotice, limitNotice(err)
 	switch {
+	case message != "":
 	case errors.Is(err, errMayNotJoin):
 		message = "You may watch this room, but not join it."
 	case errors.Is(err, errAccessEnded):
@@ -570,20 +585,12 @@ func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error
 		message = "You can't join: the name that you were given can't be used here."
 	case errors.As(err, &name):
 		key, message = flashName, name.Reason
-	case errors.Is(err, presence.ErrRoomFull):
-		message = "This room is full. Please try again later, or another room."
-	case errors.Is(err, presence.ErrTooManyRooms):
-		message = "There are too many rooms already. Please join one that exists."
-	case errors.Is(err, presence.ErrFull):
-		message = "The server is full and can take nobody new at the moment. Please try again later."
 	case errors.Is(err, presence.ErrDamaged):
 		message = "This did not happen: something is wrong with this room. Please try another one."
-	case errors.Is(err, presence.ErrAddressRooms):
-		message = "You and others at your network address are in too many rooms. Please leave one, or try again later."
-	case errors.Is(err, presence.ErrAddressMembers):
-		message = "Too many people at your network address are here already. Please try again later."
 	case errors.Is(err, presence.ErrUnavailable):
 		message = "This did not happen: the server can't do it at the moment. Please try again."
+	default:
+		message = "This did not happen: something went wrong. Please try again."
 	}
 	ctx.SetFlash(key, message)
 	field := fieldName
@@ -594,6 +601,39 @@ func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error
 		}
 	}
 	return livetemplate.NewFieldError(field, errors.New(message)) //nolint:err113 // shown, never decided on
+}
+
+// removedNotice is said to those who were removed.
+const removedNotice = "You are no longer in this room: you have been removed."
+
+// lostNotice says why a visitor was not put back into the room; "" if that is not known: then
+// the page is stale.
+func lostNotice(err error) string {
+	if errors.Is(err, presence.ErrRemoved) {
+		return removedNotice
+	}
+	if limit := limitNotice(err); limit != "" {
+		return "You are no longer in this room. " + limit
+	}
+	return ""
+}
+
+// limitNotice says which limit keeps a visitor from joining; "" if none does.
+func limitNotice(err error) string {
+	switch {
+	case errors.Is(err, presence.ErrRoomFull):
+		return "This room is full. Please try again later, or another room."
+	case errors.Is(err, presence.ErrTooManyRooms):
+		return "There are too many rooms already. Please join one that exists."
+	case errors.Is(err, presence.ErrFull):
+		return "The server is full and can take nobody new at the moment. Please try again later."
+	case errors.Is(err, presence.ErrAddressRooms):
+		return "You and others at your network address are in too many rooms. Please leave one, or try again later."
+	case errors.Is(err, presence.ErrAddressMembers):
+		return "Too many people at your network address are here already. Please try again later."
+	default:
+		return ""
+	}
 }
 
 // clearFlashes removes what an earlier refusal said.

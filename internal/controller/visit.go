@@ -439,29 +439,27 @@ func (c *Controller) adopted(v *visit, mark string) string {
 	}
 }
 
-// kept is what a browser without JavaScript keeps of a room that it is in.
+// kept is what a browser without JavaScript keeps of a room that it is in: who it was there
+// last, and since when.
 type kept struct {
-	name  string
+	user  presence.User
 	until time.Time
 }
 
 // fresh reports whether it is not too old to be put back by it.
 func (k *kept) fresh() bool { return time.Now().Before(k.until) }
 
-// nameCookie remembers in a browser without JavaScript under which name it is in
-// a room. When Redis has lost it, nobody else does: there is no socket, and so
+// nameCookie remembers in a browser without JavaScript as whom it is in a room. When Redis has lost it, nobody else does: there is no socket, and so
 // no replica that holds it. It lives little longer than the browser may be silent,
-// and is signed, for this browser alone. With an empty name it forgets.
-func (c *Controller) nameCookie(v *visit, name string) *http.Cookie {
-	if name == "" {
-		return c.forget(v.request, v.room)
-	}
+// and is signed, for this browser alone.
+func (c *Controller) nameCookie(v *visit, user presence.User) *http.Cookie {
 	age := max(nameCookieRefreshes*c.opts.Refresh, c.opts.MemberTTL+c.opts.Refresh, time.Second)
 	age = max(v.conn("").Lease(age), time.Second)
-	until := strconv.FormatInt(time.Now().Add(age).Unix(), 10)
+	until, since := strconv.FormatInt(time.Now().Add(age).Unix(), 10), strconv.FormatInt(user.Since, 10)
+	name := base64.RawURLEncoding.EncodeToString([]byte(user.Name))
 	cookie := &http.Cookie{
 		Name:   nameCookiePrefix + v.room,
-		Value:  until + "." + base64.RawURLEncoding.EncodeToString([]byte(name)) + "." + c.signKept(v, name, until),
+		Value:  strings.Join([]string{until, name, since, c.signKept(v, user.Name, since, until)}, "."),
 		Path:   "/",
 		MaxAge: int(age.Seconds()),
 	}
@@ -470,8 +468,8 @@ func (c *Controller) nameCookie(v *visit, name string) *http.Cookie {
 }
 
 // signKept is the signature of what a browser keeps.
-func (c *Controller) signKept(v *visit, name, until string) string {
-	return c.opts.Keys().Sign("kept", v.session, v.room, name, until)
+func (c *Controller) signKept(v *visit, name, since, until string) string {
+	return c.opts.Keys().Sign("kept", v.session, v.room, name, since, until)
 }
 
 // forget is the cookie that makes a browser forget under which name it is in a room.
@@ -496,18 +494,21 @@ func (c *Controller) keptBy(r *http.Request, v *visit) *kept {
 		return nil
 	}
 	parts := strings.Split(cookie.Value, ".")
-	if len(parts) != 3 {
+	if len(parts) != 4 {
 		return nil
 	}
 	name, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil || !hmac.Equal([]byte(parts[2]), []byte(c.signKept(v, string(name), parts[0]))) {
+	if err != nil || !hmac.Equal([]byte(parts[3]), []byte(c.signKept(v, string(name), parts[2], parts[0]))) {
 		return nil
 	}
 	until, err := strconv.ParseInt(parts[0], 10, 64)
-	if err != nil {
+	since, errSince := strconv.ParseInt(parts[2], 10, 64)
+	if err != nil || errSince != nil {
 		return nil
 	}
-	return &kept{string(name), time.Unix(until, 0)}
+	user := c.user(v, string(name))
+	user.Since = since
+	return &kept{user, time.Unix(until, 0)}
 }
 
 const (

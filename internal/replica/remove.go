@@ -26,9 +26,9 @@ func (r *Replica) Remove(ctx context.Context, room, user string) (presence.Occup
 	return occupancy, err
 }
 
-// WasRemoved reports whether a user was removed from room lately.
-func (r *Replica) WasRemoved(ctx context.Context, room, user string) (bool, error) {
-	return r.store.WasRemoved(ctx, room, user)
+// WasRemoved reports whether a user who was in room since then was removed after that, lately.
+func (r *Replica) WasRemoved(ctx context.Context, room, user string, since int64) (bool, error) {
+	return r.store.WasRemoved(ctx, room, user, since)
 }
 
 // Removed takes the news that a user was removed from room, at that version of it: what

@@ -88,11 +88,13 @@ func TestWhoCameBackStays(t *testing.T) {
 		if names := a.names(); names != "[Ann]" || a.members.count() != 1 {
 			t.Errorf("there are %s, %d members here", names, a.members.count())
 		}
-		if was, err := a.WasRemoved(t.Context(), lobby, ann); !was || err != nil {
-			t.Errorf("was removed: %v, %v", was, err)
+		for since, want := range map[int64]bool{0: true, o.Version: true, o.Version + 1: false} {
+			if was, err := a.WasRemoved(t.Context(), lobby, ann, since); was != want || err != nil {
+				t.Errorf("who is there since %d after the removal was removed: %v, %v", since-o.Version, was, err)
+			}
 		}
 		time.Sleep(10 * time.Minute)
-		if was, err := a.WasRemoved(t.Context(), lobby, ann); was || err != nil {
+		if was, err := a.WasRemoved(t.Context(), lobby, ann, 0); was || err != nil {
 			t.Errorf("was removed long ago: %v, %v", was, err)
 		}
 	})

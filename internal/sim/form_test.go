@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"presence/internal/app"
 	"presence/internal/presence"
 	"presence/internal/redistest"
 )
@@ -22,11 +23,14 @@ type plain struct {
 }
 
 // plainly runs a test of a browser without JavaScript at two replicas, in a bubble.
-func plainly(t *testing.T, test func(t *testing.T, b *plain)) {
+func plainly(t *testing.T, test func(t *testing.T, b *plain), changes ...func(*app.Config)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, fake: redistest.NewFake(t), begun: time.Now(), rng: rand.New(rand.NewPCG(1, 2))}
 		w.model = newModel(w)
+		for _, change := range changes {
+			w.change = change
+		}
 		for place := range 2 {
 			w.procs = append(w.procs, w.run(place))
 		}
@@ -83,10 +87,10 @@ func (b *plain) post(place int, form url.Values) {
 	}
 }
 
-// join and leave press the buttons.
-func (b *plain) join(place int, name string) {
+// join and leave press the buttons, join at the first replica.
+func (b *plain) join(name string) {
 	b.t.Helper()
-	b.post(place, url.Values{"join": {""}, "username": {name}})
+	b.post(0, url.Values{"join": {""}, "username": {name}})
 }
 
 func (b *plain) leave(place int) {
@@ -137,12 +141,12 @@ func TestPageAfterAFormShowsWhatTheFormDid(t *testing.T) {
 				}
 				b.get(0)
 				b.fake.Mute(true)
-				b.join(0, "Ann")
+				b.join("Ann")
 				shows(t, b.get(elsewhere), "Ann", "1")
 				time.Sleep(6 * time.Second) // all replicas read the room from time to time
 				b.leave(0)
 				shows(t, b.get(elsewhere), "", "0")
-				b.join(0, "Ann")
+				b.join("Ann")
 				time.Sleep(ttl + 8*time.Second) // no longer than the cookie lasts
 				if who := b.there(); who != "" {
 					t.Fatalf("%s is there", who)
@@ -151,4 +155,66 @@ func TestPageAfterAFormShowsWhatTheFormDid(t *testing.T) {
 			})
 		})
 	}
+}
+
+// remove has an operator remove who is in the lobby.
+func (b *plain) remove() {
+	b.t.Helper()
+	users, _ := b.fake.HKeys("presence:{lobby}:users")
+	for _, user := range users {
+		r := request(http.MethodDelete, "/v1/rooms/lobby/members/"+user, "")
+		r.Header.Set("Authorization", "Bearer "+apiKey)
+		got, err := b.procs[0].exchange(b.procs[0].public, watcher, r, time.Minute)
+		if err != nil || got.status != http.StatusNoContent {
+			b.t.Fatal(got, err)
+		}
+	}
+}
+
+// Who was removed is told so once, and is not put back by a reload. Who then joins by the form
+// is put back again, as everybody is.
+func TestRemovedVisitorWithoutJavaScript(t *testing.T) {
+	plainly(t, func(t *testing.T, b *plain) {
+		const told = "You are no longer in this room: you have been removed."
+		b.get(0)
+		b.join("Ann")
+		shows(t, b.get(1), "Ann", "1")
+		b.remove()
+		page := b.get(1)
+		if shows(t, page, "", "0"); !strings.Contains(page, told) {
+			t.Error("the visitor is not told of having been removed")
+		}
+		page = b.get(0)
+		if shows(t, page, "", "0"); strings.Contains(page, told) {
+			t.Error("the visitor is told twice of having been removed")
+		}
+		b.join("Ann")
+		shows(t, b.get(1), "Ann", "1")
+		b.get(1) // by the lease that it renews
+		for range 2 {
+			time.Sleep(ttl + 8*time.Second)
+			if who := b.there(); who != "" {
+				t.Fatalf("%s is there", who)
+			}
+			shows(t, b.get(1), "Ann", "1")
+		}
+	})
+}
+
+// A visitor who can't be put back, since the room is full by then, is told.
+func TestVisitorWithoutJavaScriptFindsTheRoomFull(t *testing.T) {
+	plainly(t, func(t *testing.T, b *plain) {
+		b.get(0)
+		b.join("Ann")
+		time.Sleep(ttl + 8*time.Second)
+		other := &plain{world: b.world, cookies: map[string]cookie{}}
+		other.get(0)
+		other.join("Ben")
+		page := b.get(1)
+		if shows(t, page, "", "1"); !strings.Contains(page, "You are no longer in this room. This room is full.") {
+			t.Error("the visitor is not told that the room is full")
+		}
+		other.leave(0)
+		shows(t, b.get(1), "Ann", "1")
+	}, func(c *app.Config) { c.MaxMembersPerRoom = 1 })
 }

@@ -197,16 +197,17 @@ func (s *Store) Remove(ctx context.Context, room, user string) (ended []string, 
 	return ended, o, nil
 }
 
-// WasRemoved reports whether a user was removed from room within the last ten minutes.
-func (s *Store) WasRemoved(ctx context.Context, room, user string) (bool, error) {
+// WasRemoved reports whether a user who was in room since then, as [presence.User].Since has
+// it, was removed after that, within the last ten minutes.
+func (s *Store) WasRemoved(ctx context.Context, room, user string, since int64) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
-	err := s.rdb.ZScore(ctx, s.keys.removed(room), user).Err()
+	version, err := s.rdb.ZScore(ctx, s.keys.removed(room), user).Result()
 	if errors.Is(err, redis.Nil) {
 		return false, nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("removed from %s: %w", room, classify(err))
 	}
-	return true, nil
+	return since <= int64(version), nil
 }
