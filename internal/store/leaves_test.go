@@ -125,7 +125,7 @@ func TestReasonRemoved(t *testing.T) {
 }
 
 // A killed replica's members leave because nobody renews their leases. In a room of up to
-// 256 all of them are named; in a larger one an entry names some, or says that it does not.
+// 256 all who leave at once are named; in a larger one those of a sweep are, and more are not.
 func TestMassLeaveInTheLog(t *testing.T) {
 	for _, size := range []int{250, 2000} {
 		each(t, func(t *testing.T, e *env) {
@@ -164,16 +164,6 @@ func TestMassLeaveInTheLog(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if size > presence.ListSize {
-				if !readings[0].Whole || len(readings[0].Members) == 0 {
-					t.Errorf("a room of %d: %d changes, whole %v", size, len(readings[0].Changes), readings[0].Whole)
-				}
-				last := must(e.admin.XRevRangeN(t.Context(), s.keys.log("r"), "+", "-", 1).Result())[0]
-				if last.Values["m"] != "1" || last.Values["u"] != fmt.Sprint(size-killed) || last.Values["c"] != fmt.Sprint(size-killed) || len(last.Values) != 4 {
-					t.Errorf("the entry is %v", last)
-				}
-				return
-			}
 			if readings[0].Whole || len(readings[0].Changes) != 1 {
 				t.Fatalf("a room of %d: %+v", size, readings[0])
 			}
@@ -184,8 +174,11 @@ func TestMassLeaveInTheLog(t *testing.T) {
 				}
 			}
 			after, ok := before.Apply(readings[0].Changes[0])
-			if len(named) != killed || !ok || !same(after, read(t, s, "r")) {
-				t.Errorf("%d are named, and it can be applied: %v", len(named), ok)
+			if len(named) != killed {
+				t.Errorf("a room of %d: %d are named", size, len(named))
+			}
+			if size <= presence.ListSize && (!ok || !same(after, read(t, s, "r"))) {
+				t.Errorf("it can be applied: %v", ok)
 			}
 		})
 	}

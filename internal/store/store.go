@@ -35,9 +35,10 @@ const (
 	BatchSize = 500
 
 	// SweepSize is the most connections that one sweep of a room ends. The end of one
-	// costs Redis several times a renewal, and a sweep has nobody who waits for it: 100
-	// block Redis for less than a millisecond.
-	SweepSize = 100
+	// costs Redis several times a renewal, and a sweep has nobody who waits for it. An
+	// entry of the log of a large room names as many users, so that its readers hear of
+	// all who leave by sweeps.
+	SweepSize = 50
 
 	// keyTTLs is how many times the longer of member TTL and leave grace the keys of a
 	// room outlive its latest lease.

@@ -11,4 +11,4 @@ if not value then
 end
 local user = note(string.sub(value, 5), true)
 look()
-return {string.sub(value, 1, 4), users[user], since[user] .. ' ' .. was[user], has[user]}
+return {string.sub(value, 1, 4), users[user], stored[user], has[user]}

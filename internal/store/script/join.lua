@@ -71,7 +71,10 @@ if tries then
   end
 end
 now = now or {}
-if entered ~= #users then look() end
+if entered ~= #users then
+  look()
+  for i = 1, #users do open(i) end
+end
 
 -- longer reports whether a lease of a connection without a socket, which several
 -- replicas remember, ends later than the one that is there.
@@ -173,8 +176,8 @@ for i = 1, #ids do
   if not join then generations[i] = gen end
 end
 keep(latest, tries and not full)
-if #beats > 0 then lease(beats, restore) end
 if #dead > 0 then call('ZREM', BEATS, unpack(dead)) end
+if #beats > 0 then lease(beats, restore) end
 if #values > 0 then call('HSET', CONNS, unpack(values)) end
 local reply, _, went = settle()
 for i = 1, #ids do

@@ -10,7 +10,7 @@ local why = ARGV[4]
 local ids = {}
 for i = 5, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end
 local known = call('HMGET', CONNS, unpack(ids))
-local outcomes, gone, dead, left, owners = {}, {}, {}, {}, {}
+local outcomes, gone, dead, left = {}, {}, {}, {}
 for i = 1, #ids do
   outcomes[i] = 0
   if known[i] and not gone[ids[i]] then
@@ -20,17 +20,15 @@ for i = 1, #ids do
       outcomes[i] = 1
       dead[#dead + 1] = ids[i] .. gen
       left[#left + 1] = ids[i]
-      owners[#owners + 1] = note(string.sub(known[i], 5), true)
+      local user = note(string.sub(known[i], 5), true)
+      has[user] = has[user] - 1
+      reason[user] = why
     else
       outcomes[i] = -1
     end
   end
 end
 look()
-for i = 1, #owners do
-  has[owners[i]] = has[owners[i]] - 1
-  reason[owners[i]] = why
-end
 keep(ms)
 if #left > 0 then
   call('ZREM', BEATS, unpack(dead))

@@ -31,7 +31,7 @@ local us = time[1] * 1000000 + time[2]
 local ms = math.floor(us / 1000)
 
 -- Numbers that are stored are formatted here: Lua would write 1.76e+12.
-local function int(x) return string.format('%.0f', x) end
+local function int(x) return string.format('%d', x) end
 
 -- since, and name with metadata, of a value of users.
 local function split(value)
@@ -54,14 +54,16 @@ local function keep(deadline, written)
   end
 end
 
--- lease writes leases, {deadline, member, ...}, after keep.
+-- lease writes leases, {deadline, member, ...}, after keep; leased is how many there are then.
+local leased
 local function lease(beats, longer)
   if longer then
     call('ZADD', BEATS, 'GT', unpack(beats))
   else
     call('ZADD', BEATS, unpack(beats))
   end
-  if call('ZCARD', BEATS) <= #beats / 2 then call('PEXPIRE', BEATS, life) end -- it is new
+  leased = call('ZCARD', BEATS)
+  if leased <= #beats / 2 then call('PEXPIRE', BEATS, life) end -- it is new
 end
 
 -- how many users are online, before the script changes that. entered is how many have
@@ -101,13 +103,15 @@ end
 
 -- The users that a call touches, in the order in which they were first seen. What is
 -- known of each stands at the same position of the other lists: how many connections the
--- user had and has, since when the user is there, name and metadata as they were and as
--- they will be, and why the user leaves. No user is counted anywhere else.
+-- user had and has, the value of users, taken apart only where it is needed, since when the
+-- user is there, name and metadata as they were and as they will be, and why the user
+-- leaves. No user is counted anywhere else.
 local users, position = {}, {}
-local had, has, since, was, tail, reason = {}, {}, {}, {}, {}, {}
+local had, has, stored, since, was, tail, reason = {}, {}, {}, {}, {}, {}, {}
 
 -- note returns the position of a user; there says that a connection of the user's was
--- found. look reads what is known of the users noted since the last look.
+-- found. look reads what is known of the users noted since the last look. What has was
+-- before is taken for what the call adds.
 local looked, expected = 0, {}
 local function note(user, there)
   local at = position[user]
@@ -124,9 +128,8 @@ local function look()
   local values, there = call('HMGET', USERS, unpack(users, looked + 1)), nil
   for i = 1, #values do
     local at = looked + i
+    stored[at] = values[i]
     if values[i] then
-      since[at], was[at] = split(values[i])
-      tail[at] = was[at]
       there = there or {}
       there[#there + 1] = users[at]
     elseif expected[at] then
@@ -135,27 +138,33 @@ local function look()
   end
   looked = #users
   if not there then return end
-  local refs = call('HMGET', REFS, unpack(there))
+  local refs = call('EXISTS', REFS) == 1 and call('HMGET', REFS, unpack(there))
   for i = 1, #there do
-    local at, n = position[there[i]], tonumber(refs[i] or 1)
-    had[at], has[at] = n, n
+    local at, n = position[there[i]], refs and tonumber(refs[i] or 1) or 1
+    had[at], has[at] = n, has[at] + n
   end
 end
 
--- fill lists more users in a roster that has lost too many, and returns how many
--- there are: all users of a room that is small enough, else some.
-local function fill()
-  local values
-  if call('HLEN', USERS) <= 2 * CAP then
-    values = call('HGETALL', USERS)
-  else
-    values = call('HRANDFIELD', USERS, CAP, 'WITHVALUES')
+-- open takes apart what look has found of a user.
+local function open(at)
+  if stored[at] and not since[at] then
+    since[at], was[at] = split(stored[at])
+    tail[at] = was[at]
   end
-  local rows = {}
-  for i = 1, #values, 2 do
-    rows[i] = split(values[i + 1])
-    rows[i + 1] = values[i]
-  end
+end
+
+-- fill lists more users in a roster that has lost too many: all of a room that is small
+-- enough, else some.
+local function fill(online)
+  local rows, cursor = {}, '0'
+  repeat
+    local found = call('HSCAN', USERS, cursor, 'COUNT', CAP / 2)
+    cursor = found[1]
+    for i = 1, math.min(#found[2], 4 * CAP), 2 do
+      rows[#rows + 1] = split(found[2][i + 1])
+      rows[#rows + 1] = found[2][i]
+    end
+  until cursor == '0' or online > CAP and #rows >= 3 * SHOWN
   call('ZADD', ROSTER, unpack(rows))
   call('ZREMRANGEBYRANK', ROSTER, CAP, -1)
   call('PEXPIRE', ROSTER, life)
@@ -163,10 +172,11 @@ end
 
 -- write lists in entry who changed, with a sign, and returns what that adds to its size.
 local function write(entry, sign, at)
-  local user, value = users[at], since[at] .. ' ' .. tail[at]
+  open(at)
+  local user, text = users[at], since[at] .. ' ' .. tail[at]
   entry[#entry + 1] = sign
-  entry[#entry + 1] = user .. ' ' .. has[at] .. ' ' .. value
-  return #user + #value
+  entry[#entry + 1] = user .. ' ' .. has[at] .. ' ' .. text
+  return #user + #text
 end
 
 -- settle writes what became of the users, and tells everybody if anything changed
@@ -192,7 +202,7 @@ local function settle()
     end
   end
   local before = count()
-  local connections = call('ZCARD', BEATS)
+  local connections = leased or call('ZCARD', BEATS)
   local last, birth = born()
   local named = #came + #went + #changed
   if named == 0 then return {before, connections, last, birth}, 0, 0 end
@@ -257,7 +267,7 @@ local function settle()
   end
   if #went > 0 then
     local listed = call('ZCARD', ROSTER)
-    if listed < online and (online <= CAP or listed < SHOWN) then fill() end
+    if listed < online and (online <= CAP or listed < SHOWN) then fill(online) end
   end
   if before == #went then -- what was there has ended, and these keys are new
     for i = 1, 6 do call('PEXPIRE', KEYS[i], life) end
@@ -278,14 +288,13 @@ local function settle()
     most = math.max(1, math.min(CAP, math.floor(BULK / (size + 1))))
   end
   local id = text .. '-0'
-  local added = redis.pcall('XADD', LOG, 'MAXLEN', '~', most, id, unpack(entry))
-  if type(added) == 'table' and added.err then -- it holds versions of another life of the room
+  local added = redis.pcall('XADD', LOG, 'NOMKSTREAM', 'MAXLEN', '~', most, id, unpack(entry))
+  local anew = type(added) ~= 'string'
+  if anew then -- there is none, or it holds versions of another life of the room
     call('DEL', LOG)
     call('XADD', LOG, id, unpack(entry))
   end
-  if math.floor(version / SPELL) ~= math.floor(last / SPELL) or call('PTTL', LOG) < 0 then
-    call('PEXPIRE', LOG, LOGGED) -- it is new, too, where others have deleted it
-  end
+  if anew or math.floor(version / SPELL) ~= math.floor(last / SPELL) then call('PEXPIRE', LOG, LOGGED) end
 
   call(PUBLISH, CHANNEL, '{"version":' .. text .. ',"users":' .. online .. ',"connections":' .. connections
     .. ',"names":' .. (#came + #went > 0 and 1 or 0) .. '}')

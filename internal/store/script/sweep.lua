@@ -40,19 +40,17 @@ for i = 1, #due do
   end
 end
 if #dead > 0 then
-  local known = call('HMGET', CONNS, unpack(ids))
-  local owners, ended = {}, {}
+  local known, ended = call('HMGET', CONNS, unpack(ids)), {}
   for i = 1, #ids do
     local gen = string.sub(dead[i], -4)
     if known[i] and string.sub(known[i], 1, 4) == gen then
       local user = note(string.sub(known[i], 5), true)
-      owners[#owners + 1] = user
+      has[user] = has[user] - 1
       ended[#ended + 1] = ids[i]
       reason[user] = gen == RELEASED and 'closed' or 'timeout'
     end
   end
   look()
-  for i = 1, #owners do has[owners[i]] = has[owners[i]] - 1 end
   call('ZREM', BEATS, unpack(dead))
   if #ended > 0 then call('HDEL', CONNS, unpack(ended)) end
   keep(ms)

@@ -13,8 +13,9 @@ keep(ms)
 if value and string.sub(value, 5) == ARGV[5] then
   user = note(ARGV[5], true)
   look()
+  open(user)
   outcome = -1
-  if had[user] > 0 and since[user] .. ' ' .. was[user] == ARGV[6] then
+  if had[user] > 0 and stored[user] == ARGV[6] then
     outcome = 1
     tail[user] = ARGV[7]
   end
