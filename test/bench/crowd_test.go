@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,7 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,16 +117,34 @@ func requestOf(host, path, key string) string {
 
 // reader is one stream of a crowd.
 type reader struct {
-	users atomic.Int64 // that it was last told
-	ended atomic.Bool
+	fd    int
+	users int // that it was last told
+	ended bool
+}
+
+const (
+	// often is how often a crowd reads, a part of its streams each time, and parts how many
+	// there are.
+	often = 10 * time.Millisecond
+	parts = 25
+)
+
+// readers are the streams of a crowd. They are files of which Go's poller knows nothing:
+// it would wake for each event of each of them, which costs the one that sends it as much
+// as the crowd.
+type readers struct {
+	mu   sync.Mutex // guards:
+	list []*reader
 }
 
 // beCrowd is the process of [crowd].
 func beCrowd(value string) {
 	host, request, _ := strings.Cut(value, "|")
-	var all []*reader
+	var all readers
 	var opening sync.WaitGroup
 	turns := make(chan bool, 20)
+	go all.read()
+	asked := 0
 	for input := bufio.NewScanner(os.Stdin); input.Scan(); {
 		n, err := strconv.Atoi(input.Text())
 		if err != nil {
@@ -133,37 +152,42 @@ func beCrowd(value string) {
 			os.Exit(1)
 		}
 		for range n {
-			r := &reader{}
-			mine := strings.ReplaceAll(request, "{}", strconv.Itoa(len(all)))
-			all = append(all, r)
+			mine := strings.ReplaceAll(request, "{}", strconv.Itoa(asked))
+			asked++
 			opening.Go(func() {
 				turns <- true
 				defer func() { <-turns }()
-				r.open(host, mine)
+				all.open(host, mine)
 			})
 		}
-		if n > 0 {
-			continue
+		if n == 0 {
+			opening.Wait()
+			fmt.Println(all.state())
 		}
-		opening.Wait()
-		ended, users := 0, map[int64]int{}
-		for _, r := range all {
-			if r.ended.Load() {
-				ended++
-			} else {
-				users[r.users.Load()]++
-			}
-		}
-		fmt.Print(ended)
-		for n, times := range users {
-			fmt.Printf(" %d:%d", n, times)
-		}
-		fmt.Println()
 	}
 }
 
-// open opens a stream, and goes on to read it.
-func (r *reader) open(host, request string) {
+// state is what [crowd.state] reads.
+func (rs *readers) state() string {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	ended, users := 0, map[int]int{}
+	for _, r := range rs.list {
+		if r.ended {
+			ended++
+		} else {
+			users[r.users]++
+		}
+	}
+	fields := []string{strconv.Itoa(ended)}
+	for n, times := range users {
+		fields = append(fields, fmt.Sprintf("%d:%d", n, times))
+	}
+	return strings.Join(fields, " ")
+}
+
+// open opens a stream, and has it read from then on.
+func (rs *readers) open(host, request string) {
 	conn, err := net.Dial("tcp", host) //nolint:noctx // on this machine
 	if err == nil {
 		_, err = io.WriteString(conn, request)
@@ -176,34 +200,68 @@ func (r *reader) open(host, request string) {
 	if err == nil && !strings.HasPrefix(string(b), "HTTP/1.1 200 ") {
 		err = fmt.Errorf("answered %.100q", b) //nolint:err113 // of a benchmark
 	}
+	r := &reader{}
+	if err == nil {
+		r.fd, err = fileOf(conn)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	r.read(b[:n])
-	go r.readNowAndThen(conn)
+	r.note(b[:n])
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.list = append(rs.list, r)
 }
 
-// readNowAndThen reads what has come, four times a second.
-func (r *reader) readNowAndThen(conn net.Conn) {
-	tick := time.NewTicker(250 * time.Millisecond)
-	defer tick.Stop()
+// fileOf takes a connection out of Go's poller.
+func fileOf(conn net.Conn) (fd int, err error) {
+	defer func() { _ = conn.Close() }()
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var failed error
+	err = raw.Control(func(of uintptr) { fd, failed = syscall.Dup(int(of)) }) //nolint:gosec // a file
+	return fd, errors.Join(err, failed)
+}
+
+// read reads what has come, each stream four times a second.
+func (rs *readers) read() {
 	b := make([]byte, 64<<10)
-	for range tick.C {
-		n, err := conn.Read(b)
-		if r.read(b[:n]); err != nil {
-			r.ended.Store(true)
+	for turn := 0; ; turn = (turn + 1) % parts {
+		time.Sleep(often)
+		rs.mu.Lock()
+		for i := turn; i < len(rs.list); i += parts {
+			rs.list[i].read(b)
+		}
+		rs.mu.Unlock()
+	}
+}
+
+// read reads what has come.
+func (r *reader) read(b []byte) {
+	for !r.ended {
+		n, err := syscall.Read(r.fd, b)
+		if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR) {
+			return
+		}
+		if r.ended = n <= 0; r.ended {
+			_ = syscall.Close(r.fd)
+			return
+		}
+		if r.note(b[:n]); n < len(b) {
 			return
 		}
 	}
 }
 
-// read notes the last number of users that was told.
-func (r *reader) read(b []byte) {
+// note notes the last number of users that was told.
+func (r *reader) note(b []byte) {
 	_, rest, found := bytes.Cut(b[max(0, bytes.LastIndex(b, []byte(`"users":`))):], []byte(`"users":`))
-	var n int64
-	if _, err := fmt.Sscanf(string(rest[:min(len(rest), 12)]), "%d,", &n); found && err == nil {
-		r.users.Store(n)
+	number, _, whole := bytes.Cut(rest, []byte(","))
+	if n, err := strconv.Atoi(string(number)); found && whole && err == nil {
+		r.users = n
 	}
 }
 
