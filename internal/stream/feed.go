@@ -42,7 +42,6 @@ type feed struct {
 	members map[string][]*sub // user -> the streams that have joined that user
 	edition *edition          // of the newest view that was sent; nil: none
 	version int64             // of the view that was shown last
-	writer  *writer
 }
 
 // sub is the part of a stream that concerns one room.
@@ -94,21 +93,14 @@ func (f *feed) show(view room.View) (lagging map[int64][]*sub) {
 		}
 	}
 	f.version = view.Version
-	f.sent(&told)
+	f.all.metrics.sent(&told)
 	f.doubtMembers(view)
 	return lagging
 }
 
-// sent counts what was sent.
-func (f *feed) sent(told *[messages]int) {
-	f.all.metrics.sent(told)
-	f.all.metrics.bytes.Add(float64(f.writer.bytes))
-	f.writer.bytes = 0
-}
-
 // tell sends m of an edition to s, and counts it.
 func (f *feed) tell(s *sub, e *edition, m message, told *[messages]int) {
-	if s.lost = !s.stream.send(f.writer, e.message(m, s.stream.ids)); !s.lost {
+	if s.lost = !s.stream.send(e.message(m, s.stream.ids)); !s.lost {
 		told[m]++
 	}
 }
@@ -232,7 +224,7 @@ func (f *feed) look(s *sub) {
 	}
 	var told [messages]int
 	f.tell(s, f.of(view), f.first(s, view), &told)
-	f.sent(&told)
+	f.all.metrics.sent(&told)
 }
 
 // anew returns what s is sent that has lost something; nil if that is nothing.
@@ -338,14 +330,14 @@ func (f *feed) add(s *sub, head []byte, missed *missed) bool {
 	}
 	var told [messages]int
 	if head != nil {
-		if s.stream.open(f.writer, head, text) {
+		if s.stream.open(head, text) {
 			told[m]++
 		}
 	} else if text != nil {
-		s.lost = !s.stream.send(f.writer, text)
+		s.lost = !s.stream.send(text)
 		told[m]++
 	}
-	f.sent(&told)
+	f.all.metrics.sent(&told)
 	return true
 }
 
@@ -428,5 +420,5 @@ func (f *feed) lead(subs []*sub, missed *missed) {
 			f.tell(s, led, change, &told)
 		}
 	}
-	f.sent(&told)
+	f.all.metrics.sent(&told)
 }

@@ -138,7 +138,7 @@ func (j *joined) settle(ctx context.Context, as Code) error {
 		}
 		j.stream.finish(as)
 	case replica.Missing:
-		j.stream.offer(newWriter(), []byte(keepalive))
+		j.stream.offer([]byte(keepalive))
 		j.mu.Lock()
 		j.found = time.Now()
 		j.mu.Unlock()

@@ -183,7 +183,7 @@ func (ss *Streams) begin(ctx context.Context, s *stream, conn net.Conn, head []b
 	s.begin(conn)
 	if len(s.subs) == 0 { // draining
 		s.finish(Draining)
-		s.open(newWriter(), head, nil)
+		s.open(head, nil)
 		return
 	}
 	for i, sub := range s.subs {
@@ -272,7 +272,7 @@ func (ss *Streams) enter(ctx context.Context, s *stream, key feedKey) *sub {
 	ss.mu.Lock()
 	f := ss.feeds[key]
 	if f == nil {
-		f = &feed{feedKey: key, all: ss, writer: newWriter()}
+		f = &feed{feedKey: key, all: ss}
 		ss.feeds[key] = f
 	}
 	f.n++
@@ -329,11 +329,10 @@ func (ss *Streams) Run(ctx context.Context) error {
 	settles.Go(func() { ss.settle(ctx) })
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
-	w := newWriter()
 	for slot := 0; ; slot = (slot + 1) % slots {
 		select {
 		case <-tick.C:
-			ss.keepAlive(w, slot, time.Now())
+			ss.keepAlive(slot, time.Now())
 			continue
 		case <-ctx.Done():
 		}
@@ -361,7 +360,7 @@ func (ss *Streams) allLocked() []*stream {
 }
 
 // keepAlive sends keepalives to the streams of a slot, and ends streams whose time is up.
-func (ss *Streams) keepAlive(w *writer, slot int, now time.Time) {
+func (ss *Streams) keepAlive(slot int, now time.Time) {
 	ss.mu.Lock()
 	alive := slices.Collect(maps.Keys(ss.slots[slot]))
 	over := map[*stream]Code{}
@@ -379,7 +378,7 @@ func (ss *Streams) keepAlive(w *writer, slot int, now time.Time) {
 		s.finish(why)
 	}
 	for _, s := range alive {
-		s.offer(w, []byte(keepalive))
+		s.offer([]byte(keepalive))
 	}
 	for _, f := range feeds {
 		f.forget()
