@@ -207,14 +207,18 @@ func (ms *members) forgetLocked(m *Member) {
 
 // ask asks m for a sign of life, since Redis does not know it or another socket
 // has its connection. If nothing was known against m before, it can be spared: if
-// it does not answer soon, it is believed to be there all the same.
+// it does not answer soon, it is believed to be there all the same. Soon is counted
+// from the first time that it is asked.
 func (ms *members) ask(m *Member, spare bool) {
 	ms.mu.Lock()
 	in := m.cohort != nil && !m.left
 	if in {
+		again := ms.suspect[m] && m.spared && spare
 		m.spared = spare && (m.spared || !ms.suspect[m])
 		ms.suspect[m] = true
-		m.asked = time.Now()
+		if !again {
+			m.asked = time.Now()
+		}
 	}
 	ms.mu.Unlock()
 	if in {

@@ -256,3 +256,25 @@ func TestRoomLostInAnOutage(t *testing.T) {
 		}
 	})
 }
+
+// Redis loses its data shortly before the next heartbeat of a member whose browser is slow to
+// answer: that it is asked for a sign of life twice puts it back no later.
+func TestSlowMemberIsPutBackInTimeBeforeAHeartbeat(t *testing.T) {
+	for tenth := range 20 {
+		at := time.Duration(tenth) * DefaultHeartbeatInterval / 20
+		t.Run(fmt.Sprint(at), func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a, b := start(t, fake), start(t, fake).watching()
+				var slow atomic.Bool
+				if _, _, err := a.Join(t.Context(), lobby, connection("Ann", presence.NewGeneration()), mortal{&slow}, nil); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2*DefaultHeartbeatInterval + at)
+				slow.Store(true)
+				fake.FlushAll()
+				time.Sleep(DefaultHeartbeatInterval)
+				b.saw("0", "1", "1 stale", "1")
+			})
+		})
+	}
+}
