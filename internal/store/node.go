@@ -42,6 +42,10 @@ const (
 	// but one of the 16,384 slots.
 	maxTags = 200_000
 
+	// scanInterval is how often all those tags are tried. In between a new node is looked
+	// for only when there is a sign of it, since that is a thousand look-ups.
+	scanInterval = 5 * time.Second
+
 	// sharedPatience is how long the change of a room waits for what another node of a
 	// Cluster has: the room's own may be well while that one is not.
 	sharedPatience = 500 * time.Millisecond
@@ -53,11 +57,12 @@ type nodes struct {
 	known   atomic.Bool          // the client knows which node serves what
 	away    atomic.Pointer[map[string]bool]
 
-	mu    sync.Mutex        // guards:
-	tags  map[string]string // address -> hash tag
-	asked map[string]string // address of another node -> a room that it has
-	lanes map[string]int    // address -> its lane
-	lane  int               // of the next new node
+	mu      sync.Mutex        // guards:
+	tags    map[string]string // address -> hash tag
+	scanned time.Time         // when all common tags were tried last
+	asked   map[string]string // address of another node -> a room that it has
+	lanes   map[string]int    // address -> its lane
+	lane    int               // of the next new node
 }
 
 // now is a context without patience: the client is asked for what it knows already.
@@ -96,8 +101,11 @@ func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 			found[addr] = tag
 		}
 	}
-	for i := range commonTags {
-		try(i)
+	if len(found) < len(n.tags) || len(n.asked) > 0 || time.Since(n.scanned) >= scanInterval {
+		n.scanned = time.Now()
+		for i := range commonTags {
+			try(i)
+		}
 	}
 	for addr, room := range n.asked {
 		for i := commonTags; i < maxTags && found[addr] == "" && s.owner(s.keys.channel(room)) == addr; i++ {
