@@ -169,7 +169,8 @@ func NewOf(parts Parts, config Config, log *slog.Logger) (_ *App, err error) {
 func (a *App) openRedis() (node string, sharded bool, err error) {
 	if a.parts.Redis != nil {
 		a.backend, a.rdb = "Redis", a.parts.Redis
-		return "redis", false, nil
+		_, cluster := a.parts.Redis.(*redis.ClusterClient)
+		return "redis", cluster, nil
 	}
 	if a.config.RedisURL == "" {
 		a.embedded = miniredis.NewMiniRedis()

@@ -30,6 +30,10 @@ type Fake struct {
 	stepped    atomic.Bool
 	ahead      atomic.Int64 // of the clock, in ns, once it was stepped
 	copies     atomic.Int64
+
+	// foreign is what a node of a Cluster answers to a command about another's key; nil: it
+	// is in none.
+	foreign func(cmd string, args []string) string
 }
 
 // NewFake returns a Fake that ends with the test.
@@ -58,6 +62,12 @@ func (f *Fake) serve(c *server.Peer, cmd string, args ...string) bool {
 		return true
 	}
 	f.Step(0)
+	if f.foreign != nil {
+		if text := f.foreign(cmd, args); text != "" {
+			c.WriteError(text)
+			return true
+		}
+	}
 	return f.scripts.serve(c, cmd, args)
 }
 
@@ -120,6 +130,10 @@ func (f *Fake) Up() {
 // test.
 func (f *Fake) Client(t testing.TB) redis.UniversalClient { return f.Link(t).Client }
 
+// buffer is the size of those of a connection: the client's own choice of 32 KiB takes longer
+// to make than most connections are used.
+const buffer = 2 << 10
+
 // Link is a client and the network between it and a Fake.
 type Link struct {
 	Client redis.UniversalClient
@@ -142,6 +156,8 @@ func (f *Fake) Link(t testing.TB) *Link {
 		DisableIdentity:       true,
 		MaxRetries:            -1,
 		PoolSize:              8,
+		ReadBufferSize:        buffer,
+		WriteBufferSize:       buffer,
 	})
 	t.Cleanup(func() {
 		l.Hold(false)
