@@ -1,6 +1,6 @@
 // Package sim holds no program, but a simulation of everybody who uses one: whole
 // servers, as internal/app makes them, in one synctest bubble over a network and a
-// Redis in memory, with browsers that do what people, their networks and attackers
+// Redis in memory, or a Cluster of two or three masters, with browsers that do what people, their networks and attackers
 // do, in an order and with faults that a seed chooses.
 //
 //	plan_test.go    what happens: the steps of a seed, as text, and how to shrink them
@@ -23,6 +23,9 @@
 // Redis, the API of each replica, its metrics and every open page agree exactly with
 // what people did.
 //
+// Where nothing was the matter for a while with the master that has a room, nor with the
+// replicas, the room is not stale and joins are not refused, whatever goes on at other masters.
+//
 // # To repeat a failure
 //
 //	PRESENCE_SIM_SEED=4711 go test -run TestSeeds ./internal/sim
@@ -30,6 +33,7 @@
 //
 // The first runs a seed, and shrinks it if it fails; the second runs steps as a failure
 // names them, and tells the story. PRESENCE_SIM_RUNS is how many seeds from there on,
+// PRESENCE_SIM_EVERY the step from one to the next (17 from seed 5 on: those on a Cluster),
 // PRESENCE_SIM_SHRINK how many tries shrinking has, and PRESENCE_SIM_KNOWN failures to go
 // on after, each by some words of it, with commas between. Plans that failed once stand
 // in testdata/seeds and run with the tests.

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -12,7 +11,6 @@ import (
 
 	"presence/internal/app"
 	"presence/internal/presence"
-	"presence/internal/redistest"
 )
 
 // plain is a browser without JavaScript, and the replicas it goes to.
@@ -26,8 +24,7 @@ type plain struct {
 func plainly(t *testing.T, test func(t *testing.T, b *plain), changes ...func(*app.Config)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, fake: redistest.NewFake(t), begun: time.Now(), rng: rand.New(rand.NewPCG(1, 2))}
-		w.model = newModel(w)
+		w := newWorld(t, plan{seed: 1})
 		for _, change := range changes {
 			w.change = change
 		}
@@ -118,10 +115,10 @@ func shows(t *testing.T, page, name string, users string) {
 func (b *plain) there() string {
 	synctest.Wait()
 	var names []string
-	conns, _ := b.fake.HKeys("presence:{lobby}:conns")
+	conns, _ := b.redis[0].HKeys("presence:{lobby}:conns")
 	for _, conn := range conns {
-		user := b.fake.HGet("presence:{lobby}:conns", conn)[presence.GenerationSize:]
-		_, name, _ := strings.Cut(b.fake.HGet("presence:{lobby}:users", user), " ")
+		user := b.redis[0].HGet("presence:{lobby}:conns", conn)[presence.GenerationSize:]
+		_, name, _ := strings.Cut(b.redis[0].HGet("presence:{lobby}:users", user), " ")
 		name, _, _ = strings.Cut(name, "\n") // no metadata
 		names = append(names, name)
 	}
@@ -140,7 +137,7 @@ func TestPageAfterAFormShowsWhatTheFormDid(t *testing.T) {
 					p.open(t, "/", strangers)
 				}
 				b.get(0)
-				b.fake.Mute(true)
+				b.redis[0].Mute(true)
 				b.join("Ann")
 				shows(t, b.get(elsewhere), "Ann", "1")
 				time.Sleep(6 * time.Second) // all replicas read the room from time to time
@@ -160,7 +157,7 @@ func TestPageAfterAFormShowsWhatTheFormDid(t *testing.T) {
 // remove has an operator remove who is in the lobby.
 func (b *plain) remove() {
 	b.t.Helper()
-	users, _ := b.fake.HKeys("presence:{lobby}:users")
+	users, _ := b.redis[0].HKeys("presence:{lobby}:users")
 	for _, user := range users {
 		r := request(http.MethodDelete, "/v1/rooms/lobby/members/"+user, "")
 		r.Header.Set("Authorization", "Bearer "+apiKey)

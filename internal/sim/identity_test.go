@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"os"
@@ -14,7 +13,6 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"presence/internal/app"
-	"presence/internal/redistest"
 )
 
 // Nobody outlives a token: the socket ends with it, and the user leaves at once, who came by
@@ -29,9 +27,8 @@ func TestPageEndsWithItsToken(t *testing.T) {
 	for path, public := range map[string]bool{"/rooms/team-1": false, "/rooms/open-1": true} {
 		t.Run(path, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := &world{t: t, fake: redistest.NewFake(t), begun: time.Now(), rng: rand.New(rand.NewPCG(1, 2))}
+				w := newWorld(t, plan{seed: 1})
 				w.change = func(c *app.Config) { c.TokenSecretFile, c.PublicRooms = file, "open-*" }
-				w.model = newModel(w)
 				p := w.run(0)
 				w.procs = append(w.procs, p)
 				t.Cleanup(w.end)
@@ -68,7 +65,7 @@ func TestPageEndsWithItsToken(t *testing.T) {
 				}
 				connections := func() int {
 					synctest.Wait()
-					conns, _ := w.fake.HKeys("presence:{" + strings.TrimPrefix(path, "/rooms/") + "}:conns")
+					conns, _ := w.redis[0].HKeys("presence:{" + strings.TrimPrefix(path, "/rooms/") + "}:conns")
 					return len(conns)
 				}
 
@@ -124,7 +121,7 @@ func TestPageEndsWithItsToken(t *testing.T) {
 					t.Errorf("%q", tab.frames)
 				}
 				tab.join("Ada")
-				users, _ := w.fake.HKeys("presence:{open-1}:users")
+				users, _ := w.redis[0].HKeys("presence:{open-1}:users")
 				if len(users) != 1 || users[0] == "42" {
 					t.Errorf("who joined as a guest is %q", users)
 				}

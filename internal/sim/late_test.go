@@ -3,7 +3,6 @@ package sim
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -16,7 +15,6 @@ import (
 	"github.com/gorilla/websocket"
 
 	"presence/internal/presence"
-	"presence/internal/redistest"
 	"presence/test/memnet"
 )
 
@@ -115,8 +113,7 @@ func stalls(t *testing.T, test func(t *testing.T, first, second func() *socket, 
 	for places := range 2 {
 		t.Run(fmt.Sprint(places+1, " replicas"), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := &world{t: t, fake: redistest.NewFake(t), begun: time.Now(), rng: rand.New(rand.NewPCG(1, 2))}
-				w.model = newModel(w)
+				w := newWorld(t, plan{seed: 1})
 				for place := range places + 1 {
 					w.procs = append(w.procs, w.run(place))
 				}
@@ -133,10 +130,10 @@ func stalls(t *testing.T, test func(t *testing.T, first, second func() *socket, 
 				there := func() string {
 					synctest.Wait()
 					var names []string
-					conns, _ := w.fake.HKeys("presence:{lobby}:conns")
+					conns, _ := w.redis[0].HKeys("presence:{lobby}:conns")
 					for _, conn := range conns {
-						user := w.fake.HGet("presence:{lobby}:conns", conn)[presence.GenerationSize:]
-						_, name, _ := strings.Cut(w.fake.HGet("presence:{lobby}:users", user), " ")
+						user := w.redis[0].HGet("presence:{lobby}:conns", conn)[presence.GenerationSize:]
+						_, name, _ := strings.Cut(w.redis[0].HGet("presence:{lobby}:users", user), " ")
 						name, _, _ = strings.Cut(name, "\n") // no metadata
 						names = append(names, name)
 					}

@@ -51,7 +51,8 @@ func (m *model) follow(name string, r room) {
 		}
 		return
 	}
-	entries, _ := w.fake.Stream("presence:{" + name + "}:log")
+	log := "presence:{" + name + "}:log"
+	entries, _ := w.having(log).Stream(log)
 	for _, entry := range entries {
 		digits, _, _ := strings.Cut(entry.ID, "-")
 		version, _ := strconv.ParseInt(digits, 10, 64)
@@ -125,9 +126,9 @@ func (m *model) reason(name, user, why string) {
 		seen = true
 		can["left"] = can["left"] || now.Sub(st.asked) < time.Minute
 		can["closed"] = can["closed"] || st.kind != "put"
-		can["timeout"] = can["timeout"] || st.kind != "attend" || m.troubled(30*time.Second)
+		can["timeout"] = can["timeout"] || st.kind != "attend" || m.troubled(name, 30*time.Second)
 	}
-	if !can[why] && (seen || !m.troubled(30*time.Second)) {
+	if !can[why] && (seen || !m.troubled(name, 30*time.Second)) {
 		w.fail("%s: %s left, %s; it can only be %v", name, user, why, can)
 	}
 }

@@ -65,9 +65,8 @@ type model struct {
 	secret string
 	keys   presence.Keys
 
-	trouble time.Time // the last fault, or end of one
-	lostAt  time.Time // Redis' data
-	down    bool      // Redis is
+	trouble time.Time // the last fault of replicas, or end of one
+	nodes   []state   // of Redis
 
 	// forgotten says that Redis lost the secret when no replica could put it back:
 	// the next makes another, and all browsers are strangers. A run ends with that.
@@ -84,7 +83,13 @@ type model struct {
 	heard    []news
 	removals map[string]time.Time // of users
 	harmed   [2]time.Time         // each of the rooms, when it lost a key
-	rewound  time.Time            // Redis' data, to those of a while before
+}
+
+// state is how a node of Redis is.
+type state struct {
+	trouble time.Time // the last fault, or end of one
+	lostAt  time.Time // its data
+	down    bool
 }
 
 // life is a room from its birth to its end, and the version it has reached.
@@ -100,13 +105,13 @@ type bound struct {
 }
 
 func newModel(w *world) *model {
-	return &model{w: w, seats: map[string]*seat{}, low: map[string][]bound{}, removals: map[string]time.Time{}}
+	return &model{w: w, nodes: make([]state, len(w.redis)), seats: map[string]*seat{}, low: map[string][]bound{}, removals: map[string]time.Time{}}
 }
 
 // learn has the model know the secret by which all replicas name connections, and
 // reports whether there is one.
 func (m *model) learn() bool {
-	secret, err := m.w.fake.Get("presence:secret")
+	secret, err := m.w.having("presence:secret").Get("presence:secret")
 	m.secret, m.keys = secret, presence.NewKeys([]byte(secret))
 	return err == nil
 }
@@ -148,15 +153,27 @@ func (m *model) taken(st *seat, s *sheet) {
 	}
 }
 
-// lost says that Redis loses its data now.
-func (m *model) lost() { m.trouble, m.lostAt = time.Now(), time.Now() }
-
-// rewind says that Redis has the data of a while before from now on.
-func (m *model) rewind() {
-	m.lost()
-	m.rewound = time.Now()
-	m.last, m.past = [2]life{}, [2]past{}
+// lost says that a node loses its data now.
+func (m *model) lost(node int) {
+	now := time.Now()
+	m.nodes[node].trouble, m.nodes[node].lostAt = now, now
 }
+
+// rewind says that a node has the data of a while before from now on.
+func (m *model) rewind(node int) {
+	m.lost(node)
+	for at, room := range rooms {
+		if m.w.nodeOf(room) == node {
+			m.last[at], m.past[at] = life{}, past{}
+		}
+	}
+}
+
+// of is the state of the node that has a room.
+func (m *model) of(room string) *state { return &m.nodes[m.w.nodeOf(room)] }
+
+// troubledAt is when there was trouble last that a room may feel.
+func (m *model) troubledAt(room string) time.Time { return maxTime(m.trouble, m.of(room).trouble) }
 
 // begin notes what somebody asks for.
 func (m *model) begin(s *seat, action, name string) *op {
@@ -186,6 +203,9 @@ func (m *model) answered(o *op, ok bool) {
 			}
 		}
 	default:
+		if o.target != "" && m.quiet(o.seat.room) {
+			m.w.fail("%s: %s of %s was refused, and nothing is the matter", o.seat.room, o.action, o.seat.speaker())
+		}
 		// It may have been carried out all the same, and be undone.
 		until := time.Now().Add(heartbeat + settle + 4*time.Second)
 		o.seat.going[o.target] = until
@@ -258,7 +278,7 @@ func (m *model) settle(st *seat, as string) {
 	if st.unsettled() {
 		return
 	}
-	if len(st.base) > 1 && st.base[as] && !m.troubled(heartbeat+2*time.Second) {
+	if len(st.base) > 1 && st.base[as] && !m.troubled(st.room, heartbeat+2*time.Second) {
 		st.base = map[string]bool{as: true}
 	}
 }
@@ -277,8 +297,17 @@ func (st *seat) sure(name string) {
 	st.firmAt = time.Now()
 }
 
-// troubled reports whether there was trouble within the last d.
-func (m *model) troubled(d time.Duration) bool { return time.Since(m.trouble) < d }
+// troubled reports whether there was trouble within the last d that a room may feel.
+func (m *model) troubled(room string, d time.Duration) bool {
+	return time.Since(m.troubledAt(room)) < d
+}
+
+// quiet reports whether nothing was the matter for so long with the node that has a room,
+// and with all replicas, that the room has to be shown as it is, and can be joined. What is
+// the matter with other nodes does not count.
+func (m *model) quiet(room string) bool {
+	return !m.troubled(room, 2*(heartbeat+settle)) && !m.damaged(room, time.Now())
+}
 
 func maxTime(a, b time.Time) time.Time {
 	if a.After(b) {
@@ -308,22 +337,29 @@ func (m *model) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
+	for node := range m.nodes {
+		if s := &m.nodes[node]; s.down || slices.ContainsFunc(w.procs, func(p *proc) bool { return p.cut[node] }) {
+			s.trouble = now
+		}
+	}
 	for _, p := range w.procs {
-		if p.lossy || p.cut || p.away || p.dead || m.down {
+		if p.lossy || p.away || p.dead {
 			m.trouble = now
 		}
 	}
-	switch secret, _ := w.fake.Get("presence:secret"); {
+	switch secret, _ := w.having("presence:secret").Get("presence:secret"); {
 	case m.secret == "" || secret == m.secret:
 	case secret != "" && m.forgotten:
 		w.over = true
 		return
 	case secret != "":
 		w.fail("the replicas share another secret")
-	case !slices.ContainsFunc(w.procs, (*proc).healthy):
+	case !slices.ContainsFunc(w.procs, func(p *proc) bool { return p.healthy(w.node("presence:secret")) }):
 		m.forgotten = true
 	}
-	w.fake.Step(0)
+	for _, f := range w.redis {
+		f.Step(0)
+	}
 	m.pages(now)
 	m.programs(now)
 	for _, name := range rooms {
@@ -349,10 +385,13 @@ func (m *model) pages(now time.Time) {
 			}
 		}
 		s := st.sheet
+		if s != nil && s.shows.stale && m.quiet(st.room) && now.Sub(s.since) > heartbeat+time.Second {
+			m.w.fail("%s: the page of %s is stale, and nothing is the matter", st.room, st.speaker())
+		}
 		if s == nil || s.v.bare || s.sock == nil || s.sock.mute || s.sock.unknown || s.sock.heard.IsZero() || len(st.pending) > 0 || s.shows.stale {
 			continue
 		}
-		if now.Sub(maxTime(s.since, s.sock.heard)) < 500*time.Millisecond || !s.sock.proc.healthy() {
+		if now.Sub(maxTime(s.since, s.sock.heard)) < 500*time.Millisecond || !s.sock.proc.healthy(m.w.nodeOf(st.room)) {
 			continue
 		}
 		m.settle(st, s.shows.as())
@@ -364,14 +403,17 @@ func (m *model) pages(now time.Time) {
 
 // troubledAway reports whether the replica that an op went to was isolated meanwhile.
 func (m *model) troubledAway(o *op) bool {
-	return m.trouble.After(o.at.Add(-15*time.Second)) && o.sock.proc.wasAway
+	return m.troubledAt(o.seat.room).After(o.at.Add(-15*time.Second)) && o.sock.proc.wasAway
 }
 
 // programs notes which are there for certain, by their streams.
 func (m *model) programs(now time.Time) {
 	for _, p := range m.w.programs {
+		if p.stream != nil && p.seen != nil && p.seen.stale && m.quiet(p.room) {
+			m.w.fail("%s: program %d is told that it is stale, and nothing is the matter", p.room, p.n)
+		}
 		if p.kind == "attend" && p.on && p.stream != nil && !p.stream.heard.IsZero() && !p.seen.stale &&
-			now.Sub(p.stream.heard) >= 500*time.Millisecond && p.stream.proc.healthy() {
+			now.Sub(p.stream.heard) >= 500*time.Millisecond && p.stream.proc.healthy(m.w.nodeOf(p.room)) {
 			p.seat.base = map[string]bool{p.name(): true}
 			p.seat.sure(p.name())
 		}
@@ -397,12 +439,13 @@ func (st *seat) unplugged() bool {
 
 // reached reports whether the one who speaks for a seat has a connection to a replica
 // that can put it back.
-func (st *seat) reached() bool {
+func (m *model) reached(st *seat) bool {
+	node := m.w.nodeOf(st.room)
 	switch {
 	case st.sheet != nil:
-		return st.sheet.sock != nil && st.sheet.sock.proc.healthy()
+		return st.sheet.sock != nil && st.sheet.sock.proc.healthy(node)
 	case st.program != nil:
-		return st.program.stream != nil && st.program.stream.proc.healthy()
+		return st.program.stream != nil && st.program.stream.proc.healthy(node)
 	default:
 		return false
 	}
@@ -427,12 +470,13 @@ const harm = heartbeat + settle + time.Second
 // that out while Redis can't be reached.
 func (m *model) damaged(name string, now time.Time) bool {
 	since := now.Sub(m.harmed[slices.Index(rooms, name)])
-	return since < harm || since < time.Minute && m.troubled(harm)
+	return since < harm || since < time.Minute && m.troubled(name, harm)
 }
 
 // read reads a room as Redis holds it, and demands that its keys agree.
 func (m *model) read(name string) room {
-	fake, prefix := m.w.fake, "presence:{"+name+"}:"
+	prefix := "presence:{" + name + "}:"
+	fake := m.w.having(prefix)
 	r := room{conns: map[string]lease{}, users: map[string]int{}, stored: map[string]string{}}
 	if text, _ := fake.Get(prefix + "version"); text != "" {
 		digits, birth, _ := strings.Cut(text, " ")
@@ -503,7 +547,7 @@ func (m *model) read(name string) room {
 // redis compares a room in Redis with the model.
 func (m *model) redis(name string, r room, now time.Time) {
 	w := m.w
-	excused := m.troubled(ttl + ttl + settle + heartbeat + 2*time.Second)
+	excused := m.troubled(name, ttl+ttl+settle+heartbeat+2*time.Second)
 	for id, l := range r.conns {
 		st := m.seats[name+" "+id]
 		switch {
@@ -536,14 +580,14 @@ func (m *model) redis(name string, r room, now time.Time) {
 
 // recovering reports whether a seat may be missing since Redis lost all.
 func (m *model) recovering(st *seat, now time.Time) bool {
-	since := maxTime(m.lostAt, m.harmed[slices.Index(rooms, st.room)])
+	since := maxTime(m.of(st.room).lostAt, m.harmed[slices.Index(rooms, st.room)])
 	if since.IsZero() {
 		return false
 	}
 	if st.unplugged() {
 		return now.Sub(since) < 2*heartbeat+settle+4*time.Second || st.firmAt.Before(since)
 	}
-	return now.Sub(since) < heartbeat+settle+2*time.Second || m.troubled(heartbeat+settle+2*time.Second) && now.Sub(since) < 30*time.Second
+	return now.Sub(since) < heartbeat+settle+2*time.Second || m.troubled(st.room, heartbeat+settle+2*time.Second) && now.Sub(since) < 30*time.Second
 }
 
 // of lists names.
@@ -558,7 +602,7 @@ func (m *model) bounds(name string, now time.Time) {
 		if st.room != name {
 			continue
 		}
-		if who, must := m.must(st, now); must && now.Sub(st.firmFrom) > time.Second && (!m.recovering(st, now) || !st.unplugged() && st.reached()) {
+		if who, must := m.must(st, now); must && now.Sub(st.firmFrom) > time.Second && (!m.recovering(st, now) || !st.unplugged() && m.reached(st)) {
 			least[st.session+who] = true
 		}
 		for who := range st.base {
@@ -609,10 +653,6 @@ func (p *proc) occupancy(name string) (o occupancy, ok bool) {
 // with the lock held, and gives it up meanwhile.
 func (m *model) ask(now time.Time) {
 	w := m.w
-	window := time.Second
-	if m.troubled(10 * time.Second) {
-		window = 8 * time.Second
-	}
 	for _, p := range slices.Clone(w.procs) {
 		if p.dead || p.away || p.draining {
 			continue
@@ -623,13 +663,20 @@ func (m *model) ask(now time.Time) {
 		if err == nil && ready.status == http.StatusOK {
 			p.ready = true
 		}
-		if p.cut || m.down {
-			continue
-		}
 		for _, name := range rooms {
+			if m.of(name).down || p.cut[w.nodeOf(name)] {
+				continue
+			}
+			window := time.Second
+			if m.troubled(name, 10*time.Second) {
+				window = 8 * time.Second
+			}
 			w.mu.Unlock()
 			o, ok := p.occupancy(name)
 			w.mu.Lock()
+			if (!ok || o.Stale) && p.ready && m.quiet(name) {
+				w.fail("%s: replica %d does not know it, and nothing is the matter: %v, %+v", name, p.place, ok, o)
+			}
 			if !ok || o.Stale {
 				continue
 			}
@@ -639,7 +686,7 @@ func (m *model) ask(now time.Time) {
 					least, most = min(least, b.least), max(most, b.most)
 				}
 			}
-			if o.Users < least || o.Users > most && !m.troubled(ttl+ttl+settle+heartbeat+2*time.Second) {
+			if o.Users < least || o.Users > most && !m.troubled(name, ttl+ttl+settle+heartbeat+2*time.Second) {
 				w.fail("%s: replica %d says %d users, where there are %d to %d", name, p.place, o.Users, least, most)
 			}
 		}
@@ -744,7 +791,7 @@ func (m *model) compareRoom(name string) {
 			w.fail("%s: the page says that %s is there by %s", name, who, id)
 		}
 	}
-	if registered, _ := w.fake.ZMembers("presence:rooms"); len(want) > 0 && !slices.Contains(registered, name) {
+	if registered, _ := w.having("presence:rooms").ZMembers("presence:rooms"); len(want) > 0 && !slices.Contains(registered, name) {
 		w.fail("%s has people and is not among the rooms %v", name, registered)
 	}
 	for _, p := range slices.Clone(w.procs) {

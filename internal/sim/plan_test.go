@@ -36,22 +36,28 @@ func (s step) arg(i int) int {
 
 // plan is all that happens in one run.
 type plan struct {
-	seed  uint64
-	steps []step
+	seed    uint64
+	masters int // of the Cluster; 0: on a single Redis
+	steps   []step
 }
 
-// String is the plan as it stands in testdata.
+// String is the plan as it stands in testdata: "5/3: 0s open 1", or on a single Redis "5: …".
 func (p plan) String() string {
 	texts := make([]string, len(p.steps))
 	for i, s := range p.steps {
 		texts[i] = s.String()
 	}
-	return fmt.Sprintf("%d: %s", p.seed, strings.Join(texts, "; "))
+	cluster := ""
+	if p.masters > 0 {
+		cluster = fmt.Sprint("/", p.masters)
+	}
+	return fmt.Sprintf("%d%s: %s", p.seed, cluster, strings.Join(texts, "; "))
 }
 
 // parsePlan reads a plan. Without steps it is the whole one of the seed.
 func parsePlan(text string) (plan, error) {
 	number, rest, _ := strings.Cut(text, ":")
+	number, masters, cluster := strings.Cut(number, "/")
 	seed, err := strconv.ParseUint(strings.TrimSpace(number), 10, 64)
 	if err != nil {
 		return plan{}, fmt.Errorf("seed of %q: %w", text, err)
@@ -60,6 +66,11 @@ func parsePlan(text string) (plan, error) {
 		return newPlan(seed), nil
 	}
 	p := plan{seed: seed}
+	if cluster {
+		if p.masters, err = strconv.Atoi(strings.TrimSpace(masters)); err != nil || p.masters < 2 || p.masters > 9 {
+			return plan{}, fmt.Errorf("masters of %q: please give 2 to 9 of them", text)
+		}
+	}
 	for part := range strings.SplitSeq(rest, ";") {
 		words := strings.Fields(part)
 		if len(words) < 2 {
@@ -99,6 +110,13 @@ var (
 	faults  = []string{"stall", "cut", "flush", "down", "empty", "kill", "drain", "isolate", "rewind", "clock", "lose"}
 )
 
+// ofCluster are the faults of one node: runs on a Cluster have more of them, and few others.
+var ofCluster = []string{"stall", "cut", "flush", "down", "empty", "rewind", "clock", "lose", "move"}
+
+// everyCluster is how many seeds there are for each that runs on a Cluster, which takes twice
+// as long as one that does not.
+const everyCluster = 17
+
 // newPlan returns the plan of a seed.
 func newPlan(seed uint64) plan {
 	rng := rand.New(rand.NewPCG(seed, 1))
@@ -112,8 +130,14 @@ func newPlan(seed uint64) plan {
 	}
 	some(actions, 0.4)
 	some(calls, 0.4)
-	some(faults, 0.25)
 	p := plan{seed: seed}
+	if seed%everyCluster == 5 {
+		p.masters = 2 + int(seed/everyCluster%2)
+		some(ofCluster, 0.35)
+		some([]string{"kill", "drain"}, 0.15)
+	} else {
+		some(faults, 0.25)
+	}
 	for range 6 + rng.IntN(14) {
 		s := step{wait: waits[rng.IntN(len(waits))], what: kinds[rng.IntN(len(kinds))]}
 		for range 4 {
@@ -132,7 +156,7 @@ func shrink(p plan, limit int, fails func(plan) bool) plan {
 			return false
 		}
 		limit--
-		if fails(plan{p.seed, steps}) {
+		if fails(plan{p.seed, p.masters, steps}) {
 			p.steps = steps
 			return true
 		}

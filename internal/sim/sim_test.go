@@ -84,7 +84,11 @@ func TestPlanIsItsText(t *testing.T) {
 	if err != nil || whole.String() != p.String() {
 		t.Errorf("a seed by itself became %v, %v", whole, err)
 	}
-	for _, bad := range []string{"", "x: 1s flush", "7: flush", "7: 1s dance", "7: 1 flush", "7: 1s flush x"} {
+	on, err := parsePlan("7/3: 1s flush 2")
+	if err != nil || on.masters != 3 || on.String() != "7/3: 1s flush 2" {
+		t.Errorf("a plan on a Cluster became %v, %v", on, err)
+	}
+	for _, bad := range []string{"", "7/1: 1s flush", "7/x: 1s flush", "x: 1s flush", "7: flush", "7: 1s dance", "7: 1 flush", "7: 1s flush x"} {
 		if p, err := parsePlan(bad); err == nil {
 			t.Errorf("%q is the plan %v", bad, p)
 		}
@@ -124,7 +128,7 @@ func TestSeeds(t *testing.T) {
 	if os.Getenv("PRESENCE_SIM_SEED") != "" {
 		count = 1
 	}
-	count = number(t, "PRESENCE_SIM_RUNS", count)
+	count, every := number(t, "PRESENCE_SIM_RUNS", count), number(t, "PRESENCE_SIM_EVERY", 1)
 	var next atomic.Int64
 	for worker := range runtime.GOMAXPROCS(0) {
 		t.Run(fmt.Sprint("worker ", worker), func(t *testing.T) {
@@ -134,7 +138,7 @@ func TestSeeds(t *testing.T) {
 				if n >= count {
 					return
 				}
-				try(t, newPlan(uint64(first+n)))
+				try(t, newPlan(uint64(first+n*every)))
 			}
 		})
 	}

@@ -268,8 +268,9 @@ func (v *visitor) open(room string, place int) {
 		return
 	}
 	if old := v.sheet; old != nil {
+		mute := old.sock != nil && old.sock.mute
 		v.unload(0)
-		v.w.model.closed(old, false)
+		v.w.model.closed(old, mute)
 	} else {
 		var b [16]byte
 		for i := range b {
@@ -835,15 +836,16 @@ func (v *visitor) lossy(st step) {
 	}
 	w.trouble()
 	p.lossy = true
+	link := p.links[w.node("{"+s.room+"}")]
 	name := names[st.arg(1)%len(names)]
 	if text := "\n" + name + "\r"; s.shows.joined || st.arg(2)%2 == 0 {
-		p.link.LoseReply(s.seat.conn, st.arg(2)%4/2) // perhaps only the second, which is the change
+		link.LoseReply(s.seat.conn, st.arg(2)%4/2) // perhaps only the second, which is the change
 	} else {
-		p.link.LoseReply(text, 0)
+		link.LoseReply(text, 0)
 	}
 	w.after(2*time.Second, func() {
 		p.lossy = false
-		p.link.LoseReply("", 0)
+		link.LoseReply("", 0)
 	})
 	v.want = p.place
 	if s.shows.joined {

@@ -18,6 +18,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"presence/internal/app"
 	"presence/internal/redistest"
 	"presence/test/memnet"
@@ -55,10 +57,11 @@ func pathOf(room string) string {
 
 // world is one run.
 type world struct {
-	t     *testing.T
-	plan  plan
-	fake  *redistest.Fake
-	begun time.Time
+	t       *testing.T
+	plan    plan
+	redis   []*redistest.Fake      // one, or the masters of
+	cluster *redistest.FakeCluster // nil: it is one Redis
+	begun   time.Time
 
 	change func(*app.Config) // of the processes; nil: nothing
 
@@ -71,9 +74,38 @@ type world struct {
 	model    *model
 	log      []string
 	failure  string
-	kind     string // the same for failures that are alike
-	over     bool   // nothing more can be said
+	kind     string    // the same for failures that are alike
+	over     bool      // nothing more can be said
+	killed   time.Time // a replica, last
 }
+
+// newWorld returns a run that has not begun.
+func newWorld(t *testing.T, p plan) *world {
+	t.Helper()
+	w := &world{t: t, plan: p, begun: time.Now(), rng: rand.New(rand.NewPCG(p.seed, 2))}
+	if p.masters > 0 {
+		w.cluster = redistest.NewFakeCluster(t, p.masters)
+		w.redis = w.cluster.Nodes
+	} else {
+		w.redis = []*redistest.Fake{redistest.NewFake(t)}
+	}
+	w.model = newModel(w)
+	return w
+}
+
+// node is the number of the node that has a key.
+func (w *world) node(key string) int {
+	if w.cluster == nil {
+		return 0
+	}
+	return w.cluster.NodeOf(key)
+}
+
+// nodeOf is the number of the node that has a room.
+func (w *world) nodeOf(room string) int { return w.node("{" + room + "}") }
+
+// having is the node that has a key.
+func (w *world) having(key string) *redistest.Fake { return w.redis[w.node(key)] }
 
 // event is something that takes place later.
 type event struct {
@@ -105,7 +137,7 @@ func (w *world) after(d time.Duration, do func()) {
 // proc is a replica as a process: with its own way to Redis and to browsers.
 type proc struct {
 	place  int
-	link   *redistest.Link
+	links  []*redistest.Link // to each node of Redis
 	public *memnet.Listener
 	admin  *memnet.Listener
 	stop   context.CancelFunc
@@ -120,28 +152,37 @@ type proc struct {
 	draining bool
 	back     time.Duration // after which another takes the place of a drained one
 	ready    bool          // has been, once
-	cut      bool          // from Redis
+	cut      []bool        // from which nodes of Redis
 	away     bool          // isolated from all
 	wasAway  bool          // once
 	lossy    bool          // the reply to something is going to be lost
 	started  time.Time     // when
 }
 
-// healthy reports whether nothing is the matter with p.
-func (p *proc) healthy() bool { return !p.dead && !p.draining && !p.cut && !p.away && p.ready }
+// healthy reports whether nothing is the matter with p, and its way to a node of Redis.
+func (p *proc) healthy(node int) bool {
+	return !p.dead && !p.draining && !p.cut[node] && !p.away && p.ready
+}
 
 // run starts a process at a place.
 func (w *world) run(place int) *proc {
-	p := &proc{place: place, link: w.fake.Link(w.t), done: make(chan struct{}), conns: map[*memnet.Conn]bool{}, started: time.Now()}
+	p := &proc{place: place, cut: make([]bool, len(w.redis)), done: make(chan struct{}), conns: map[*memnet.Conn]bool{}, started: time.Now()}
+	var client redis.UniversalClient
+	if w.cluster != nil {
+		client, p.links = w.cluster.Links(w.t)
+	} else {
+		p.links = []*redistest.Link{w.redis[0].Link(w.t)}
+		client = p.links[0].Client
+	}
 	config := app.Default()
-	config.RedisURL = "redis://10.0.0.99" // which is link
+	config.RedisURL = "redis://10.0.0.99" // which is client
 	config.APIKeysFile = keysFile
 	config.HeartbeatInterval, config.MemberTTL, config.LeaveGrace = heartbeat, ttl, grace
 	if w.change != nil {
 		w.change(&config)
 	}
 	address := &net.TCPAddr{IP: net.IPv4(10, 0, 0, byte(place+1)), Port: 80}
-	parts := app.Parts{Redis: p.link.Client, Page: outside.NewPage, Assets: outside.Assets(), Pages: outside.Pages(), Listen: func(string) (net.Listener, error) {
+	parts := app.Parts{Redis: client, Page: outside.NewPage, Assets: outside.Assets(), Pages: outside.Pages(), Listen: func(string) (net.Listener, error) {
 		l := memnet.Listen(address)
 		if p.public == nil {
 			p.public = l
@@ -207,8 +248,10 @@ func (p *proc) forget(c *memnet.Conn) {
 // kill ends the process as kill -9 does.
 func (p *proc) kill() {
 	p.dead = true
-	p.link.Cut()
-	p.link.Hold(false)
+	for _, link := range p.links {
+		link.Cut()
+		link.Hold(false)
+	}
 	_ = p.public.Close()
 	_ = p.admin.Close()
 	p.mu.Lock()
@@ -353,8 +396,11 @@ func (w *world) look() {
 	w.model.look()
 }
 
-// trouble says that a fault takes place now.
+// trouble says that a fault of replicas takes place now.
 func (w *world) trouble() { w.model.trouble = time.Now() }
+
+// troubleOf says that a fault of a node of Redis takes place now.
+func (w *world) troubleOf(node int) { w.model.nodes[node].trouble = time.Now() }
 
 // outcome is what became of a run.
 type outcome struct {
@@ -367,8 +413,7 @@ type outcome struct {
 func simulate(t *testing.T, p plan) (o outcome) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, plan: p, fake: redistest.NewFake(t), begun: time.Now(), rng: rand.New(rand.NewPCG(p.seed, 2))}
-		w.model = newModel(w)
+		w := newWorld(t, p)
 		w.live()
 		o = outcome{w.failure, w.kind, w.log}
 	})
@@ -440,7 +485,9 @@ func (w *world) heal() {
 		}
 	}
 	for place, p := range w.procs {
-		p.link.LoseReply("", 0)
+		for _, link := range p.links {
+			link.LoseReply("", 0)
+		}
 		p.lossy = false
 		if p.dead {
 			w.procs[place] = w.run(place)
@@ -458,9 +505,13 @@ func (w *world) rest() {
 	w.heal()
 	w.mu.Lock()
 	w.note("rest")
+	trouble := w.model.trouble
+	for _, s := range w.model.nodes {
+		trouble = maxTime(trouble, s.trouble)
+	}
 	wait := max(
 		heartbeat+settle+2*time.Second,
-		time.Until(w.model.trouble)+ttl+ttl*2/3+heartbeat+settle+2*time.Second,
+		time.Until(trouble)+ttl+ttl*2/3+heartbeat+settle+2*time.Second,
 		time.Until(w.model.busy),
 	)
 	w.mu.Unlock()
@@ -486,11 +537,12 @@ func (w *world) failed() bool {
 
 // end stops everything.
 func (w *world) end() {
-	w.fake.Up()
+	for _, f := range w.redis {
+		f.Up()
+	}
 	w.mu.Lock()
 	w.events = nil
 	for _, p := range w.procs {
-		p.link.Hold(false)
 		p.hold(false)
 		p.kill()
 	}
@@ -541,29 +593,29 @@ func init() { //nolint:gochecknoinits // the steps name each other
 		"update": func(w *world, s step) { w.program("put", s).updates++ },
 
 		"stall": func(w *world, s step) {
-			p := w.procs[s.arg(0)%len(w.procs)]
-			w.trouble()
-			p.cut = true
-			p.link.Hold(true)
+			p, node := w.procs[s.arg(0)%len(w.procs)], s.arg(2)%len(w.redis)
+			w.troubleOf(node)
+			p.cut[node] = true
+			p.links[node].Hold(true)
 			w.after(spans[s.arg(1)%len(spans)], func() {
-				w.trouble()
-				p.cut = false
-				p.link.Hold(false)
+				w.troubleOf(node)
+				p.cut[node] = false
+				p.links[node].Hold(false)
 			})
 		},
 		"cut": func(w *world, s step) {
-			p := w.procs[s.arg(0)%len(w.procs)]
+			p, node := w.procs[s.arg(0)%len(w.procs)], s.arg(2)%len(w.redis)
 			if p.dead {
 				return
 			}
-			w.trouble()
-			p.cut = true
-			p.link.Cut()
+			w.troubleOf(node)
+			p.cut[node] = true
+			p.links[node].Cut()
 			w.after(spans[s.arg(1)%len(spans)], func() {
-				w.trouble()
+				w.troubleOf(node)
 				if !p.dead {
-					p.cut = false
-					p.link.Mend()
+					p.cut[node] = false
+					p.links[node].Mend()
 				}
 			})
 		},
@@ -571,68 +623,99 @@ func init() { //nolint:gochecknoinits // the steps name each other
 			p := w.procs[s.arg(0)%len(w.procs)]
 			w.trouble()
 			p.away, p.wasAway = true, true
-			p.link.Hold(true)
+			for _, link := range p.links {
+				link.Hold(true)
+			}
 			p.hold(true)
 			w.after(spans[s.arg(1)%len(spans)], func() {
 				w.trouble()
 				p.away = false
-				p.link.Hold(false)
+				for _, link := range p.links {
+					link.Hold(false)
+				}
 				p.hold(false)
 			})
 		},
-		"flush": func(w *world, _ step) {
-			w.model.lost()
-			w.fake.FlushAll()
+		"flush": func(w *world, s step) {
+			node := s.arg(0) % len(w.redis)
+			if w.takesList(node) {
+				return
+			}
+			w.model.lost(node)
+			w.redis[node].FlushAll()
 		},
 		"rewind": func(w *world, s step) {
-			failOver := w.fake.Copy()
+			node := s.arg(0) % len(w.redis)
+			failOver := w.redis[node].Copy()
 			w.after(spans[s.arg(1)%len(spans)], func() {
-				w.model.rewind()
+				if w.takesList(node) {
+					return
+				}
+				w.model.rewind(node)
 				failOver()
+				if w.cluster != nil {
+					w.cluster.FailOver(node)
+				}
 				for _, p := range w.procs {
-					if !p.dead && !p.cut { // the connections end with the server
-						p.link.Cut()
-						p.link.Mend()
+					if !p.dead && !p.cut[node] { // the connections end with the server
+						p.links[node].Cut()
+						p.links[node].Mend()
 					}
 				}
 			})
 		},
-		"clock": func(w *world, s step) {
-			by := clocks[s.arg(1)%len(clocks)]
-			w.trouble()
-			if by > 4*ttl-time.Second { // keys end
-				w.model.lost()
+		"move": func(w *world, s step) {
+			if w.cluster == nil {
+				return
 			}
-			w.fake.Step(by)
+			key := "{" + rooms[s.arg(0)%len(rooms)] + "}"
+			w.mu.Unlock() // nobody is to write meanwhile
+			synctest.Wait()
+			w.mu.Lock()
+			if err := w.cluster.Move(key, s.arg(1)%len(w.redis)); err != nil {
+				w.t.Fatal(err)
+			}
+		},
+		"clock": func(w *world, s step) {
+			node, by := s.arg(0)%len(w.redis), clocks[s.arg(1)%len(clocks)]
+			w.troubleOf(node)
+			if by > 4*ttl-time.Second { // keys end
+				w.model.lost(node)
+			}
+			w.redis[node].Step(by)
 		},
 		"lose": func(w *world, s step) {
 			room := s.arg(0) % len(rooms)
 			key := "presence:{" + rooms[room] + "}:" + keys[s.arg(1)%len(keys)]
 			w.note("lose %s", key)
-			if !w.fake.Exists(key) {
+			node := w.node(key)
+			fake := w.redis[node]
+			if !fake.Exists(key) {
 				return
 			}
-			w.trouble()
+			w.troubleOf(node)
 			w.model.harmed[room] = time.Now()
-			w.fake.Del(key)
+			fake.Del(key)
 			if s.arg(2)%3 == 0 {
-				_, _ = w.fake.Lpush(key, "not what a server writes")
-				w.fake.SetTTL(key, time.Minute)
+				_, _ = fake.Lpush(key, "not what a server writes")
+				fake.SetTTL(key, time.Minute)
 			}
 		},
 		"down": func(w *world, s step) {
-			w.down(spans[s.arg(1)%len(spans)], false)
+			w.down(s.arg(0)%len(w.redis), spans[s.arg(1)%len(spans)], false)
 		},
 		"empty": func(w *world, s step) {
-			w.down(spans[s.arg(1)%len(spans)], true)
+			w.down(s.arg(0)%len(w.redis), spans[s.arg(1)%len(spans)], true)
 		},
 		"kill": func(w *world, s step) {
 			place := s.arg(0) % len(w.procs)
 			p := w.procs[place]
-			if p.dead {
-				return
+			lost := w.model.nodes[w.node("presence:rooms")].lostAt
+			if p.dead || w.cluster != nil && time.Since(lost) < 2*heartbeat+settle {
+				return // see takesList
 			}
 			w.trouble()
+			w.killed = time.Now()
 			p.kill()
 			w.after(spans[s.arg(1)%len(spans)], func() { w.restart(place) })
 		},
@@ -675,19 +758,26 @@ func (w *world) restart(place int) {
 	}
 }
 
-// down ends Redis, for a time, perhaps with all its data.
-func (w *world) down(d time.Duration, empty bool) {
-	w.trouble()
-	w.model.down = true
-	w.fake.Down()
+// takesList reports whether the loss of a node's data would take the list of rooms, just after
+// somebody was killed who would have noted rooms in it again. On one Redis the rooms themselves
+// would be lost, too.
+func (w *world) takesList(node int) bool {
+	return w.cluster != nil && node == w.node("presence:rooms") && time.Since(w.killed) < 2*ttl
+}
+
+// down ends a node of Redis, for a time, perhaps with all its data.
+func (w *world) down(node int, d time.Duration, empty bool) {
+	w.troubleOf(node)
+	w.model.nodes[node].down = true
+	w.redis[node].Down()
 	w.after(d, func() {
-		w.trouble()
-		w.model.down = false
-		if empty {
-			w.model.lost()
-			w.fake.FlushAll()
+		w.troubleOf(node)
+		w.model.nodes[node].down = false
+		if empty && !w.takesList(node) {
+			w.model.lost(node)
+			w.redis[node].FlushAll()
 		}
-		w.fake.Up()
+		w.redis[node].Up()
 	})
 }
 
