@@ -17,10 +17,10 @@ type Options struct {
 	// Key is sent with each request: an API key, or a member token.
 	Key string
 
-	// Token, in place of Key, returns what is sent with a request: for tokens, which
-	// expire. It is called before each request, by several goroutines at a time. A stream
-	// asks for the next when three quarters of the life of a token have passed: one that
-	// is kept has to be replaced before that, since users leave when their token expires.
+	// Token, in place of Key, returns the member token for a request. It is called before
+	// each request, by several goroutines at a time. A stream asks for the next token when
+	// three quarters of a token's life have passed. A Token that caches must renew earlier,
+	// since users leave when their token expires.
 	Token func(context.Context) (string, error)
 
 	// HTTPClient sends requests; nil: [http.DefaultClient]. Its Timeout does not count for
@@ -62,7 +62,7 @@ func New(baseURL string, o Options) (*Client, error) {
 // errSegment is the error for an empty name, or one of dots.
 var errSegment = errors.New("presence client: no room, user or connection has the name that was given")
 
-// url returns the address of what the segments of a path name.
+// url returns the address for the segments of a path.
 func (c *Client) url(query url.Values, segments ...string) (string, error) {
 	escaped := make([]string, len(segments))
 	for i, s := range segments {
@@ -88,8 +88,8 @@ func (c *Client) credential(ctx context.Context) (string, error) {
 	return token, nil
 }
 
-// send sends a request by one of the clients, and returns the answer if it is one of
-// success. The error is a [*Problem] if the server refused.
+// send sends a request by one of the clients, and returns the answer if it is a success.
+// The error is a [*Problem] if the server refused.
 func (c *Client) send(by *http.Client, r *http.Request, credential string) (*http.Response, error) {
 	if credential != "" {
 		r.Header.Set("Authorization", "Bearer "+credential)
@@ -144,13 +144,13 @@ func (c *Client) call(ctx context.Context, method string, body, answer any, quer
 	return resp.StatusCode == http.StatusCreated, nil
 }
 
-// get reads what the segments of a path name into answer.
+// get reads the resource at the segments of a path into answer.
 func (c *Client) get(ctx context.Context, answer any, query url.Values, segments ...string) error {
 	_, err := c.call(ctx, http.MethodGet, nil, answer, query, segments...)
 	return err
 }
 
-// finish lets the connection of a body be used again.
+// finish reads the rest of a body and closes it, so that its connection can be used again.
 func finish(body io.ReadCloser) {
 	const rest = 4 << 10
 	_, _ = io.CopyN(io.Discard, body, rest) // else the connection is closed

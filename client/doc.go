@@ -7,7 +7,7 @@
 //   - watch.go: event streams that reconnect by themselves
 //   - events.go: the events of streams, and how they are parsed
 //   - view.go: the state of a room, kept up to date by its events
-//   - present.go: connections: one that renews itself, and many by hand
+//   - present.go: connections, one that renews itself or many by hand
 //
 // Several goroutines may use a [Client] at a time. Only [Client.Join] starts a goroutine,
 // which ends with its [Connection].

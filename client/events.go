@@ -20,7 +20,7 @@ const (
 	KindDiff     Kind = "diff"     // the users who left, changed and joined
 	KindCount    Kind = "count"    // only the numbers
 	KindMode     Kind = "mode"     // the room has become too large for diffs (Mode count), or small enough again (Mode diff)
-	KindStale    Kind = "stale"    // Redis is away: the last known state is that of AsOf
+	KindStale    Kind = "stale"    // Redis is away: the last known state is from the time AsOf
 )
 
 // Event is an event of a room's stream. Which fields it has depends on its kind.
@@ -28,7 +28,7 @@ type Event struct {
 	Kind Kind   `json:"-"`
 	Room string `json:"room"`
 
-	// Of all kinds but mode. At version 0 nothing is known yet.
+	// Of all kinds except mode. At version 0 nothing is known yet.
 	Version int64 `json:"version"`
 
 	// Of a snapshot, diff or count: the numbers of the room.
@@ -58,24 +58,24 @@ const maxEvent = 16 << 20
 
 // reader reads server-sent events (WHATWG HTML, 9.2.6).
 type reader struct {
-	lines *bufio.Scanner
-	heard func() // is called with each line, comments included
+	lines  *bufio.Scanner
+	onLine func() // is called with each line, comments included
 
 	id    string        // of the last event that had one
 	retry time.Duration // after which the client is to come back; 0: it was not said
 }
 
-func newReader(r io.Reader, heard func()) *reader {
+func newReader(r io.Reader, onLine func()) *reader {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxEvent)
-	return &reader{lines: lines, heard: heard}
+	return &reader{lines: lines, onLine: onLine}
 }
 
 // next returns the next event. The error is not nil, and [io.EOF] if the stream ended
 // without one.
 func (r *reader) next() (kind string, data []byte, err error) {
 	for r.lines.Scan() {
-		r.heard()
+		r.onLine()
 		line := r.lines.Bytes()
 		if len(line) == 0 {
 			if data == nil {

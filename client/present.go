@@ -11,17 +11,17 @@ import (
 )
 
 const (
-	// minPatience and patience bound one try to renew: by the time between two, if that
-	// lies between.
+	// minPatience and patience bound how long one renewal may take: as long as the time
+	// between two renewals, within these bounds.
 	minPatience = 2 * time.Second
 	patience    = 10 * time.Second
 
-	// minWait is the shortest time between two renewals: a lease that ends with its token
-	// is renewed for less and less.
+	// minWait is the shortest time between two renewals: renewals of a lease that ends with
+	// its token come closer and closer.
 	minWait = time.Second
 )
 
-// Presence is the user to put into a room, and how long that lasts without renewal.
+// Presence is the user to put into a room, and for how long without renewal.
 type Presence struct {
 	// User is the id; with a token it may be "".
 	User string
@@ -45,16 +45,17 @@ type Lease struct {
 	Connection string
 	User       string
 
-	// ExpiresIn is for how long the user counts, and RenewIn after how long to renew.
+	// ExpiresIn is how long the user counts without renewal. RenewIn is when to renew.
 	ExpiresIn, RenewIn time.Duration
 
 	// Came says that the connection was not there before.
 	Came bool
 }
 
-// Put puts a user into a room through a connection, or renews the connection. It counts
-// until its lease ends, so the caller has to renew it in time; [Client.Join] does that by
-// itself. The caller chooses the name of the connection, and may repeat a Put at will.
+// Put puts a user into a room through a connection, or renews the connection. The
+// connection counts until its lease ends, so the caller has to renew it in time;
+// [Client.Join] does that by itself. The caller chooses the name of the connection, and may
+// repeat a Put at will.
 func (c *Client) Put(ctx context.Context, room, connection string, p Presence) (Lease, error) {
 	body := struct {
 		User string          `json:"user,omitempty"`
@@ -106,14 +107,14 @@ func (c *Client) Update(ctx context.Context, room, connection string, p Patch) (
 	return m, err
 }
 
-// Leave ends a connection at once. That it was not there is no error.
+// Leave ends a connection at once. It is no error if the connection was not there.
 func (c *Client) Leave(ctx context.Context, room, connection string) error {
 	_, err := c.call(ctx, http.MethodDelete, nil, nil, nil, "rooms", room, "connections", connection)
 	return err
 }
 
-// Remove ends all connections of a user in a room. The user's pages and streams get to
-// know, and do not join again by themselves. It needs an API key.
+// Remove ends all connections of a user in a room. The user's pages and streams are told,
+// and do not join again by themselves. It needs an API key.
 func (c *Client) Remove(ctx context.Context, room, user string) error {
 	_, err := c.call(ctx, http.MethodDelete, nil, nil, nil, "rooms", room, "members", user)
 	return err
@@ -129,7 +130,7 @@ type Place struct {
 type Renewed struct {
 	Renewed int           // number of connections that were renewed
 	RenewIn time.Duration // after how long to renew them again
-	Lost    []Place       // connections that do not exist: a Put joins again
+	Lost    []Place       // connections that do not exist; Put joins again
 }
 
 // Heartbeats renews up to 1,000 connections, each for ttl; 0 is the server's member TTL.
@@ -160,7 +161,7 @@ type Connection struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 
-	err error // the goroutine's that renews, until done
+	err error // written by the goroutine that renews, to be read when it is done
 
 	mu       sync.Mutex // guards:
 	presence Presence   // as it was changed last
@@ -231,7 +232,7 @@ func (j *Connection) Leave(ctx context.Context) error {
 	case j.stop <- struct{}{}:
 	default:
 	}
-	select { // what is under way might join after this has left
+	select { // a renewal under way might join after this has left
 	case <-j.done:
 	case <-ctx.Done():
 		j.cancel()
@@ -240,8 +241,8 @@ func (j *Connection) Leave(ctx context.Context) error {
 	return j.client.Leave(ctx, j.place.Room, j.place.Connection)
 }
 
-// renew renews the lease, which was asked for at an instant, and returns why it no longer
-// does.
+// renew renews the lease, which began at an instant, again and again. It returns why it
+// stopped.
 func (j *Connection) renew(ctx context.Context, asked time.Time, lease Lease) error {
 	until, wait := asked.Add(lease.ExpiresIn), lease.RenewIn
 	missing := false
@@ -274,16 +275,16 @@ func (j *Connection) renew(ctx context.Context, asked time.Time, lease Lease) er
 			continue
 		case there:
 			until = asked.Add(3 * renewIn)
-		case over: // and it was missing before it could have run out
+		case over: // it was missing before the lease could have run out
 			return ErrEnded
 		}
-		// One that is missing may be about to be put back, since Redis has lost it.
+		// Redis may have lost the missing connection, and a replica may put it back soon.
 		missing, wait, tries = !there, renewIn, 0
 	}
 }
 
 // try renews the lease once, or joins again if there is none and that is wanted. It
-// reports whether there is one then.
+// reports whether there is a lease afterwards.
 func (j *Connection) try(ctx context.Context, limit time.Duration, again bool) (renewIn time.Duration, there bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

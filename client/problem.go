@@ -61,8 +61,8 @@ type Fault struct {
 	Detail string `json:"detail"`
 }
 
-// Problem is the error for what a server refused, a problem document of RFC 9457. Of
-// answers by others, such as a balancer, it has Status, Title and Retry.
+// Problem is the error of a refused request: a problem document of RFC 9457. If not the
+// server but, for example, a balancer answered, only Status, Title and Retry are set.
 type Problem struct { //nolint:errname // is called as in RFC 9457
 	Type   string  `json:"type"`
 	Title  string  `json:"title"`
@@ -72,7 +72,7 @@ type Problem struct { //nolint:errname // is called as in RFC 9457
 	Retry  Retry   `json:"retry"`
 	Errors []Fault `json:"errors"` // of [Invalid]
 
-	// RetryAfter is how long to wait before the next try at the least; 0: it was not said.
+	// RetryAfter is how long to wait at least before the next try; 0: the server did not say.
 	RetryAfter time.Duration `json:"-"`
 }
 
@@ -89,7 +89,7 @@ func (p *Problem) Error() string {
 	return text.String()
 }
 
-// problemOf reads the problem that an answer is.
+// problemOf reads the problem in an answer.
 func problemOf(resp *http.Response) *Problem {
 	const most = 64 << 10
 	p := &Problem{}
@@ -112,7 +112,7 @@ func problemOf(resp *http.Response) *Problem {
 	return p
 }
 
-// retryOf is what to do after an answer that does not say.
+// retryOf is what to do after an answer that does not say it.
 func retryOf(status int) Retry {
 	if status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout {
 		return RetryBackoff

@@ -31,7 +31,7 @@ type RoomCount struct {
 type Member struct {
 	User        string          `json:"user"` // the id
 	Name        string          `json:"name"`
-	Guest       bool            `json:"guest,omitempty"` // chose the name on a page: nobody vouches for it
+	Guest       bool            `json:"guest,omitempty"` // chose the name on a page: nothing proves who that is
 	Meta        json.RawMessage `json:"meta,omitempty"`  // an object, or nil
 	Connections int             `json:"connections"`
 	Since       time.Time       `json:"since"`
@@ -42,10 +42,10 @@ type Reason string
 
 // The reasons.
 const (
-	ReasonLeft    Reason = "left"    // the user said so, or came back as somebody else
+	ReasonLeft    Reason = "left"    // the user said so, or joined as another user
 	ReasonClosed  Reason = "closed"  // the last socket or stream ended, and the grace passed
 	ReasonTimeout Reason = "timeout" // nobody renewed the lease
-	ReasonRemoved Reason = "removed" // a backend ended it
+	ReasonRemoved Reason = "removed" // a backend removed the user
 )
 
 // Leave is a user who is no longer in a room.
@@ -54,18 +54,19 @@ type Leave struct {
 	Reason Reason `json:"reason"`
 }
 
-// Change is one change of a room. Version, Users and Connections are those after it. No
-// user is in it twice.
+// Change is one change of a room. Version, Users and Connections are those after the
+// change. No user is in it twice.
 type Change struct {
 	Version     int64    `json:"version"`
 	Users       int      `json:"users"`
 	Connections int      `json:"connections"`
 	Joins       []Member `json:"joins"`
-	Updates     []Member `json:"updates"` // of whom anything is different
+	Updates     []Member `json:"updates"` // whose name, metadata or number of connections changed
 	Leaves      []Leave  `json:"leaves"`
 }
 
-// pageSize is how many elements of a list are asked for at a time, the most that may be.
+// pageSize is how many elements of a list are asked for at a time: the most that the API
+// allows.
 const pageSize = 1000
 
 // Room returns the occupancy of a room. An empty room has 0 users.
@@ -74,9 +75,9 @@ func (c *Client) Room(ctx context.Context, room string) (o Occupancy, err error)
 	return o, err
 }
 
-// Rooms yields the rooms that are not empty, whose names begin with prefix, and that the
-// caller may see: by name, each once, with numbers that are some seconds old. After an
-// error it yields nothing more.
+// Rooms yields the rooms whose names begin with prefix: rooms with users that the caller
+// may see, each once, in the order of their names. The numbers are some seconds old. After
+// an error it yields nothing more.
 func (c *Client) Rooms(ctx context.Context, prefix string) iter.Seq2[RoomCount, error] {
 	return list(func(cursor string) (page, error) {
 		return c.page(ctx, cursor, url.Values{"prefix": {prefix}}, "rooms")
@@ -84,8 +85,8 @@ func (c *Client) Rooms(ctx context.Context, prefix string) iter.Seq2[RoomCount, 
 }
 
 // Members yields the users of a room, each once. Users who come or go meanwhile may be
-// missing. Up to 256 users are in order of joining, more are in no order. After an error
-// it yields nothing more.
+// missing. Up to 256 users come in the order of joining; more users come in no order. After
+// an error it yields nothing more.
 func (c *Client) Members(ctx context.Context, room string) iter.Seq2[Member, error] {
 	all := list(func(cursor string) (page, error) {
 		return c.page(ctx, cursor, url.Values{}, "rooms", room, "members")
@@ -152,7 +153,7 @@ func (c *Client) Member(ctx context.Context, room, user string) (m Member, err e
 
 // Changes yields the changes of a room since a version, up to now. After an error it yields
 // nothing more. The error is a [*Problem] with [Gone] if the room's log no longer reaches
-// back to the version: then read the room, and go on from its version.
+// back to the version: then read the room, and continue from its version.
 func (c *Client) Changes(ctx context.Context, room string, after int64) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		for {

@@ -2,8 +2,8 @@ package client
 
 import "slices"
 
-// View is the state of a room, which its events keep up to date. The zero value is a room
-// of which nothing is known.
+// View is the state of a room, which its events keep up to date. The zero value knows
+// nothing about the room.
 //
 //	var room client.View
 //	for event, err := range c.Watch(ctx, "lobby", client.WatchOptions{}) {
@@ -13,23 +13,23 @@ import "slices"
 //		room.Apply(event)
 //	}
 type View struct {
-	// Occupancy are the numbers at the last event. AsOf is zero after a diff, which is of
-	// the moment when it came.
+	// Occupancy has the numbers after the last event. After a diff AsOf is zero: the diff
+	// was current when it arrived.
 	Occupancy
 
 	// Known reports whether anything is known.
 	Known bool
 
-	// Complete reports whether Members are all members. In a room of more than 256 users
-	// they are not, and by a stream of counts there are none.
+	// Complete reports whether Members are all members. They are not in a room of more than
+	// 256 users. A stream of counts brings none.
 	Complete bool
 
-	// Members are in order of joining, as far as Since tells. They are not to be changed.
+	// Members are in the order of Since. Callers must not change them.
 	Members []Member
 }
 
-// Apply brings v up to date by the next event of its room. A diff is ignored as long as
-// nothing is known that it could be applied to.
+// Apply brings v up to date by the next event of its room. It ignores diffs before the
+// first snapshot.
 func (v *View) Apply(e Event) {
 	switch e.Kind {
 	case KindSnapshot, KindCount:
@@ -45,12 +45,11 @@ func (v *View) Apply(e Event) {
 		if e.Version != 0 {
 			v.AsOf = e.AsOf
 		}
-	case KindMode: // a snapshot or count says what is true then
+	case KindMode: // a snapshot or count follows
 	}
 }
 
-// after returns the members after a diff, in a list of its own: callers may still read
-// the former.
+// after returns the members after a diff, in a new list: callers may still read the old one.
 func (v *View) after(e Event) []Member {
 	members := make([]Member, 0, len(v.Members)+len(e.Joins))
 	for _, m := range v.Members {
@@ -63,7 +62,7 @@ func (v *View) after(e Event) []Member {
 		members = append(members, m)
 	}
 	members = append(members, e.Joins...)
-	// One who left and came back meanwhile is among the updates, with another Since.
+	// A user who left and came back meanwhile is among the updates, with another Since.
 	slices.SortStableFunc(members, func(a, b Member) int { return a.Since.Compare(b.Since) })
 	return members
 }

@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	// silence is how long a stream may say nothing at all: three times of what the
-	// server promises to say something in.
+	// silence is how long a stream may be silent. The server promises to send something
+	// three times as often.
 	silence = 45 * time.Second
 
-	// defaultRetry is after how long a client comes back at first whom no server has told
-	// another time, and maxRetry the longest time between two tries.
+	// defaultRetry is the first wait between two tries if no server has said another time.
+	// maxRetry is the longest wait.
 	defaultRetry = 2 * time.Second
 	maxRetry     = 30 * time.Second
 )
@@ -31,7 +31,7 @@ const (
 // errSilent is the error for a stream that was silent for too long.
 var errSilent = errors.New("presence client: nothing was heard of the stream for " + silence.String())
 
-// errRenewal is the error for a stream that the next is to follow, by a new token.
+// errRenewal is the error for a stream that ends so that the next one has a new token.
 var errRenewal = errors.New("presence client: the token is renewed")
 
 // WatchOptions say how to watch a room. With the zero value all events come.
@@ -39,24 +39,24 @@ type WatchOptions struct {
 	// CountsOnly leaves out the members: all events are counts.
 	CountsOnly bool
 
-	// After is the version of the room that the caller has: what it has missed follows, or
-	// a snapshot. 0: it has none.
+	// After is the version of the room that the caller has; 0: it has none. The stream begins
+	// with the changes since then, or with a snapshot.
 	After int64
 
 	// Join, if not "", is the connection by which a user is present as long as the room
 	// is watched, and for the server's leave grace after that. User and Name are those of
-	// the user; with a token they may be "". A Name is set whenever the stream begins anew;
-	// without one the user keeps the name, or gets one as by [Client.Put].
+	// the user; with a token they may be "". A Name is set each time the stream begins anew.
+	// Without one the user keeps the name, or gets one as by [Client.Put].
 	Join, User, Name string
 
-	// Lost, if not nil, is called when a stream was lost, or could not be opened: why, and
-	// after how long the next is tried.
+	// Lost, if not nil, is called when a stream was lost or could not be opened, with the
+	// reason and the wait before the next try.
 	Lost func(err error, wait time.Duration)
 }
 
-// Watch yields what happens in a room: a snapshot, then every change; see [View] for a
-// room that follows them. When the stream ends or breaks it goes on with another, from
-// where it was, until the loop over it ends.
+// Watch yields the events of a room: a snapshot, then every change. A [View] applies them.
+// When the stream ends or breaks, Watch opens another that continues from there, until the
+// loop over it ends.
 //
 // After an error it yields nothing more. The error is that of ctx if ctx ends, an
 // [*EndError] if the server has ended the stream for good, or a [*Problem] if the server
@@ -128,22 +128,22 @@ func (c *Client) watch(ctx context.Context, o WatchOptions, query url.Values, se
 	}
 }
 
-// watch is a caller who watches, by one stream after the other.
+// watch is one call of Watch or WatchRooms, with one stream after the other.
 type watch struct {
 	client  *Client
 	address string
 	yield   func(Event, error) bool
 
-	last       string        // id of the last event, to go on from; "": from a snapshot
-	retry      time.Duration // after which the server wants to be asked again
+	last       string        // id of the last event, to continue from; "": begin with a snapshot
+	retry      time.Duration // wait before the next stream, as the server said
 	credential string        // of the last stream
 }
 
-// errDone is what ends a stream whose caller has ended the loop.
+// errDone ends a stream whose caller has ended the loop.
 var errDone = errors.New("done")
 
-// stream yields the events of one stream, and reports whether it lived: it brought an
-// event, or lasted for a while. The error is never nil.
+// stream yields the events of one stream, and reports whether it lived: whether it brought
+// an event, or lasted for a while. The error is never nil.
 func (w *watch) stream(ctx context.Context) (lived bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -187,7 +187,7 @@ func (w *watch) stream(ctx context.Context) (lived bool, err error) {
 			return lived, err
 		}
 		if known {
-			watchdog.Stop() // the caller may take its time
+			watchdog.Stop() // the loop body may take long
 			if !w.yield(e, nil) {
 				return true, errDone
 			}
@@ -195,7 +195,7 @@ func (w *watch) stream(ctx context.Context) (lived bool, err error) {
 			lived = true
 		}
 		switch {
-		case e.Stale: // a resumed stream of a room that does not change would bring no event when it is no longer stale
+		case e.Stale: // if the room did not change, a resumed stream would not say that it is no longer stale
 			w.last = ""
 		case in.id != "":
 			w.last = in.id
@@ -203,8 +203,8 @@ func (w *watch) stream(ctx context.Context) (lived bool, err error) {
 	}
 }
 
-// lifeOf is how long a token is valid after now, by the clock of this machine; 0 if that
-// can't be read.
+// lifeOf is how long a token is valid from now on, by the clock of this machine; 0 if the
+// token does not say it.
 func lifeOf(token string, now time.Time) time.Duration {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
@@ -261,8 +261,8 @@ func (w *watch) final(ctx context.Context, err error) bool {
 	return ok && problem.Retry == RetryNever
 }
 
-// wait returns how long to wait after a stream that ended with err: tries is how many that
-// did not live came before.
+// wait returns how long to wait after a stream that ended with err. tries is how many
+// streams before it did not live.
 func (w *watch) wait(err error, lived bool, tries int) time.Duration {
 	end, ok := errors.AsType[*EndError](err)
 	if ok && lived && end.Retry != RetryBackoff {

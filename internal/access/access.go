@@ -16,7 +16,7 @@ import (
 	"presence/internal/presence"
 )
 
-// A Right is something that one may do in a room.
+// A Right allows its holder to do something in a room.
 type Right uint8
 
 // The rights. None implies another.
@@ -46,22 +46,23 @@ type Options struct {
 	// Keys are the API keys, as [ParseKeys] returns them.
 	Keys []Key
 
-	// TokenSecret is what member tokens are signed with (HS256). Empty: it is not taken.
+	// TokenSecret is the secret that signs member tokens (HS256). Empty: no such tokens are
+	// accepted.
 	TokenSecret []byte
 
-	// TokenKeys are the public keys that they may be signed with; nil: there are none. Its
-	// reads are counted from now on.
+	// TokenKeys are the public keys of member tokens; nil: there are none. [New] begins to
+	// count their reads.
 	TokenKeys *KeySet
 
-	// Audience must be in the claim aud of member tokens; "": the claim does not matter.
+	// Audience must be in the claim aud of member tokens; "": the claim is ignored.
 	Audience string
 
 	// PublicRooms are the patterns of the rooms that everybody may observe; nil: all
 	// rooms. A pattern is the name of a room, or a prefix followed by *.
 	PublicRooms []string
 
-	// Embedded says that the store ends with this process. Then a key for this run is
-	// made unless there are other keys or tokens: see [Access.RunKey].
+	// Embedded says that the store ends with this process. Then, unless there are other
+	// keys or tokens, a key for this run is made: see [Access.RunKey].
 	Embedded bool
 
 	// Configured says that keys or tokens were set, even if no key is left of them.
@@ -110,24 +111,23 @@ func New(o Options) (*Access, error) {
 }
 
 // RunKey returns the API key that was made for this run, with all rights in all
-// rooms, or "" if there is none. It is to be told to the operator alone.
+// rooms, or "" if there is none. Only the operator may be told it.
 func (a *Access) RunKey() string { return a.runKey }
 
-// SetKeys has the API keys be these from now on. What a key opened that is none of them,
-// such as an event stream, stays open.
+// SetKeys replaces the API keys. An event stream that was opened with a key that is no
+// longer among them stays open.
 func (a *Access) SetKeys(keys []Key) { a.keys.Store(&keys) }
 
-// SetTokenSecret has member tokens be signed with this secret from now on. It is for an
-// Access that has one.
+// SetTokenSecret replaces the secret of member tokens. The Access must have one already.
 func (a *Access) SetTokenSecret(secret []byte) { a.tokens.secret.Store(&secret) }
 
-// Anybody returns what everybody may, without credentials.
+// Anybody returns the grant of a sender without credentials.
 func (a *Access) Anybody() *Grant { return a.anonymous }
 
-// Grant returns what the sender of r may do. Without credentials that is what
-// everybody may. The error is a [*Refusal] with [Unauthorized] for credentials that are
-// no good, in public rooms, too. query says that a token may stand in the address, as
-// access_token: for GET of events and of pages, which browsers ask for without headers.
+// Grant returns the grant of the sender of r, which without credentials is that of
+// [Access.Anybody]. The error is a [*Refusal] with [Unauthorized] if the credentials are
+// bad, even for public rooms. query says that the address may hold a token, as
+// access_token: for GET of events and pages, where browsers can't set headers.
 func (a *Access) Grant(r *http.Request, query bool) (*Grant, error) {
 	credential, refusal := bearer(r.Header)
 	if refusal != nil {
@@ -156,8 +156,8 @@ func (a *Access) Grant(r *http.Request, query bool) (*Grant, error) {
 	}
 }
 
-// Token returns what the bearer of a member token may do. It is for a token that stands
-// neither in the header nor in the address. The error is a [*Refusal].
+// Token returns the grant of a member token that stands neither in the header nor in the
+// address. The error is a [*Refusal].
 func (a *Access) Token(token string) (*Grant, error) {
 	if a.tokens == nil {
 		return nil, a.refuse(&Refusal{Unauthorized, ReasonBadToken, "This server takes no member tokens: neither -token-secret-file nor -token-jwks is set."})
@@ -172,7 +172,7 @@ func (a *Access) Token(token string) (*Grant, error) {
 
 // A Sender is the identity of a request's sender for limits.
 type Sender struct {
-	// ID is another text for each credential, and does not reveal it; "" without one.
+	// ID differs between credentials, and does not reveal the credential; "" without one.
 	ID string
 
 	// Key says that the credential is a valid API key. Other credentials were not checked.
@@ -223,25 +223,25 @@ type rule struct {
 // A Grant is what the sender of a request may do. It never changes, not even when its
 // token expires: code that keeps a Grant has to check Expires.
 type Grant struct {
-	// Speaker owns connections: it is "" without credentials, "key" for all API keys, and
-	// for a token "token:" and its user.
+	// Speaker names the owner of the sender's connections: "" without credentials, "key"
+	// for all API keys, and for a token "token:" followed by its user.
 	Speaker string
 
 	// Key and Token say which credentials were sent. At most one is true.
 	Key, Token bool
 
-	// User is the one for whom a token speaks; "" for others.
+	// User is the user of a token; "" for other senders.
 	User string
 
-	// Name is the name that a token gives its user, as it stands there: it may be no
-	// legal name. "": the token leaves it free.
+	// Name is the name in a token, unchecked: it may not be a legal name. "": the token has
+	// none, and its user may choose one.
 	Name string
 
-	// Meta is the metadata of a user who joins by a token without saying any: a JSON
-	// object in compact form, or "" for none.
+	// Meta is the metadata in a token, for a join that has none of its own: a JSON object in
+	// compact form, or "" for none.
 	Meta string
 
-	// Expires is when the token does; zero: never.
+	// Expires is when the token expires; zero: never.
 	Expires time.Time
 
 	access *Access
@@ -262,13 +262,13 @@ func (g *Grant) May(right Right, room string) bool {
 	return false
 }
 
-// Concerns reports whether g has rights of its own in room, beside what everybody may there.
+// Concerns reports whether g has rights in room that not everybody has.
 func (g *Grant) Concerns(room string) bool {
 	return slices.ContainsFunc(g.rules, func(r rule) bool { return r.rights != 0 && r.pattern.Match(room) })
 }
 
-// Rooms returns the rooms in which right is granted, apart from each other and in the order
-// of their names.
+// Rooms returns patterns of the rooms in which right is granted, in the order of the names.
+// No two patterns stand for the same room.
 func (g *Grant) Rooms(right Right) presence.Patterns {
 	var rooms presence.Patterns
 	if right == Observe {
@@ -333,7 +333,7 @@ func cleanEqual(a, b string) bool {
 	return errX == nil && errY == nil && x == y
 }
 
-// howToOpen says how the sender gets a right that is missing.
+// howToOpen says how the sender can get a missing right.
 func (a *Access) howToOpen() string {
 	switch {
 	case a.runKey != "":

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// minModulus and maxModulus are the sizes of RSA keys that are used, in bits: below,
-	// signatures can be forged, and above, looking at one takes too long.
+	// minModulus and maxModulus bound the size of RSA keys, in bits. Signatures of smaller
+	// keys can be forged; checking a signature of a larger key takes too long.
 	minModulus = 2048
 	maxModulus = 8192
 )
@@ -40,8 +40,9 @@ type publicKeys struct {
 	count int
 }
 
-// find returns the key that a token was signed with, or nil. A token that names none has
-// the only one of its algorithm; so has any where that has no name.
+// find returns the key that a token was signed with, or nil. For a token that names no key
+// it is the only key of the algorithm. That key also serves tokens that name one, if it has
+// no name itself.
 func (ks *publicKeys) find(alg, kid string) any {
 	if key, ok := ks.named[keyName{alg, kid}]; ok && kid != "" {
 		return key
@@ -66,8 +67,8 @@ type jwk struct {
 	Y      string   `json:"y"`
 }
 
-// parseKeySet reads a set of keys. Keys that can't be used are left out; the error is that
-// it is no set, or that none is left.
+// parseKeySet reads a set of keys, and leaves out keys that can't be used. The error says
+// that text is no set, or that no key is left.
 func parseKeySet(text []byte) (*publicKeys, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -103,7 +104,7 @@ func parseKeySet(text []byte) (*publicKeys, error) {
 	return ks, nil
 }
 
-// public returns the key, and the one algorithm that it is for, or nil if it can't be used.
+// public returns the key and its only algorithm, or nil if the key can't be used.
 func (k *jwk) public() (alg string, key any) {
 	if k.Use != "" && k.Use != "sig" || k.KeyOps != nil && !slices.Contains(k.KeyOps, "verify") {
 		return "", nil

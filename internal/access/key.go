@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// keyPrefix is how every API key begins, so that scanners for secrets find it,
-	// and nobody takes it for a token.
+	// keyPrefix begins every API key, so that scanners for secrets find keys, and nobody
+	// confuses them with tokens.
 	keyPrefix = "psk_"
 
 	// hashPrefix begins the hash of a key.
 	hashPrefix = "sha256:"
 
-	// keySpeaker is who speaks by an API key, whichever it is.
+	// keySpeaker is the speaker of all API keys.
 	keySpeaker = "key"
 )
 
@@ -38,9 +38,9 @@ func newKey(name, key string, rights Right) Key {
 	return Key{Name: name, hash: sha256.Sum256([]byte(key)), rules: []rule{{presence.Pattern{Prefix: true}, rights}}}
 }
 
-// NewKey returns a fresh API key that is called name, and its line of a file of keys, by
-// which it has all rights in all rooms. The error says what a name is, without naming it:
-// it may be a key that somebody took for one.
+// NewKey returns a new API key that is called name, and its line for a file of keys. The
+// line gives it all rights in all rooms. The error says which names are legal, and does not
+// repeat name: somebody may have passed a key instead.
 func NewKey(name string) (key, line string, err error) {
 	if err := checkName(name); err != nil {
 		return "", "", err
@@ -50,7 +50,7 @@ func NewKey(name string) (key, line string, err error) {
 	return key, name + " " + hashPrefix + hex.EncodeToString(hash[:]) + " rooms=* rights=read,write", nil
 }
 
-// checkName returns nil for what a key may be called.
+// checkName returns nil for a legal name of a key.
 func checkName(name string) error {
 	if presence.CheckID(name) != nil || strings.Contains(name, keyPrefix) {
 		return errors.New("the NAME of a key is 1 to 128 characters of A-Z, a-z, 0-9 and _.:@|+=~-, and not the key")
@@ -63,8 +63,8 @@ func checkName(name string) error {
 //	NAME sha256:HEX rooms=PATTERN,… rights=read,write
 //
 // HEX is the SHA-256 of the whole key. The right read is to observe, write to join and
-// to remove. Blank lines are left out, and what follows a field that begins with #.
-// The error names the line and what is wrong with it, without what it holds.
+// to remove. Blank lines are ignored; # at the beginning of a field begins a comment.
+// The error names the line and its mistake, without the content of the line.
 func ParseKeys(text string) ([]Key, error) {
 	var keys []Key
 	lines := map[[sha256.Size]byte]int{}
@@ -138,8 +138,8 @@ func parseKey(fields []string) (Key, error) {
 	return k, nil
 }
 
-// find returns the key of a credential, or nil. How long it takes tells nothing of the
-// keys but their number.
+// find returns the key of a credential, or nil. The time it takes reveals only the number
+// of keys.
 func (a *Access) find(credential string) *Key {
 	hash := sha256.Sum256([]byte(credential))
 	var found *Key

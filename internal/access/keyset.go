@@ -22,24 +22,25 @@ import (
 )
 
 const (
-	// readKeys is the time between two reads of a set of keys: within it a key that was
-	// withdrawn is refused, and one that is published before it is used is known.
+	// readKeys is the time between two reads of a set of keys. A withdrawn key is refused
+	// after this time at the latest. An issuer that publishes a key this long before using
+	// it causes no extra read.
 	readKeys = 5 * time.Minute
 
-	// retryKeys is the time to the next read after one that failed.
+	// retryKeys is the time from a failed read to the next one.
 	retryKeys = 15 * time.Second
 
-	// askKeys is the least time between two reads for tokens with a key that is not known:
-	// anybody can send those.
+	// askKeys is the least time between two reads for tokens with unknown keys, since
+	// anybody can send such tokens.
 	askKeys = 5 * time.Second
 
-	// keysTimeout bounds a read, for which such a token waits.
+	// keysTimeout bounds a read. A token with an unknown key waits for it.
 	keysTimeout = 3 * time.Second
 
 	// maxKeySet is the largest set of keys that is read, in bytes.
 	maxKeySet = 1 << 20
 
-	// maxRedirects is how often the address of a set may lead elsewhere.
+	// maxRedirects is the most redirects that a read follows.
 	maxRedirects = 3
 )
 
@@ -67,10 +68,10 @@ type KeySet struct {
 	text    []byte        // what it read
 }
 
-// OpenKeySet returns the set of keys of a source: a file, which is read now, or an address
-// that begins with https://, or on this machine with http://, which is read by [KeySet.Run],
-// or for the first token. The error says what is wrong with the source, without what it holds. log may be
-// nil.
+// OpenKeySet returns the set of keys of a source. A file is read now. An address begins
+// with https://, or with http:// if it is on this machine; it is read by [KeySet.Run], or
+// when the first token arrives. The error says what is wrong with the source, without its
+// content. log may be nil.
 func OpenKeySet(ctx context.Context, source string, log *slog.Logger) (*KeySet, error) {
 	quiet := slog.New(slog.DiscardHandler)
 	if log == nil {
@@ -103,7 +104,7 @@ func isLoopback(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback() || strings.EqualFold(host, "localhost")
 }
 
-// newReads returns the counter of reads of a set, each result of which exists from the start.
+// newReads returns the counter of reads of a set. Each result exists from the start.
 func newReads(reg prometheus.Registerer) *prometheus.CounterVec {
 	total := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "presence_token_keys_reads_total",
@@ -131,7 +132,7 @@ func readFile(name string) ([]byte, error) {
 	return limited(f)
 }
 
-// limited reads all of r, which may be as large as a set of keys.
+// limited reads all of r, up to the size of the largest set of keys.
 func limited(r io.Reader) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxKeySet+1))
 	if err != nil {
@@ -143,8 +144,8 @@ func limited(r io.Reader) ([]byte, error) {
 	return text, nil
 }
 
-// fetcher returns what gets the set at an address. Its errors do not tell the address,
-// which may hold a password.
+// fetcher returns a function that gets the set at an address. Its errors do not contain the
+// address, which may hold a password.
 func fetcher(address string, transport http.RoundTripper) func(context.Context) ([]byte, error) {
 	client := &http.Client{Transport: transport, CheckRedirect: func(to *http.Request, via []*http.Request) error {
 		leaves := to.URL.Scheme != "https" && (via[0].URL.Scheme == "https" || !isLoopback(to.URL.Hostname()))
@@ -199,15 +200,14 @@ func jittered(d time.Duration) time.Duration {
 	return d - rand.N(d/5)
 }
 
-// Refresh reads the set now. The error is that the keys in force are still those that were
-// read before.
+// Refresh reads the set now. After an error the keys of the last good read stay in force.
 func (s *KeySet) Refresh(ctx context.Context) error {
 	s.reading <- struct{}{}
 	defer func() { <-s.reading }()
 	return s.refreshOnce(ctx)
 }
 
-// refreshOnce reads the set for its only caller at the time.
+// refreshOnce reads the set. Only one goroutine may call it at a time.
 func (s *KeySet) refreshOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, keysTimeout)
 	defer cancel()
@@ -233,8 +233,8 @@ func (s *KeySet) refreshOnce(ctx context.Context) error {
 	return nil
 }
 
-// find returns the key that a token was signed with, or errUnread or errUnknownKey. One that is not known is
-// looked for in the set as it is now, unless it was read a moment ago.
+// find returns the key that a token was signed with, or errUnread or errUnknownKey. For an
+// unknown key it reads the set again, unless that was done a moment ago.
 func (s *KeySet) find(alg, kid string) (any, error) {
 	key, err := s.known(alg, kid)
 	if err != nil {
@@ -244,7 +244,7 @@ func (s *KeySet) find(alg, kid string) (any, error) {
 	return key, nil
 }
 
-// known returns the key that a token was signed with, if it is among those that were read.
+// known returns the key that a token was signed with, if the last read found it.
 func (s *KeySet) known(alg, kid string) (any, error) {
 	keys := s.keys.Load()
 	if keys == nil {
@@ -256,8 +256,8 @@ func (s *KeySet) known(alg, kid string) (any, error) {
 	return nil, errUnknownKey
 }
 
-// ask reads the set, unless that was done, or tried, a moment ago. It waits for a read that
-// goes on. Those who wait for the read are many, so that none of them can end it.
+// ask reads the set, unless that was done or tried a moment ago. If a read is under way, it
+// waits for that. Many callers may wait for one read, so no caller's context ends it.
 func (s *KeySet) ask() {
 	s.reading <- struct{}{}
 	defer func() { <-s.reading }()

@@ -34,15 +34,15 @@ type Refusal struct { //nolint:errname // a refusal is no error of the program
 	Kind   Kind
 	Reason Reason
 
-	// Detail is for people: a sentence that says what to do. It holds nothing of what
-	// was sent.
+	// Detail is for people: a sentence that says what to do. It repeats nothing that the
+	// sender sent.
 	Detail string
 }
 
 // Error returns the detail.
 func (r *Refusal) Error() string { return r.Detail }
 
-// newRefusals returns the counter of refusals, each reason of which exists from the start.
+// newRefusals returns the counter of refusals. Each reason exists from the start.
 func newRefusals(reg prometheus.Registerer) *prometheus.CounterVec {
 	total := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "presence_grants_refused_total",

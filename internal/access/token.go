@@ -17,12 +17,12 @@ import (
 )
 
 const (
-	// maxToken is the longest token that is read, in bytes: what fits into the headers
-	// of a request, and the body of a beacon.
+	// maxToken is the longest token that is read, in bytes: it fits into the headers of a
+	// request and into the body of a beacon.
 	maxToken = 16 << 10
 
-	// maxExpires is the last second that RFC 3339 can write: the end of the year 9999.
-	// What lies behind it was given in milliseconds.
+	// maxExpires is the last second that RFC 3339 can write: the end of the year 9999. A
+	// later time was probably given in milliseconds.
 	maxExpires = 253402300799
 
 	// tokenSpeaker begins the speaker of a token.
@@ -36,7 +36,7 @@ const (
 type tokens struct {
 	parser   *jwt.Parser
 	secret   atomic.Pointer[[]byte] // for HS256
-	keys     *KeySet                // for what public keys are for; nil: there are none
+	keys     *KeySet                // for the other algorithms; nil: there are none
 	audience string                 // that a token must name; "": none
 	signed   string                 // says how, in a sentence
 }
@@ -62,7 +62,8 @@ func newTokens(o Options) *tokens {
 	return t
 }
 
-// errCritical is returned for a token that asks to be understood in a way that is not ours.
+// errCritical is returned for a token with critical extensions, which this server does not
+// know.
 var errCritical = errors.New("critical header")
 
 // key returns the key for the signature of a token.
@@ -115,7 +116,7 @@ func (t *tokens) parse(text string) (*Grant, *Refusal) {
 	return c.grant, nil
 }
 
-// badToken is the refusal of a token that is no good; why is a sentence.
+// badToken is the refusal of a bad token; why is a sentence.
 func badToken(why string) *Refusal {
 	return &Refusal{Unauthorized, ReasonBadToken, "This token is not valid. " + why}
 }
@@ -126,8 +127,8 @@ type claimError struct{ detail string }
 // Error returns the sentence.
 func (e *claimError) Error() string { return e.detail }
 
-// claims are those of a member token. Their names are compared to the letter, which
-// encoding/json does not do for the fields of a struct.
+// claims are the claims of a member token. Upper and lower case differ in their names;
+// encoding/json would ignore case for the fields of a struct.
 type claims struct {
 	expires, notBefore *jwt.NumericDate // nil: there is none
 	audience           []string
@@ -175,7 +176,7 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// read unmarshals the value of a claim. One that is missing leaves v as it is.
+// read unmarshals the value of a claim. A missing claim leaves v as it is.
 func read(value json.RawMessage, v any) error {
 	if value == nil {
 		return nil
@@ -266,5 +267,5 @@ func (*claims) GetIssuer() (string, error) { return "", nil }
 // GetSubject returns "", since sub was checked when it was read.
 func (*claims) GetSubject() (string, error) { return "", nil }
 
-// GetAudience returns nil, since aud is checked apart.
+// GetAudience returns nil, since aud is checked separately.
 func (*claims) GetAudience() (jwt.ClaimStrings, error) { return nil, nil }

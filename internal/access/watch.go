@@ -17,16 +17,16 @@ type watched struct {
 
 func (w *watched) init() { w.rooms = map[string]map[string]int{} }
 
-// A Watch is the place that a stream takes among those of its address.
+// A Watch counts a stream among the streams of its address, until it is released.
 type Watch struct {
 	access  *Access
 	address string
 	rooms   []string
 }
 
-// Watch counts a stream of rooms from address, as limits know addresses, until
-// [Watch.Release] is called. The error is a [*Refusal] with [Limited]; then nothing is
-// counted. An API key is not limited.
+// Watch counts a stream of rooms from address until [Watch.Release] is called. address is
+// in the form in which limits tell addresses apart. The error is a [*Refusal] with
+// [Limited]; then nothing is counted. API keys have no limit.
 func (a *Access) Watch(g *Grant, address string, rooms ...string) (*Watch, error) {
 	if g.Key {
 		return &Watch{}, nil
@@ -75,7 +75,7 @@ func (a *Access) refuseWatch() error {
 	return a.refuse(&Refusal{Limited, ReasonWatched, "Your address watches as many different rooms as the server allows: close other streams first."})
 }
 
-// Release gives the place back. It does nothing when called again.
+// Release ends the counting. It does nothing when called again.
 func (w *Watch) Release() {
 	if w.access == nil {
 		return

@@ -45,9 +45,9 @@ func (a *App) openAccess() (err error) {
 	return err
 }
 
-// Reload reads the files of keys and secrets of the API again. What can't be used leaves
-// what was read before in force, and is logged; which line of which file it is, and not
-// what the file holds. It may be called at any time after New, from any goroutine.
+// Reload reads the files of keys and secrets of the API again. If a file can't be used, its
+// old content stays in force. Reload logs which line of which file is wrong, without the
+// content. It may be called at any time after New, from any goroutine.
 func (a *App) Reload(ctx context.Context) {
 	if file := a.config.APIKeysFile; file != "" {
 		keys, err := readKeys(file)
@@ -81,7 +81,7 @@ func badJWKS(source string, err error) error {
 	return bad("token-jwks", source, err.Error())
 }
 
-// reloaded logs what became of a setting that was read again.
+// reloaded logs whether the file of a setting could be read again.
 func (a *App) reloaded(ctx context.Context, setting string, err error, more ...any) {
 	args := append([]any{"setting", "-" + setting}, more...)
 	if err != nil {
@@ -132,7 +132,7 @@ func NewKey(name string) (key, line string, err error) {
 }
 
 // RunKey is the API key that was made for this run, or "" if others are configured. It
-// is for the operator, and stands in no log.
+// is for the operator, and is never logged.
 func (a *App) RunKey() string { return a.access.RunKey() }
 
 // calls limits the calls of the API.
@@ -150,8 +150,8 @@ func newCalls(keyRate int) calls {
 	return c
 }
 
-// allow reports whether the sender, who is at address, may call once more now. The limits
-// of addresses do not count those who have a key.
+// allow reports whether the sender, who is at address, may call once more now. Senders with
+// a key do not count for the limit of their address.
 func (c calls) allow(sender access.Sender, address string) bool {
 	if sender.Key {
 		return c.keys == nil || c.keys.allow(sender.ID)
@@ -170,7 +170,7 @@ func (c calls) run(ctx context.Context) error {
 	return all.Wait() //nolint:wrapcheck // there is none
 }
 
-// limited lets through what a sender may call of the API in a second.
+// limited lets calls of the API through as long as their sender is below its limit.
 func (a *App) limited(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !a.calls.allow(a.access.Sender(r), forwarded.ClientKey(r)) {
@@ -182,15 +182,15 @@ func (a *App) limited(next http.Handler) http.Handler {
 }
 
 const (
-	// apiHeaders are what pages of other origins may send and read besides what the
-	// Fetch standard lets them.
+	// These are the headers that pages of other origins may send and read, besides those
+	// that the Fetch standard allows.
 	apiHeaders     = "Authorization, Content-Type, Last-Event-ID, If-None-Match"
 	apiExposes     = "ETag, Retry-After"
 	preflightCache = "7200" // seconds, the most that browsers keep
 )
 
 // crossOrigin lets pages of -api-origins call the API (CORS, of the Fetch standard).
-// Their browsers send no cookies, and none are looked at.
+// Their browsers send no cookies, and the API ignores cookies.
 func (a *App) crossOrigin(mux *http.ServeMux, next http.Handler) http.Handler {
 	allowed := map[string]bool{}
 	for _, origin := range a.config.apiOrigins() {
@@ -238,7 +238,8 @@ func (a *App) crossOrigin(mux *http.ServeMux, next http.Handler) http.Handler {
 	})
 }
 
-// methodsOf returns the methods that the address of r takes, none if it leads nowhere.
+// methodsOf returns the methods that the address of r takes; none if there is no such
+// address.
 func methodsOf(mux *http.ServeMux, r *http.Request) []string {
 	var methods []string
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {

@@ -32,7 +32,7 @@ func (m *routeMux) HandleFunc(pattern string, h func(http.ResponseWriter, *http.
 	m.Handle(pattern, http.HandlerFunc(h))
 }
 
-// otherRoute is where all addresses lead that lead nowhere.
+// otherRoute is the label of all addresses that have no route.
 const otherRoute = "other"
 
 // routeOf is the label of a pattern: without a method, and "/" for the root alone.
@@ -68,8 +68,8 @@ func codeOf(status int) string {
 	return fmt.Sprintf("%dxx", status/100)
 }
 
-// counted counts what next answers, by the route of mux that a request has and by
-// status. Each label value exists from the start.
+// counted counts the answers of next, by status and by the route of the request in mux.
+// Each label value exists from the start.
 func (a *App) counted(mux *routeMux, next http.Handler) http.Handler {
 	total := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "presence_http_responses_total",
@@ -96,7 +96,7 @@ func (a *App) counted(mux *routeMux, next http.Handler) http.Handler {
 	})
 }
 
-// response is one that is counted as soon as its status is known.
+// response is a response that is counted as soon as its status is known.
 type response struct {
 	http.ResponseWriter
 
@@ -124,7 +124,7 @@ func (r *response) Write(b []byte) (int, error) {
 	return r.ResponseWriter.Write(b)
 }
 
-// Hijack gives the connection away, which here becomes a socket or an event stream.
+// Hijack gives the connection away, which becomes a socket or an event stream.
 func (r *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(r.ResponseWriter).Hijack()
 	switch {

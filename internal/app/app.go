@@ -40,14 +40,14 @@ import (
 )
 
 const (
-	// lameduckShare is the part of the shutdown timeout during which balancers
-	// may notice that no new visitors are wanted, and drainShare the part over
-	// which sockets are closed. The rest is for requests to finish.
+	// lameduckShare is the part of the shutdown timeout in which balancers notice
+	// that this replica wants no new visitors. drainShare is the part in which
+	// sockets are closed. The rest is for requests to finish.
 	lameduckShare = 4.0 / 20
 	drainShare    = 10.0 / 20
 
-	// templateTTL is how long livetemplate keeps the template of a form post,
-	// which is never used again.
+	// templateTTL is how long livetemplate keeps the template of a form post, which
+	// nobody uses again.
 	templateTTL = 5 * time.Second
 )
 
@@ -60,18 +60,18 @@ type App struct {
 	backend  string // likewise; empty where Redis is configured
 	registry *prometheus.Registry
 
-	embedded *miniredis.Miniredis // nil where Redis is configured
-	rdb      redis.UniversalClient
-	store    *store.Store
-	replica  *replica.Replica
-	watched  *room.Rooms
-	streams  *stream.Streams
-	cookies  *session.Cookies
-	secret   *secret
-	sockets  *socket.Upgrader
-	pages    *controller.Controller
-	live     livetemplate.LiveHandler
-	assets   *web.Assets
+	embedded   *miniredis.Miniredis // nil where Redis is configured
+	rdb        redis.UniversalClient
+	store      *store.Store
+	replica    *replica.Replica
+	rooms      *room.Rooms
+	streams    *stream.Streams
+	cookies    *session.Cookies
+	secret     *secret
+	sockets    *socket.Upgrader
+	controller *controller.Controller
+	live       livetemplate.LiveHandler
+	assets     *web.Assets
 
 	draining atomic.Bool
 	access   *access.Access
@@ -85,8 +85,8 @@ type App struct {
 	admin    net.Listener // nil where it is turned off
 }
 
-// New returns a server for config that listens already, but answers only when
-// Run runs. An error wraps [ErrConfig] when a setting is at fault.
+// New returns a server for config that listens already, but answers only while
+// [App.Run] runs. The error wraps [ErrConfig] if a setting can't be used.
 func New(config Config, log *slog.Logger) (*App, error) { return NewOf(Parts{}, config, log) }
 
 // NewOf is [New] with parts in the place of the network and of livetemplate.
@@ -155,17 +155,17 @@ func NewOf(parts Parts, config Config, log *slog.Logger) (_ *App, err error) {
 		MaxRoomsPerAddress:   config.MaxRoomsPerIP,
 		MaxMembersPerAddress: config.MaxMembersPerIP,
 	})
-	a.watched = room.New(a.store, a.replica, room.Options{Coalesce: config.Coalesce, Logger: log, Registerer: a.registry})
-	a.replica.Tell(a.watched)
-	a.streams = stream.New(a.watched, a.replica, stream.Options{LeaveGrace: config.LeaveGrace, Registerer: a.registry})
+	a.rooms = room.New(a.store, a.replica, room.Options{Coalesce: config.Coalesce, Logger: log, Registerer: a.registry})
+	a.replica.Tell(a.rooms)
+	a.streams = stream.New(a.rooms, a.replica, stream.Options{LeaveGrace: config.LeaveGrace, Registerer: a.registry})
 	if err := a.makePages(); err != nil {
 		return nil, err
 	}
 	return a, a.listen()
 }
 
-// openRedis connects to the Redis of the settings or starts the embedded one. node is what
-// that is called where it is but one.
+// openRedis connects to the Redis of the settings or starts the embedded one. node is the
+// name of its only node; "" for a Cluster.
 func (a *App) openRedis() (node string, sharded bool, err error) {
 	if a.parts.Redis != nil {
 		a.backend, a.rdb = "Redis", a.parts.Redis
@@ -212,7 +212,7 @@ func (a *App) makePages() error {
 		},
 		Registerer: a.registry,
 	})
-	a.pages = controller.New(a.replica, a.watched, controller.Options{
+	a.controller = controller.New(a.replica, a.rooms, controller.Options{
 		Keys:    a.cookies.Keys,
 		Replica: a.name,
 		Backend: a.backend,
@@ -239,7 +239,7 @@ func (a *App) makePages() error {
 	if err != nil {
 		return fmt.Errorf("page of a room: %w", err)
 	}
-	if a.live, err = a.pages.Handle(page, livetemplate.WithEphemeralSweepTTL(templateTTL)); err != nil {
+	if a.live, err = a.controller.Handle(page, livetemplate.WithEphemeralSweepTTL(templateTTL)); err != nil {
 		return fmt.Errorf("page of a room: %w", err)
 	}
 	return nil
@@ -284,7 +284,7 @@ func (a *App) AdminAddr() string {
 func (a *App) Run(ctx context.Context) error {
 	defer a.close()
 
-	// Undone backwards: first no more visitors, then no more loops, then no store.
+	// The deferred calls stop the visitors first, then the loops, then the store.
 	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopStore()
 	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
@@ -293,14 +293,14 @@ func (a *App) Run(ctx context.Context) error {
 	var storeGroup, loopGroup, serverGroup errgroup.Group
 	failed := make(chan error, 3)
 	loopGroup.Go(func() error {
-		// Nothing is written into a Redis that is not ours to use.
+		// Before that nothing is written: it may be a Redis that this server can't use.
 		if err := a.checkStore(loopCtx); err != nil {
 			failed <- err // ends Run
 			return nil    //nolint:nilerr // reported already
 		}
 		storeGroup.Go(func() error { return a.store.Run(storeCtx) })
 		loopGroup.Go(func() error { return a.replica.Run(loopCtx) })
-		loopGroup.Go(func() error { return a.watched.Run(loopCtx) })
+		loopGroup.Go(func() error { return a.rooms.Run(loopCtx) })
 		return nil
 	})
 	loopGroup.Go(func() error { return a.sockets.Run(loopCtx) })
@@ -353,7 +353,7 @@ func (a *App) checkStore(ctx context.Context) error {
 		if !errors.Is(err, presence.ErrUnavailable) {
 			return err
 		}
-		a.replica.Failed(ctx, "", err) // nobody has to wait to learn that
+		a.replica.Failed(ctx, "", err) // so that /readyz and pages say it at once
 		if leftOut, due := silent.Due(); due && ctx.Err() == nil {
 			a.log.WarnContext(ctx, "redis does not answer yet", "err", err, "left_out", leftOut)
 		}
@@ -377,12 +377,12 @@ func (a *App) announce(ctx context.Context) {
 	a.log.InfoContext(ctx, "serving", "url", "http://localhost:"+port, "listen", a.Addr(), "admin", a.AdminAddr(), "replica", a.name, "version", BuildInfo().Version)
 }
 
-// drain stops serving without anybody noticing: balancers are told first, then
-// sockets are closed, a few at a time and while new ones could still be
-// accepted, so that pages come back on other replicas; then the listeners close.
+// drain stops serving so that nobody notices it. Balancers are told first. Then
+// sockets are closed, a few at a time and while new ones are still accepted, so that
+// pages reconnect to other replicas. Then the listeners close.
 //
-// gently says that pages may come back elsewhere; after a failure there is nothing to
-// wait for.
+// gently says that pages can reconnect elsewhere. After a failure it is false, and drain
+// does not wait.
 func (a *App) drain(gently bool, servers ...*http.Server) {
 	timeout := a.config.ShutdownTimeout
 	share := func(part float64) time.Duration { return time.Duration(part * float64(timeout)) }
@@ -406,7 +406,7 @@ func (a *App) drain(gently bool, servers ...*http.Server) {
 		}
 	}
 	a.report("page handler not finished", a.live.Shutdown(ctx))
-	a.report("visits not finished", a.pages.Wait(ctx))
+	a.report("visits not finished", a.controller.Wait(ctx))
 }
 
 // drainOver closes sockets and ends streams over the given time.
@@ -427,7 +427,7 @@ func (a *App) report(what string, err error) {
 // close releases what New opened.
 func (a *App) close() {
 	if a.live != nil {
-		_ = a.live.Shutdown(context.Background()) // ends its goroutines; the first call, if there was one, has reported
+		_ = a.live.Shutdown(context.Background()) // ends its goroutines; the error of an earlier call was logged
 	}
 	for _, l := range []net.Listener{a.listener, a.admin} {
 		if l != nil {

@@ -11,14 +11,14 @@ import (
 // -ldflags "-X presence/internal/app.version=1.2.3".
 var version string
 
-// Build says from what this program was made.
+// Build describes this program: its version, its commit and the version of Go.
 type Build struct {
 	Version  string // of a release, or what Go makes of the commit; "unknown" without either
 	Revision string // commit, with "+dirty" if files were changed since; "unknown" outside of a repository
 	Go       string // such as "go1.26.0"
 }
 
-// BuildInfo returns from what this program was made.
+// BuildInfo describes this program.
 func BuildInfo() Build {
 	const unknown = "unknown"
 	b := Build{Version: version, Revision: unknown, Go: runtime.Version()}
@@ -52,7 +52,7 @@ func (b Build) String() string {
 	return "presence " + b.Version + ", revision " + b.Revision + ", " + b.Go
 }
 
-// register makes a metric of it: 1, with the version and the like as labels.
+// register makes a metric with the value 1, and the fields of b as labels.
 func (b Build) register(reg prometheus.Registerer) {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "presence_build_info",

@@ -18,8 +18,7 @@ import (
 	"presence/internal/store"
 )
 
-// Config is everything that can be set. [Default] returns what is used where
-// nothing is.
+// Config has all settings. [Default] returns the defaults.
 type Config struct {
 	Listen      string
 	AdminListen string
@@ -92,8 +91,8 @@ func EnvName(name string) string {
 }
 
 // EmptyCounts reports whether an empty environment variable sets the flag of that
-// name, since empty is a value of its own there, and not what is used without. All
-// other empty variables count as none.
+// name: for these flags "" is a value that differs from the default. All other empty
+// variables count as not set.
 func EmptyCounts(name string) bool { return name == "admin-listen" || name == "public-rooms" }
 
 // Flags defines a flag for every setting, with c's values as defaults. The usage

@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// healthRoutes adds what orchestrators ask. reason is how an error is told to those who
-// can reach the listener of mux; they are also told which nodes of Redis do not answer if
-// nodes says so.
+// healthRoutes adds the routes for orchestrators. reason turns an error into the text for
+// clients of this listener. With nodes, the text also lists the nodes of Redis that do not
+// answer.
 func (a *App) healthRoutes(mux interface {
 	HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request))
 }, reason func(error) string, nodes bool,
@@ -41,10 +41,10 @@ func (a *App) healthRoutes(mux interface {
 	})
 }
 
-// errNoSecret is why a replica is not ready that does not know the shared secret.
+// errNoSecret is why a replica that does not know the shared secret is not ready.
 var errNoSecret = errors.New("the session secret is not known yet")
 
-// ready returns nil when this replica can tell who is there, and to whom.
+// ready returns nil when this replica reaches Redis and can recognise browsers.
 func (a *App) ready() error {
 	if err := a.replica.Ready(); err != nil {
 		return err
@@ -55,16 +55,16 @@ func (a *App) ready() error {
 	return nil
 }
 
-// publicReason tells the public no more than which part is at fault: the error may
-// name hosts, users and what Redis said to them.
+// publicReason says only which part is at fault: the error may contain hosts, users and
+// words of Redis.
 func publicReason(error) string { return "redis" }
 
 // adminReason tells an operator everything.
 func adminReason(err error) string { return "redis: " + err.Error() }
 
-// lbz tells a balancer whether to send new visitors here. While draining it is
-// 404, which HAProxy takes for "no new work" (http-check disable-on-404), where
-// a 503 would have it cut the sockets that we are about to close properly.
+// lbz tells a balancer whether to send new visitors here. While draining the answer
+// is 404, which HAProxy takes for "no new visitors" (http-check disable-on-404). After a
+// 503 it would cut the sockets that this replica is about to close properly.
 func (a *App) lbz(w http.ResponseWriter, _ *http.Request) {
 	if a.draining.Load() {
 		answer(w, http.StatusNotFound, "draining")
@@ -115,8 +115,8 @@ func CheckHealth(ctx context.Context, config Config) error {
 	return nil
 }
 
-// serverLog turns what the HTTP server complains about, broken connections of
-// browsers above all, into debug lines.
+// serverLog turns the complaints of the HTTP server, above all about broken
+// connections of browsers, into debug lines.
 func (a *App) serverLog() *log.Logger {
 	return slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)
 }

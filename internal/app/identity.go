@@ -22,15 +22,16 @@ import (
 const (
 	tokenParam = "access_token"
 
-	// tokenCookie keeps the token that the browser came with last, for all rooms that it
-	// names; with a hyphen and a room it is the one that it came to that room with.
+	// tokenCookie keeps the last token that the browser came with, for all rooms that the
+	// token names. With a hyphen and a room it is the name of the cookie that keeps the
+	// token with which the browser came to that room.
 	tokenCookie = "presence-as"
 
-	// endedCookie and a room say that the browser had a token there. It has nothing of it.
+	// endedCookie and a room say that the browser had a token there. It holds no part of it.
 	endedCookie = "presence-was"
 
-	// endedPublic and endedElsewhere are how long it says so after the token has expired:
-	// to somebody who can go on as a guest, and to somebody who can't.
+	// endedPublic and endedElsewhere are how long the browser keeps that cookie after the
+	// token has expired: in a room where the visitor can stay as a guest, and in others.
 	endedPublic    = time.Minute
 	endedElsewhere = 24 * time.Hour
 
@@ -39,9 +40,9 @@ const (
 	maxTokenCookie = 3900
 )
 
-// hasPage reports whether the sender of r may see the page of a room. If not, or if the
-// answer is to lead elsewhere, it has answered; else the request that it returns says who
-// the visitor is.
+// hasPage reports whether the sender of r may see the page of a room. If not, or if it
+// redirects, it has answered. Otherwise the request that it returns says who the visitor
+// is.
 func (a *App) hasPage(w http.ResponseWriter, r *http.Request, room string) (*http.Request, bool) {
 	if presence.CheckRoom(room) != nil {
 		a.notFound(w)
@@ -80,8 +81,8 @@ func (a *App) hasPage(w http.ResponseWriter, r *http.Request, room string) (*htt
 	return nil, false
 }
 
-// visitor is the grant of the sender of r in a room: that of the token with which the
-// browser came there, else of the one that it came with last, if that names the room.
+// visitor is the grant of the sender of r in a room: the grant of the token with which the
+// browser came to the room, else of the last token of the browser, if that names the room.
 // The error is a [*access.Refusal].
 func (a *App) visitor(r *http.Request, room string) (*access.Grant, error) {
 	if cookie, err := r.Cookie(cookieName(r, tokenCookie+"-"+room)); err == nil {
@@ -95,7 +96,7 @@ func (a *App) visitor(r *http.Request, room string) (*access.Grant, error) {
 	return a.access.Anybody(), nil
 }
 
-// enter answers a visitor who shows a token in the address: rest is the query without it.
+// enter answers a visitor with a token in the address; rest is the query without the token.
 func (a *App) enter(w http.ResponseWriter, r *http.Request, room, rest string, tokens []string) {
 	// No page is told the address, and no cache keeps it.
 	w.Header().Set("Referrer-Policy", "no-referrer")
@@ -118,8 +119,8 @@ func (a *App) enter(w http.ResponseWriter, r *http.Request, room, rest string, t
 	http.Redirect(w, r, to.String(), http.StatusSeeOther)
 }
 
-// tokenGrant is the grant of the tokens of an address, of which there must be one that a
-// cookie can keep. The error is a [*access.Refusal].
+// tokenGrant is the grant of the tokens of an address. There must be exactly one, and a
+// cookie must be able to keep it. The error is a [*access.Refusal].
 func (a *App) tokenGrant(tokens []string) (*access.Grant, error) {
 	token := tokens[0]
 	if len(tokens) > 1 {
@@ -132,8 +133,8 @@ func (a *App) tokenGrant(tokens []string) (*access.Grant, error) {
 	return grant, err //nolint:wrapcheck // is what is answered
 }
 
-// withoutToken splits a query into its tokens, each as it was meant, and the rest as it was
-// sent. A token that can't be read is none that is good.
+// withoutToken splits a query into its tokens, decoded, and the rest as it was sent. A token
+// that can't be decoded is a bad one.
 func withoutToken(query string) (rest string, tokens []string) {
 	var kept []string
 	for part := range strings.SplitSeq(query, "&") {
@@ -151,8 +152,8 @@ func withoutToken(query string) (rest string, tokens []string) {
 	return strings.Join(kept, "&"), tokens
 }
 
-// keepCookie has the browser keep a value for the page of a room, or for all pages under
-// the name that is for all, for a while.
+// keepCookie lets the browser keep a value for a while: for the page of a room or, under the
+// name for all rooms, for all pages.
 func (a *App) keepCookie(w http.ResponseWriter, r *http.Request, room, name, value string, age time.Duration) {
 	if name == endedCookie {
 		name += "-" + room
@@ -168,8 +169,8 @@ func (a *App) keepCookie(w http.ResponseWriter, r *http.Request, room, name, val
 	http.SetCookie(w, cookie)
 }
 
-// cookieName is the name of a cookie of which a browser makes sure, over TLS, that it came
-// over TLS (RFC 6265bis, 4.1.3).
+// cookieName is the name of a cookie. Over TLS it has a prefix with which browsers accept
+// the cookie only over TLS (RFC 6265bis, 4.1.3).
 func cookieName(r *http.Request, name string) string {
 	if forwarded.IsHTTPS(r) {
 		return "__Secure-" + name
@@ -177,7 +178,7 @@ func cookieName(r *http.Request, name string) string {
 	return name
 }
 
-// endedFor is how long a browser is told that it had a token.
+// endedFor is how long a browser keeps the cookie which says that it had a token.
 func (a *App) endedFor(room string) time.Duration {
 	if a.isPublic(room) {
 		return endedPublic
@@ -185,7 +186,7 @@ func (a *App) endedFor(room string) time.Duration {
 	return endedElsewhere
 }
 
-// identityOf is who a visitor with a grant is in a room.
+// identityOf is the identity of a visitor with a grant in a room.
 func identityOf(g *access.Grant, room string) controller.Identity {
 	return controller.Identity{
 		User: g.User, Name: g.Name, Meta: g.Meta, Speaker: g.Speaker,
@@ -210,7 +211,7 @@ func (a *App) noEntry(w http.ResponseWriter, err error) {
 	}
 }
 
-// isPublic reports whether there can be a room of that name, and everybody may see it.
+// isPublic reports whether the name is legal and everybody may see the room.
 func (a *App) isPublic(room string) bool {
 	return presence.CheckRoom(room) == nil && a.access.Anybody().May(access.Observe, room)
 }

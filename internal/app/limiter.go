@@ -9,15 +9,15 @@ import (
 )
 
 const (
-	// postRate and postBurst are how many forms a second one address may post, and
-	// how often it, or one member token, may call the API without a key.
-	// Offices and mobile networks share addresses, and behind a proxy that is
-	// not trusted everybody does.
+	// postRate is how many forms a second one address may post, and how many calls
+	// a second of the API an address without a key, or a member token, may make.
+	// Offices and mobile networks share addresses. Behind a proxy that is not
+	// trusted all visitors share one.
 	postRate  = 200
 	postBurst = bursts * postRate
 
-	// bursts is how many seconds' worth may come at once. A bucket is full after that
-	// time.
+	// bursts is how many seconds' worth may come at once. An empty bucket is full again
+	// after that time.
 	bursts = 2
 
 	// forgetAddress is how long a sender is remembered after the last form or call:

@@ -47,8 +47,8 @@ func (a *App) server(h http.Handler) *http.Server {
 
 // routes are all addresses that the public listener answers.
 func (a *App) routes() http.Handler {
-	page := a.ownWords(a.pages.Handler(a.live, roomOf, a.secret.session))
-	programs := httpapi.New(a.watched, a.replica, httpapi.Options{
+	page := a.ownWords(a.controller.Handler(a.live, roomOf, a.secret.session))
+	programs := httpapi.New(a.rooms, a.replica, httpapi.Options{
 		Access: a.access, Keys: a.keys, MemberTTL: a.config.MemberTTL, Streams: a.streams,
 		MaxMembers: a.config.MaxMembersPerRoom, Address: forwarded.ClientKey,
 	})
@@ -59,13 +59,13 @@ func (a *App) routes() http.Handler {
 		mux.Handle("/rooms/{room}", a.onlyRooms(page))
 		mux.HandleFunc("/rooms/{room}/{$}", a.withoutSlash)
 		mux.HandleFunc("GET /rooms/{$}", a.withoutSlash)
-		mux.HandleFunc("GET /rooms", a.rooms)
+		mux.HandleFunc("GET /rooms", a.listRooms)
 		mux.Handle("GET "+web.Examples, a.assets)
 	}
 	mux.HandleFunc("GET /robots.txt", robots)
 	mux.Handle("GET "+web.Favicon, a.assets)
 	mux.Handle("GET "+web.Prefix, a.assets)
-	programs.Handle(call)
+	programs.Routes(call)
 	mux.HandleFunc("GET /openapi.json", api.Serve(api.OpenAPI))
 	mux.HandleFunc("GET /asyncapi.json", api.Serve(api.AsyncAPI))
 	a.healthRoutes(mux, publicReason, false)
@@ -191,8 +191,8 @@ func (a *App) withoutSlash(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, to.String(), http.StatusPermanentRedirect)
 }
 
-// rooms lists the busiest rooms, and leads to the one that was asked for.
-func (a *App) rooms(w http.ResponseWriter, r *http.Request) {
+// listRooms lists the busiest rooms, and leads to the one that was asked for.
+func (a *App) listRooms(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusOK
 	list := templates.Rooms{Home: a.home()}
 	if query := r.URL.Query(); query.Has("room") {

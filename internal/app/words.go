@@ -9,8 +9,7 @@ import (
 	"presence/templates"
 )
 
-// ownWords puts our own words in place of what page says where it fails: a library
-// tells visitors of its errors.
+// ownWords replaces the errors of page, since a library shows its errors to visitors.
 func (a *App) ownWords(page http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if livetemplate.WSIsUpgrade(r) {
@@ -28,7 +27,7 @@ func (a *App) ownWords(page http.Handler) http.Handler {
 	})
 }
 
-// mutedWriter passes on what succeeds. Of what fails it keeps the status.
+// mutedWriter passes a success on. Of a failure it keeps only the status.
 type mutedWriter struct {
 	http.ResponseWriter
 	status int // of a failure, or 0

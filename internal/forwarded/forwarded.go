@@ -1,5 +1,5 @@
-// Package forwarded finds out who is really calling when proxies stand between:
-// it believes their headers, and nobody else's.
+// Package forwarded finds out who sent a request that came through proxies. It believes
+// the headers of trusted proxies, and of nobody else.
 package forwarded
 
 import (
@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// client is what is known of the caller of a request.
+// client is what we know about the sender of a request.
 type client struct {
 	ip    string
 	https bool
@@ -41,8 +41,8 @@ func ParseTrusted(list string) ([]netip.Prefix, error) {
 }
 
 // Handler notes for each request who sent it. X-Forwarded-For and
-// X-Forwarded-Proto count only if the peer is a trusted proxy; the caller is
-// then the right-most address that is none.
+// X-Forwarded-Proto count only if the peer is a trusted proxy. Then the sender is
+// the right-most address that is not a trusted proxy's.
 func Handler(trusted []netip.Prefix, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := client{ip: peer(r), https: r.TLS != nil}
@@ -58,13 +58,13 @@ func Handler(trusted []netip.Prefix, next http.Handler) http.Handler {
 	})
 }
 
-// headers are those by which a proxy tells of its client.
+// headers are the headers in which proxies say who their client is.
 func headers() [3]string {
 	return [...]string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"}
 }
 
-// Ignored returns the address of r's peer and the first header of a proxy that it
-// sent, if that does not count since the peer is not trusted; else "" and "".
+// Ignored returns the address of r's peer and the first proxy header of r, if the
+// header is ignored since the peer is not trusted; else "" and "".
 func Ignored(trusted []netip.Prefix, r *http.Request) (ip, header string) {
 	for _, header := range headers() {
 		if ip := peer(r); r.Header[header] != nil && !isTrusted(trusted, ip) {
@@ -82,9 +82,9 @@ func ClientIP(r *http.Request) string {
 	return peer(r)
 }
 
-// ClientKey is what limits know the sender of r by: the address, or of IPv6 the
-// network of 64 bits (RFC 4291, section 2.5.1), all of which one customer has at the
-// least. An IPv4 address counts as that however it is written.
+// ClientKey is the sender of r as limits tell senders apart: the address or, with
+// IPv6, the network of 64 bits (RFC 4291, section 2.5.1), since a customer has at
+// least one whole network. An IPv4 address counts as IPv4 in every notation.
 func ClientKey(r *http.Request) string {
 	ip := ClientIP(r)
 	addr, err := netip.ParseAddr(ip)
@@ -128,8 +128,8 @@ func list(values []string) []string {
 }
 
 // rightmost walks the chain of proxies back to the first address that is not
-// trusted, and returns it and how many proxies it passed after the peer. What
-// stands left of it anybody may have written. It stops before what is no address.
+// trusted, and returns it and how many proxies it passed after the peer. Anybody
+// may have written the text left of it. It stops before text that is no address.
 func rightmost(trusted []netip.Prefix, hops []string, peer string) (ip string, passed int) {
 	ip = peer
 	for i, hop := range slices.Backward(hops) {
@@ -145,8 +145,8 @@ func rightmost(trusted []netip.Prefix, hops []string, peer string) (ip string, p
 	return ip, passed
 }
 
-// address returns the address of a hop. Proxies write it by itself or with a port,
-// and IPv6 in brackets or without, perhaps in quotes, as in RFC 7239.
+// address returns the address of a hop. Proxies write it with or without a port,
+// IPv6 with or without brackets, and perhaps in quotes, as in RFC 7239.
 func address(hop string) (netip.Addr, bool) {
 	hop = strings.TrimSpace(strings.Trim(hop, `"`))
 	addr, err := netip.ParseAddr(hop)
@@ -163,9 +163,9 @@ func address(hop string) (netip.Addr, bool) {
 }
 
 // protoOf returns the protocol, in lower case, that the client spoke to the first
-// trusted proxy, or "" if none is told. Where each hop has its protocol it is that
-// of the client's; else proxies do not agree on how to write the list, and the
-// first is what was said of the client.
+// trusted proxy, or "" if the header does not say it. If the list has an element
+// for each hop, it is the one of the client's hop. Otherwise proxies do not agree
+// on how to write the list, and the first element is about the client.
 func protoOf(protos []string, hops, passed int) string {
 	switch {
 	case len(protos) == 0:
@@ -177,7 +177,7 @@ func protoOf(protos []string, hops, passed int) string {
 	}
 }
 
-// isTrusted reports whether ip is that of a proxy whose headers are believed.
+// isTrusted reports whether ip is the address of a trusted proxy.
 func isTrusted(trusted []netip.Prefix, ip string) bool {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {

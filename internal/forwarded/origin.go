@@ -39,9 +39,9 @@ func OwnOrigin(r *http.Request) string {
 	return scheme + "://" + Host(scheme, r.Host)
 }
 
-// SameOrigin reports whether a page of r's own host sent it, or a program that is no
-// browser and so names no origin. To a request that came over TLS the page must have
-// come over TLS, too; without, TLS may have ended at a proxy.
+// SameOrigin reports whether a page of r's own host sent r, or a program that is no
+// browser and so names no origin. If r came over TLS, the page must have come over
+// TLS, too. If r came without, TLS may have ended at a proxy.
 func SameOrigin(r *http.Request) bool {
 	origins := r.Header.Values("Origin")
 	if len(origins) == 0 {

@@ -18,7 +18,7 @@ import (
 // openapi.json describes every route, and no others.
 func TestRoutesAreDescribed(t *testing.T) {
 	var routes []string
-	New(nil, nil, Options{}).Handle(func(pattern string, _ http.HandlerFunc) { routes = append(routes, pattern) })
+	New(nil, nil, Options{}).Routes(func(pattern string, _ http.HandlerFunc) { routes = append(routes, pattern) })
 	described := contract.Operations()
 	slices.Sort(routes)
 	if slices.Sort(described); !slices.Equal(routes, described) {

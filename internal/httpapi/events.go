@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	// maxEventRooms is how many rooms one stream may tell of.
+	// maxEventRooms is how many rooms one stream may have.
 	maxEventRooms = 50
 
-	// maxVersion is beyond all versions: integers that JavaScript can tell apart.
+	// maxVersion is above all versions. JavaScript can represent all integers below it.
 	maxVersion = 1 << 53
 )
 
@@ -72,8 +72,8 @@ func (a *API) EventsOfRooms(w http.ResponseWriter, r *http.Request) {
 	a.stream(w, r, grant, want, q.faults)
 }
 
-// watches returns the grant of the sender of r, if it may observe rooms. If not, it has
-// answered.
+// watches returns the grant of the sender of r if the sender may observe rooms. If not, it
+// has answered.
 func (a *API) watches(w http.ResponseWriter, r *http.Request, rooms ...string) (*access.Grant, bool) {
 	for _, name := range rooms {
 		if err := presence.CheckRoom(name); err != nil {
@@ -92,7 +92,7 @@ func (a *API) watches(w http.ResponseWriter, r *http.Request, rooms ...string) (
 	return grant, true
 }
 
-// countsOnly reports whether only numbers are wanted.
+// countsOnly reports whether the request asks only for numbers.
 func (q *query) countsOnly() bool {
 	mode := q.text("mode")
 	if q.values.Has("mode") && mode != "count" {
@@ -101,8 +101,8 @@ func (q *query) countsOnly() bool {
 	return mode == "count"
 }
 
-// after returns the version that the client has. The Last-Event-ID that EventSource sends
-// by itself may be any text, and wins over the parameter.
+// after returns the version that the client has. The Last-Event-ID header, which EventSource
+// sends by itself, may be any text, and wins over the parameter.
 func (q *query) after(r *http.Request) int64 {
 	asked, ok := versionOf(q.text("after"))
 	if q.values.Has("after") && !ok {
@@ -114,7 +114,7 @@ func (q *query) after(r *http.Request) int64 {
 	return asked
 }
 
-// versionOf reads a version; 0 for what is none.
+// versionOf reads a version; 0 if text is not one.
 func versionOf(text string) (version int64, ok bool) {
 	if version, ok = number(text, maxVersion-1); !ok || text == "" {
 		return 0, false
@@ -122,8 +122,8 @@ func versionOf(text string) (version int64, ok bool) {
 	return version, true
 }
 
-// joins returns the user whom a stream of c's room joins. The error is one of access or of
-// the room.
+// joins returns the user whom a stream of c's room is to join. The error is one of access
+// or of the room.
 func (a *API) joins(r *http.Request, c connection, q *query) (*store.Wanted, error) {
 	id, user, name := q.text("join"), q.text("user"), q.text("name")
 	w := &store.Wanted{SetName: q.values.Has("name")}
@@ -206,8 +206,8 @@ func (a *API) refusal(r *http.Request, grant *access.Grant, want stream.Want) er
 	return err //nolint:wrapcheck // is what is answered
 }
 
-// full reports whether a stream would find no place for the user whom it joins. While that is
-// not known it would be opened all the same.
+// full reports whether the room has no place for the user whom a stream is to join. It
+// reports false while that is not known: then the stream is opened.
 func (a *API) full(r *http.Request, want stream.Want) bool {
 	if want.Join == nil || a.opts.MaxMembers == 0 {
 		return false

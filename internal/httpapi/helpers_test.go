@@ -115,7 +115,7 @@ func newServer(t testing.TB, fake *redistest.Fake, so store.Options) *server {
 		Keys:      func(context.Context) (presence.Keys, bool) { return presence.NewKeys([]byte(secret)), true },
 		MemberTTL: store.DefaultMemberTTL, Streams: s.streams, MaxMembers: so.MaxMembers,
 		Address: func(r *http.Request) string { return r.RemoteAddr },
-	}).Handle(func(pattern string, h http.HandlerFunc) { s.HandleFunc(pattern, h) })
+	}).Routes(func(pattern string, h http.HandlerFunc) { s.HandleFunc(pattern, h) })
 	return s
 }
 

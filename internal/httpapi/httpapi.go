@@ -7,8 +7,8 @@
 //   - input.go: bodies, queries and addresses, and their faults
 //   - problem.go, refuse.go: the answers to errors
 //
-// All routes answer in one order: a name that no room can have, credentials, rights, the
-// size and kind of the body, and then what the request says.
+// All routes check a request in the same order: the name of the room, the credentials, the
+// rights, the size and kind of the body, and then its content.
 package httpapi
 
 import (
@@ -29,8 +29,8 @@ type Options struct {
 	// Access says what the sender of a request may do.
 	Access *access.Access
 
-	// Keys returns how the ids of connections are made, or false while that is not known:
-	// it waits a moment.
+	// Keys returns the keys that make the ids of connections. It waits a moment for them,
+	// and returns false if they are not known yet.
 	Keys func(context.Context) (presence.Keys, bool)
 
 	// MemberTTL is how long a connection counts after a request that names no ttl.
@@ -42,11 +42,11 @@ type Options struct {
 	// MaxMembers is how many users a room may have, as the store limits them; 0: any number.
 	MaxMembers int
 
-	// Address is where the sender of a request is, as limits tell addresses apart.
+	// Address returns the address of a request's sender as limits tell addresses apart.
 	Address func(*http.Request) string
 }
 
-// API serves what is known of rooms, and takes who is in them.
+// API lets programs read rooms, and put users into them.
 type API struct {
 	rooms   *room.Rooms
 	replica *replica.Replica
@@ -58,8 +58,8 @@ func New(rooms *room.Rooms, r *replica.Replica, o Options) *API {
 	return &API{rooms: rooms, replica: r, opts: o}
 }
 
-// Handle gives each route of the API to handle.
-func (a *API) Handle(handle func(pattern string, h http.HandlerFunc)) {
+// Routes gives each route of the API to handle.
+func (a *API) Routes(handle func(pattern string, h http.HandlerFunc)) {
 	handle("GET /v1/rooms", a.Rooms)
 	handle("GET /v1/rooms/{room}", a.Room)
 	handle("GET /v1/rooms/{room}/members", a.Members)
@@ -76,8 +76,8 @@ func (a *API) Handle(handle func(pattern string, h http.HandlerFunc)) {
 	handle("POST /v1/query", a.Query)
 }
 
-// asked returns the room that the address of a request names, and the grant of its sender,
-// if that includes right. If not, it has answered.
+// asked returns the room that the address of a request names, and the grant of the sender.
+// If the grant does not include right, it has answered.
 func (a *API) asked(w http.ResponseWriter, r *http.Request, right access.Right) (name string, g *access.Grant, ok bool) {
 	name = r.PathValue("room")
 	if err := presence.CheckRoom(name); err != nil {
@@ -98,8 +98,8 @@ func (a *API) asked(w http.ResponseWriter, r *http.Request, right access.Right) 
 // answer sends v.
 func answer(w http.ResponseWriter, v any) { write(w, http.StatusOK, "application/json", v) }
 
-// write sends v as JSON. What was true a moment ago is not to be kept, unless the header
-// says so already.
+// write sends v as JSON. Caches must not keep it, unless the header already says something
+// else.
 func write(w http.ResponseWriter, status int, contentType string, v any) {
 	body, err := json.Marshal(v)
 	if err != nil { // not for these types

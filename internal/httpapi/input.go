@@ -80,7 +80,7 @@ func (q *query) text(name string) string {
 	return q.values.Get(name)
 }
 
-// limit returns how many elements are asked for at most.
+// limit returns the most elements that the request asks for.
 func (q *query) limit(most int) int {
 	text := q.text("limit")
 	if text == "" {
@@ -104,7 +104,7 @@ func number(text string, most int64) (n int64, ok bool) {
 	return n, err == nil && n <= most
 }
 
-// cursor returns what a cursor stands for: "" for the first page.
+// cursor returns the text of the cursor; "" for the first page.
 func (q *query) cursor() string {
 	cursor := q.text("cursor")
 	text, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
@@ -121,17 +121,17 @@ func (q *query) badCursor() {
 // cursorOf is the cursor that stands for text.
 func cursorOf(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
 
-// place is where a list of members goes on.
+// place is where a list of members continues.
 type place struct {
-	// scan says that the list goes on in no order, from cursor; else it goes on after the
-	// member user, who joined at since.
+	// scan says that the list is in no order, and continues from cursor. Otherwise it
+	// continues after the member user, who joined at since.
 	scan   bool
 	cursor store.Cursor
 	since  int64
 	user   string
 }
 
-// String is what a cursor for the place stands for.
+// String is the text of a cursor for the place.
 func (p place) String() string {
 	if p.scan {
 		return fmt.Sprintf("s %d %s", p.cursor.At, p.cursor.Birth)
@@ -139,7 +139,7 @@ func (p place) String() string {
 	return fmt.Sprintf("o %d %s", p.since, p.user)
 }
 
-// place returns where a list of members goes on.
+// place returns where the list of members is to continue.
 func (q *query) place() (p place) {
 	text := q.cursor()
 	if text == "" {
@@ -174,8 +174,8 @@ type object struct {
 	faults faults
 }
 
-// readObject reads the body of a request, at most limit bytes, which is a JSON object
-// with the fields that are named and no others. The error is a [*mistake].
+// readObject reads the body of a request, at most limit bytes: a JSON object that may have
+// the given fields and no others. The error is a [*mistake].
 func readObject(w http.ResponseWriter, r *http.Request, limit int64, fields ...string) (*object, error) {
 	body, err := readBody(w, r, limit)
 	if err != nil {
@@ -184,8 +184,8 @@ func readObject(w http.ResponseWriter, r *http.Request, limit int64, fields ...s
 	return newObject(body, fields...)
 }
 
-// newObject reads a JSON object with the fields that are named and no others. The error is
-// a [*mistake].
+// newObject reads a JSON object that may have the given fields and no others. The error is a
+// [*mistake].
 func newObject(body []byte, fields ...string) (*object, error) {
 	o := &object{fields: map[string]json.RawMessage{}}
 	if err := o.parse(body, fields); err != nil {
@@ -217,7 +217,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	return body, nil
 }
 
-// unreadable says, as a sentence for the sender, what is wrong with a body as a whole.
+// unreadable says in a sentence for the sender why a body can't be read.
 type unreadable string
 
 func (u unreadable) Error() string { return string(u) }
@@ -228,8 +228,8 @@ const (
 	errMoreFound unreadable = "Please send one JSON object, and nothing after it."
 )
 
-// parse reads a body. encoding/json alone would take "USER" for "user", and the last of
-// two fields of one name.
+// parse reads a body. encoding/json alone would accept "USER" for "user", and of two fields
+// with the same name use the last.
 func (o *object) parse(body []byte, fields []string) error {
 	if !utf8.Valid(body) {
 		return errNotUTF8
@@ -320,8 +320,8 @@ func decodeMeta(text string) (meta map[string]any, err error) {
 	return meta, err
 }
 
-// encodeMeta returns metadata in compact form, in which equal ones are equal; "" for an
-// empty object. The error is that they are too large.
+// encodeMeta returns metadata in compact form, which is the same for equal metadata; "" for
+// an empty object. The error says that they are too large.
 func encodeMeta(meta map[string]any) (string, error) {
 	if len(meta) == 0 {
 		return "", nil
@@ -339,13 +339,13 @@ func encodeMeta(meta map[string]any) (string, error) {
 	return text, nil
 }
 
-// lineSeparators writes U+2028 and U+2029 as they are, which encoding/json writes for
+// lineSeparators writes U+2028 and U+2029 as they are. encoding/json escapes them for
 // JavaScript, in twice the bytes.
 func lineSeparators(text string) string {
 	if !strings.Contains(text, `\u202`) {
 		return text
 	}
-	// A pair of backslashes is one that was sent.
+	// A pair of backslashes stands for a backslash in the text.
 	return strings.NewReplacer(`\\`, `\\`, `\u2028`, "\u2028", `\u2029`, "\u2029").Replace(text)
 }
 

@@ -19,20 +19,20 @@ import (
 )
 
 const (
-	// maxPresent is the largest body of a request about one connection, in bytes, and
-	// maxHeartbeats that of many, of which there may be maxRenewed.
+	// maxPresent is the largest body of a request about one connection, in bytes.
+	// maxHeartbeats is that of a request about many, at most maxRenewed.
 	maxPresent    = 16 << 10
 	maxHeartbeats = 512 << 10
 	maxRenewed    = 1000
 
-	// minTTL and maxTTL are the seconds that a lease may be asked for.
+	// minTTL and maxTTL bound the lease that a request may ask for, in seconds.
 	minTTL = 5
 	maxTTL = 300
 
-	// renewing is how many rooms are renewed at a time for one request.
+	// renewing is in how many rooms at a time a request renews connections.
 	renewing = 16
 
-	// patience bounds a change that others make at the same time.
+	// patience bounds how long a change is tried again because others change the same user.
 	patience = 5 * time.Second
 )
 
@@ -43,9 +43,9 @@ type connection struct {
 	grant *access.Grant
 }
 
-// connection reads the address of a request, and, unless limit is 0, its body, whose
-// fields are named. If the request is refused for either, it has answered. What is wrong
-// with the id is among the faults of the body.
+// connection reads the address of a request and, unless limit is 0, its body, which may have
+// the given fields. If either is refused, it has answered. Mistakes in the id are among the
+// faults of the body.
 func (a *API) connection(w http.ResponseWriter, r *http.Request, limit int64, fields ...string) (c connection, o *object, ok bool) {
 	if c.room, c.grant, ok = a.asked(w, r, access.Join); !ok {
 		return c, nil, false
@@ -61,8 +61,8 @@ func (a *API) connection(w http.ResponseWriter, r *http.Request, limit int64, fi
 	return c, o, a.identify(w, r, &c, o)
 }
 
-// identify finds out which of the speaker's connections the address of a request names. It
-// reports false if it has answered that this is not known.
+// identify finds out which of the speaker's connections the address of a request names. If
+// the keys are not known yet, it has answered, and reports false.
 func (a *API) identify(w http.ResponseWriter, r *http.Request, c *connection, o *object) bool {
 	id := r.PathValue("connection")
 	if presence.CheckID(id) != nil {
@@ -124,7 +124,7 @@ func (a *API) Put(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// seconds is a time in seconds, of which thousandths are told.
+// seconds is a time in seconds, written with up to three decimals.
 type seconds time.Duration
 
 // MarshalJSON writes the number, without a fraction if it has none.
@@ -165,8 +165,8 @@ func (a *API) wanted(r *http.Request, c connection, o *object) (store.Wanted, er
 	return w, err
 }
 
-// within shortens a lease that would outlive the token that asks for it. The error is that
-// the token has expired.
+// within shortens a lease that would outlive the sender's token. The error says that the
+// token has expired.
 func within(g *access.Grant, ttl time.Duration) (time.Duration, error) {
 	if g.Expires.IsZero() {
 		return ttl, nil
@@ -199,7 +199,7 @@ func (o *object) user(g *access.Grant) (string, error) {
 	return user, nil
 }
 
-// nameAllowed returns an error of access if the sender may not give the name that is given.
+// nameAllowed returns an error of access if the sender may not give the user this name.
 func (o *object) nameAllowed(g *access.Grant) error {
 	var name string
 	if o.has("name") && json.Unmarshal(o.fields["name"], &name) == nil {
@@ -235,7 +235,7 @@ func freeName(g *access.Grant, user string) string {
 	return user
 }
 
-// metaRule says which metadata are legal.
+// metaRule is the sentence that says which metadata are legal.
 const metaRule = "It must be a JSON object of at most 1024 bytes in compact form."
 
 // ttl returns the lease that a body asks for, or the default.
@@ -309,11 +309,11 @@ func (a *API) Delete(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	a.leave(w, r, c, o)
+	a.end(w, r, c, o)
 }
 
-// leave ends a connection, and answers.
-func (a *API) leave(w http.ResponseWriter, r *http.Request, c connection, o *object) {
+// end ends a connection, and answers.
+func (a *API) end(w http.ResponseWriter, r *http.Request, c connection, o *object) {
 	err := o.faults.err()
 	if err == nil {
 		var occupancy presence.Occupancy
@@ -335,7 +335,7 @@ func done(w http.ResponseWriter) {
 }
 
 // Leave serves POST /v1/rooms/{room}/connections/{connection}/leave, which does the same as
-// DELETE. A browser that leaves a page can send only a POST, and no header: so the token
+// DELETE. A browser that leaves a page can send only a POST without headers. So the token
 // may be in the body, which may also be empty.
 func (a *API) Leave(w http.ResponseWriter, r *http.Request) {
 	c := connection{room: r.PathValue("room")}
@@ -363,7 +363,7 @@ func (a *API) Leave(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if a.identify(w, r, &c, o) {
-		a.leave(w, r, c, o)
+		a.end(w, r, c, o)
 	}
 }
 
@@ -466,8 +466,8 @@ func (o *object) seats() []seat {
 	return seats
 }
 
-// renew renews connections, each once, and returns which are there. Those of rooms in
-// which the sender may not be present are not.
+// renew renews connections, each once, and returns those that are there. Connections in
+// rooms that the sender may not join count as missing.
 func (a *API) renew(r *http.Request, g *access.Grant, keys presence.Keys, seats []seat, ttl time.Duration) (map[seat]bool, error) {
 	rooms := map[string][]seat{}
 	once := map[seat]bool{}

@@ -23,9 +23,9 @@ const (
 	RoomFull             Code = "room_full"              // 409: the room has as many users as it may have
 	TooManyRooms         Code = "too_many_rooms"         // 409: there are as many rooms as there may be
 	Gone                 Code = "gone"                   // 410: the log does not reach back that far
-	TooLarge             Code = "too_large"              // 413: the body is larger than what is read
+	TooLarge             Code = "too_large"              // 413: the body is larger than the server reads
 	UnsupportedMediaType Code = "unsupported_media_type" // 415: the body is multipart
-	Invalid              Code = "invalid"                // 422: the request says something that can't be; see errors
+	Invalid              Code = "invalid"                // 422: the request has mistakes; see errors
 	RateLimited          Code = "rate_limited"           // 429: too many requests in a short time
 	Unavailable          Code = "unavailable"            // 503: Redis can't be reached
 )
@@ -36,7 +36,7 @@ type Fault struct {
 	// and the name of the parameter.
 	Pointer string `json:"pointer"`
 
-	// Detail is a sentence that says what can be.
+	// Detail is a sentence that says what is legal.
 	Detail string `json:"detail"`
 }
 
@@ -51,8 +51,8 @@ type problem struct {
 	Errors []Fault `json:"errors,omitempty"`
 }
 
-// problems are what all problems of a code have in common. after is after how many seconds
-// the request may be sent again.
+// problems has the parts that all problems of a code share. after is the number of seconds
+// after which the request may be sent again.
 var problems = map[Code]struct {
 	status              int
 	title, retry, after string

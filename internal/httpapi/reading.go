@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	// maxQuery is the largest body of a query, in bytes, and maxAsked how many rooms and
-	// how many users it may name.
+	// maxQuery is the largest body of a query, in bytes. maxAsked is how many rooms, and how
+	// many users, a query may name.
 	maxQuery = 64 << 10
 	maxAsked = 100
 
-	// maxChanges is how many entries of the log are told at a time.
+	// maxChanges is how many entries of the log an answer has at most.
 	maxChanges = 256
 )
 
@@ -150,12 +150,12 @@ func (a *API) Members(w http.ResponseWriter, r *http.Request) {
 	answer(w, page)
 }
 
-// list returns a room with a page of its members, and where the list goes on; the zero
-// place if it does not.
+// list returns a room with a page of its members, and where the list continues; the zero
+// place if it ends.
 //
-// A room of which all members are known in order is listed in that order. The next page
-// begins after the last member of the page before, also if members have come or gone since.
-// A larger room is scanned; if it was smaller when the list began, from its beginning.
+// If all members of a room are known in order, the list has that order. The next page begins
+// after the last member of the page before, also if members have come or gone since. A larger
+// room is scanned. If it was smaller when the list began, the scan begins at its beginning.
 func (a *API) list(r *http.Request, name string, from place, limit int) (view room.View, next place, err error) {
 	if !from.scan {
 		view, err = a.rooms.Look(r.Context(), name)
@@ -184,8 +184,8 @@ func (a *API) list(r *http.Request, name string, from place, limit int) (view ro
 	return view, next, err
 }
 
-// Member serves GET /v1/rooms/{room}/members/{user}. The answer has no field to say that it
-// is stale, so a stale one is 503.
+// Member serves GET /v1/rooms/{room}/members/{user}. The answer has no field which says that
+// it is stale, so while the room is stale the answer is 503.
 func (a *API) Member(w http.ResponseWriter, r *http.Request) {
 	name, _, ok := a.asked(w, r, access.Observe)
 	if !ok {

@@ -10,7 +10,7 @@ type Reason string
 
 // The reasons.
 const (
-	// ReasonLeft: the user said so, or came back as somebody else.
+	// ReasonLeft: the user said so, or joined as another user.
 	ReasonLeft Reason = "left"
 
 	// ReasonClosed: the last socket or stream ended, and the grace passed.
@@ -20,7 +20,7 @@ const (
 	// program stopped asking.
 	ReasonTimeout Reason = "timeout"
 
-	// ReasonRemoved: a backend ended it.
+	// ReasonRemoved: a backend removed the user.
 	ReasonRemoved Reason = "removed"
 )
 
@@ -32,19 +32,19 @@ type Left struct {
 
 // Change leads from one version of a room to a later one. No user is in it twice.
 type Change struct {
-	// Prev is the version that it leads from.
+	// Prev is the version before the change.
 	Prev int64
 
 	// Occupancy is the room's afterwards, with the version that it leads to.
 	Occupancy
 
-	// Joined are users who came, Updated those of whom anything is different, and
-	// Left those who went.
+	// Joined are users who came, Updated users whose name, metadata or number of
+	// connections changed, and Left users who left.
 	Joined, Updated []Member
 	Left            []Left
 
-	// Unnamed says that not all users are named who came, changed or went: the
-	// whole room has to be read.
+	// Unnamed says that not all of these users are listed: the whole room has to be
+	// read.
 	Unnamed bool
 }
 
@@ -52,12 +52,11 @@ type Change struct {
 type Snapshot struct {
 	Occupancy
 
-	// Birth is the same for as long as the room's data live. A version says
-	// something only together with it. "" stands for a room that is not there.
+	// Birth stays the same as long as Redis has the room's data. Only versions with the
+	// same birth can be compared. "" stands for a room that is not there.
 	Birth string
 
-	// Members are the first members by [Member.Compare], [ListSize] of them at
-	// most; all of a room that has no more.
+	// Members are the first members by [Member.Compare], at most [ListSize] of them.
 	Members []Member
 }
 
@@ -72,9 +71,9 @@ func (m Member) Compare(other Member) int {
 	return cmp.Or(cmp.Compare(m.Since, other.Since), cmp.Compare(m.ID, other.ID))
 }
 
-// Apply returns the room after c, and true; or false if that can't be known from
-// the two: c leads from another version, names not all, or s does not list all and the
-// members that it lists may be others now. s is not modified.
+// Apply returns the room after c, and true. It returns false if c begins at another
+// version, if c does not list all its users, or if s does not list all members and the
+// listed members may be others after c. s is not modified.
 func (s Snapshot) Apply(c Change) (Snapshot, bool) {
 	if c.Unnamed || c.Prev != s.Version {
 		return s, false
@@ -122,9 +121,9 @@ func (s Snapshot) Apply(c Change) (Snapshot, bool) {
 	return next, len(next.Members) == min(next.Users, ListSize)
 }
 
-// Then returns the change that leads from where c begins to where next ends, which
-// must begin where c ends: join then leave is nothing; leave then join is an update;
-// join then update is a join. It can be applied to a room of which all are listed.
+// Then returns the change from the beginning of c to the end of next, which must begin
+// where c ends: join then leave is nothing; leave then join is an update; join then
+// update is a join. It can be applied to a snapshot that lists all members.
 func (c Change) Then(next Change) Change {
 	type fate struct {
 		was, is bool // there, before c and after next

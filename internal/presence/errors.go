@@ -12,26 +12,26 @@ var (
 	ErrInvalidID = errors.New("invalid id")
 
 	// ErrRoomFull is returned by a join into a room that has as many users as
-	// the server allows. Nothing was changed; it can be tried again later.
+	// the server allows. Nothing was changed; the join can be tried again later.
 	ErrRoomFull = errors.New("room is full")
 
 	// ErrTooManyRooms is returned by a join that would open one room more than
-	// the server allows. Nothing was changed; it can be tried again later.
+	// the server allows. Nothing was changed; the join can be tried again later.
 	ErrTooManyRooms = errors.New("too many rooms")
 
-	// ErrAddressRooms is returned by a join into one room more than people from
-	// one address may be in through one replica. Nothing was changed.
+	// ErrAddressRooms is returned by a join if people from the address are already in
+	// as many rooms through this replica as it allows. Nothing was changed.
 	ErrAddressRooms = errors.New("too many rooms from this address")
 
-	// ErrAddressMembers is returned by a join of one member more than may be
-	// there from one address through one replica. Nothing was changed.
+	// ErrAddressMembers is returned by a join if the address already has as many
+	// members through this replica as it allows. Nothing was changed.
 	ErrAddressMembers = errors.New("too many members from this address")
 
 	// ErrNotPresent is returned for a change of a user who is not in the room.
 	ErrNotPresent = errors.New("user is not in the room")
 
-	// ErrConflict is returned when what was to be changed has been changed by somebody
-	// else. Nothing was changed; it can be read and tried again at once.
+	// ErrConflict is returned when somebody else has changed the same user meanwhile.
+	// Nothing was changed; the caller can read the user and try again at once.
 	ErrConflict = errors.New("changed by somebody else meanwhile")
 
 	// ErrSuperseded is returned when a connection was taken over by a newer
@@ -47,7 +47,7 @@ var (
 	ErrUnavailable = errors.New("presence store is unavailable")
 
 	// ErrFull is returned by a join when Redis has no memory left for newcomers.
-	// Nothing was changed; it can be tried again later.
+	// Nothing was changed; the join can be tried again later.
 	ErrFull = errors.New("presence store is full")
 
 	// ErrDamaged is returned for a room whose data in Redis is not what this

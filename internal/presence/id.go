@@ -51,11 +51,11 @@ func CheckID(id string) error {
 	return fmt.Errorf("%w: an id is 1 to %d characters of A-Z, a-z, 0-9 and _.:@|+=~-, and neither \".\" nor \"..\"", ErrInvalidID, maxID)
 }
 
-// IsTabKey reports whether key is what a page may call its tab: 16 to 64
-// characters of [A-Za-z0-9_-].
+// IsTabKey reports whether key is a legal key of a tab: 16 to 64 characters of
+// [A-Za-z0-9_-].
 func IsTabKey(key string) bool { return isToken(key, 16, 64) }
 
-// IsID reports whether id is of the form of those that [Keys] makes.
+// IsID reports whether id has the form of the ids that [Keys] makes.
 func IsID(id string) bool { return isToken(id, IDSize, IDSize) }
 
 // isToken reports whether s has from low to high characters, all of the URL
@@ -77,8 +77,8 @@ func isTokenByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-'
 }
 
-// NewGeneration returns a fresh random generation. Its characters but the first are not
-// all the same: when they are turned, it is another.
+// NewGeneration returns a new random generation. Its last three characters are not all the
+// same, so that rotating them gives another generation.
 func NewGeneration() string {
 	for {
 		var b [GenerationSize * 3 / 4]byte
@@ -94,9 +94,9 @@ func NewGeneration() string {
 // the characters that NewGeneration uses.
 const httpMark = "~"
 
-// NewHTTPGeneration returns a fresh random generation for a connection that has no
-// socket, and so is kept by requests alone. It has a mark that no other generation
-// has, and 18 random bits.
+// NewHTTPGeneration returns a new random generation for a connection without a socket,
+// which only requests renew. It begins with a mark that no other generation has, and
+// has 18 random bits.
 func NewHTTPGeneration() string { return httpMark + NewGeneration()[len(httpMark):] }
 
 // IsHTTPGeneration reports whether generation was made by [NewHTTPGeneration].
@@ -115,20 +115,20 @@ func NewKeys(secret []byte) Keys { return Keys{secret: secret} }
 func (k Keys) UserID(session, name string) string { return k.derive("user", session, name) }
 
 // ConnectionID is the id of one tab, named by its tab key, of the browser that
-// holds session. An empty tab key stands for the browser as a whole, which is
-// how visitors without JavaScript are known.
+// holds session. An empty tab key stands for the browser as a whole, as for
+// visitors without JavaScript.
 func (k Keys) ConnectionID(session, tab string) string { return k.derive("connection", session, tab) }
 
-// SpeakerConnectionID is the id of the connection that the caller of the API who is
-// known as speaker calls id, which has passed [CheckID]. Nobody else can name it: not
-// another speaker, and no page.
+// SpeakerConnectionID is the stored id of the connection that speaker, a caller of the
+// API, calls id. id has passed [CheckID]. No other speaker and no page can name that
+// connection.
 func (k Keys) SpeakerConnectionID(speaker, id string) string { return k.derive("speaker", speaker, id) }
 
 // signSize is the length of a signature in characters: 132 bits.
 const signSize = 22
 
-// Sign returns a signature of parts, by which every replica knows that one of them
-// has vouched for exactly these. No part contains a NUL.
+// Sign returns a signature of parts, which proves to every replica that a replica has
+// signed exactly these parts. No part contains a NUL.
 func (k Keys) Sign(parts ...string) string { return k.mac("signature", parts...)[:signSize] }
 
 // derive returns the first IDSize characters of the MAC of the parts.

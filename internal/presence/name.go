@@ -21,9 +21,9 @@ const (
 	// many UTF-16 units, which is how browsers count.
 	MaxNameBytes = 400
 
-	// maxNonspacing is how many marks that take no room of their own may be piled
-	// on a letter (UTS #39, 5.4), and maxMarks how many marks of all kinds may
-	// follow it: Burmese needs six.
+	// maxNonspacing is how many marks without a width of their own a letter may have
+	// (UTS #39, 5.4). maxMarks is how many marks of all kinds may follow a letter:
+	// Burmese needs six.
 	maxNonspacing = 4
 	maxMarks      = 8
 
@@ -46,8 +46,8 @@ const (
 )
 
 // CleanName turns what somebody typed into the name that others see: Unicode
-// NFC (UAX #15), with blanks at the ends removed and runs of blanks inside made
-// one space. The same person typing the same name twice so gets the same name.
+// NFC (UAX #15), without blanks at the ends, and with one space for each run of
+// blanks inside. So a person who types the same name twice gets the same name.
 //
 // The error is a [*NameError] whose text can be shown on the form. A name has 1 to
 // [MaxName] characters in at most [MaxNameBytes] bytes, and every character of it
@@ -62,7 +62,7 @@ const (
 // Names that begin with "{{" or contain "<root>" are refused, too: the browser
 // client would show them as nothing.
 func CleanName(raw string) (string, error) {
-	// Where others decode the text, what was none of it is U+FFFD.
+	// Others decode invalid bytes as U+FFFD, too.
 	if !utf8.ValidString(raw) || strings.ContainsRune(raw, utf8.RuneError) {
 		return "", &NameError{notText}
 	}
@@ -104,7 +104,7 @@ func checkSize(name string) string {
 	return ""
 }
 
-// checkCharacters says which characters a name has that it can't, or "".
+// checkCharacters says which characters of a name are not allowed, or "".
 func checkCharacters(name string) string {
 	text := []rune(name)
 	at := func(i int) rune {
@@ -124,7 +124,7 @@ func checkCharacters(name string) string {
 			if !joins(text, i) {
 				return invisible
 			}
-			if at(i+1) != bengaliVirama { // where a mark goes on with the letter before
+			if at(i+1) != bengaliVirama { // after it a mark still belongs to the letter before
 				base = 0
 			}
 		case unicode.Is(unicode.Variation_Selector, r):
@@ -156,7 +156,7 @@ func checkCharacters(name string) string {
 func checkPiles(name string) string {
 	marks, nonspacing := 0, 0
 	var before rune
-	for _, r := range norm.NFD.String(name) { // in which no mark is hidden in a letter
+	for _, r := range norm.NFD.String(name) { // it separates all marks from their letters
 		switch {
 		case unicode.Is(unicode.Variation_Selector, r):
 		case !unicode.IsMark(r):
@@ -174,7 +174,7 @@ func checkPiles(name string) string {
 	return ""
 }
 
-// checkClient says what the browser client would not show, or "".
+// checkClient says what of a name the browser client would not show, or "".
 func checkClient(name string) string {
 	if strings.HasPrefix(name, "{{") {
 		return braces
@@ -236,7 +236,7 @@ func joins(text []rune, i int) bool {
 	return err == nil
 }
 
-// varies reports whether a variation selector has something to vary in before.
+// varies reports whether a variation selector may follow before.
 func varies(before, selector, after rune) bool {
 	switch {
 	case selector == emojiStyle && after == keycap && (before >= '0' && before <= '9' || before == '#' || before == '*'):
@@ -250,14 +250,14 @@ func varies(before, selector, after rune) bool {
 	}
 }
 
-// isPictograph reports whether r is what emoji are made of (UTS #51, 1.4.5): such
-// characters are one character when they are joined.
+// isPictograph reports whether emoji are made of r (UTS #51, 1.4.5): such characters are
+// one character when they are joined.
 func isPictograph(r rune) bool {
 	return r > 0x7f && uniseg.GraphemeClusterCount(string([]rune{r, zwj, blackFlag})) == 1
 }
 
-// tags returns how many tag characters at the beginning of text make a black flag
-// that of a region, such as Scotland; 0 if they do not.
+// tags returns how many tag characters at the beginning of text turn a black flag into
+// the flag of a region, such as Scotland; 0 if they do not.
 func tags(text []rune) int {
 	const least, most = 3, 6 // a country and a subdivision
 	for n, r := range text {
@@ -272,7 +272,7 @@ func tags(text []rune) int {
 	return 0
 }
 
-// isDrawnAsNothing reports whether r is visible by category and blank on the screen.
+// isDrawnAsNothing reports whether r has a visible category but is blank on the screen.
 func isDrawnAsNothing(r rune) bool {
 	switch r {
 	case '\u2800', // braille without dots
@@ -290,7 +290,7 @@ func isConjoiningJamo(r rune) bool {
 	return r >= 0x1100 && r <= 0x11ff || r >= 0xa960 && r <= 0xa97c || r >= 0xd7b0 && r <= 0xd7fb
 }
 
-// scriptOf returns the script that r belongs to, or nil if that is none in particular.
+// scriptOf returns the script that r belongs to, or nil if it belongs to none.
 func scriptOf(r rune) *unicode.RangeTable {
 	if unicode.In(r, unicode.Inherited, unicode.Common) {
 		return nil

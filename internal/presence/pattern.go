@@ -27,7 +27,7 @@ func ParsePattern(s string) (Pattern, error) {
 	return Pattern{}, ErrInvalidPattern
 }
 
-// Match reports whether room is one of those that p stands for.
+// Match reports whether p stands for room.
 func (p Pattern) Match(room string) bool {
 	return room == p.Text || p.Prefix && strings.HasPrefix(room, p.Text)
 }
@@ -51,7 +51,7 @@ func ParsePatterns(list []string) (Patterns, error) {
 	return all, nil
 }
 
-// Match reports whether room is one of those that ps stand for.
+// Match reports whether one of ps stands for room.
 func (ps Patterns) Match(room string) bool {
 	for _, p := range ps {
 		if p.Match(room) {
@@ -64,8 +64,8 @@ func (ps Patterns) Match(room string) bool {
 // All reports whether one of ps stands for every room.
 func (ps Patterns) All() bool { return slices.Contains(ps, Pattern{Prefix: true}) }
 
-// Apart returns patterns for the same rooms of which no two stand for the same one, in
-// the order of the rooms' names.
+// Apart returns patterns that stand for the same rooms, in the order of the names. No two
+// of them stand for the same room.
 func (ps Patterns) Apart() Patterns {
 	sorted := slices.Clone(ps)
 	slices.SortFunc(sorted, func(a, b Pattern) int {
@@ -79,7 +79,7 @@ func (ps Patterns) Apart() Patterns {
 	})
 	apart := sorted[:0]
 	for _, p := range sorted {
-		// What covers p comes before it, with nothing that it does not cover between.
+		// A pattern that covers p comes before p, and covers all patterns in between.
 		if last := len(apart) - 1; last < 0 || !apart[last].Match(p.Text) {
 			apart = append(apart, p)
 		}
@@ -87,7 +87,7 @@ func (ps Patterns) Apart() Patterns {
 	return apart
 }
 
-// Under returns patterns for those of the rooms whose names begin with prefix.
+// Under returns patterns for the rooms of ps whose names begin with prefix.
 func (ps Patterns) Under(prefix string) Patterns {
 	var under Patterns
 	for _, p := range ps {

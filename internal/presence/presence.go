@@ -12,12 +12,12 @@ type User struct {
 	// Name is what others see. It has passed [CleanName].
 	Name string
 
-	// Meta is what else others may know: a JSON object in compact form, or ""
-	// for none.
+	// Meta is metadata that others see: a JSON object in compact form, or "" for
+	// none.
 	Meta string
 
-	// Guest says that the visitor of a page chose the name, and nobody vouches for who
-	// that is. It stays while the user is there.
+	// Guest says that the visitor of a page chose the name, and nothing proves who that
+	// is. It stays the same while the user is there.
 	Guest bool
 
 	// Since is when the user came, in microseconds since the epoch by the clock

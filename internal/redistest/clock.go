@@ -24,7 +24,7 @@ type Clock struct {
 	env  []string
 }
 
-// HasClocks reports whether [NewClock] is to be had here. In CI it has to be.
+// HasClocks reports whether [NewClock] works here. In CI it has to.
 func HasClocks() bool {
 	if runtime.GOOS != "linux" {
 		return false
@@ -63,7 +63,7 @@ func NewClock(t testing.TB) *Clock {
 	return c
 }
 
-// Step sets the clock to that much more than the machine's.
+// Step sets the clock ahead of the machine's by a duration.
 func (c *Clock) Step(ahead time.Duration) {
 	c.t.Helper()
 	b := binary.NativeEndian.AppendUint64(nil, uint64(ahead.Microseconds())) //nolint:gosec // its bits

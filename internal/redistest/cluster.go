@@ -16,7 +16,7 @@ import (
 	"presence/test/memnet"
 )
 
-// slots is how many a Cluster has.
+// slots is how many slots a Cluster has.
 const slots = 16384
 
 // FakeCluster is Fakes that share the slots as the masters of a Cluster do. One that is asked
@@ -81,7 +81,7 @@ func (c *FakeCluster) nodeLocked(slot int) int {
 	return slot * len(c.Nodes) / slots
 }
 
-// FailOver has another server take the place of a node, with its data.
+// FailOver puts another server in the place of a node, with the node's data.
 func (c *FakeCluster) FailOver(node int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,8 +94,8 @@ func (c *FakeCluster) FailOver(node int) {
 	c.addrs[node] = host + ":" + port
 }
 
-// Move moves the slot of key to a node, with all its keys, at once. Those who subscribe to
-// channels of it are told that they do so no more.
+// Move moves the slot of key to a node, with all its keys, at once. Clients
+// that subscribe to channels of the slot are told that they no longer do.
 func (c *FakeCluster) Move(key string, to int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,12 +1,13 @@
-// Package redistest gives tests a Redis: an in-memory one that fits into a
-// synctest bubble, or a real redis-server on a free port, which the code under
-// test enters as the user that is shipped for it, and which must have refused
-// that user nothing when the test ends.
+// Package redistest gives tests a Redis: one in memory that fits into a synctest
+// bubble, or a real redis-server on a free port. The code under test logs in to the
+// real one as the user of deploy/redis/users.acl. The test fails if Redis refused a
+// command of that user.
 //
-//   - fake.go: the one in memory, and the network between it and a client
-//   - cluster.go: several of those, as the masters of a Cluster
-//   - script.go: the scripts of the one in memory
-//   - server.go: the real one, plain or over TLS
-//   - users.go: who may do what in it
-//   - wait.go: what tests of processes need besides
+//   - fake.go: the Redis in memory, and the network between it and a client
+//   - cluster.go: several of these, as the masters of a Cluster
+//   - script.go: runs Lua scripts for the Redis in memory
+//   - server.go, tls.go: the real Redis, plain or over TLS
+//   - clock.go: a clock of the real Redis that tests can step
+//   - users.go: the users of the real Redis
+//   - wait.go: programs, ports, and waiting for a condition
 package redistest

@@ -18,13 +18,13 @@ import (
 	"presence/test/memnet"
 )
 
-// Fake is a miniredis that is reached through memory only and whose TTLs follow
-// the clock of the bubble it was made in.
+// Fake is a miniredis that clients reach through memory only. Its TTLs follow the
+// clock of the bubble in which it was made.
 type Fake struct {
 	*miniredis.Miniredis
 	scripts    *scripts
 	down       atomic.Bool
-	broken     atomic.Pointer[string] // what every command is answered with
+	broken     atomic.Pointer[string] // the error that answers every command; nil: none
 	dialFailed atomic.Bool
 	muted      atomic.Bool
 	stepped    atomic.Bool
@@ -52,7 +52,7 @@ func NewFake(t testing.TB) *Fake {
 	return f
 }
 
-// serve carries out the commands that miniredis is not to.
+// serve carries out the commands that miniredis must not.
 func (f *Fake) serve(c *server.Peer, cmd string, args ...string) bool {
 	if c.Ctx == f.scripts.inside {
 		return false
@@ -71,8 +71,7 @@ func (f *Fake) serve(c *server.Peer, cmd string, args ...string) bool {
 	return f.scripts.serve(c, cmd, args)
 }
 
-// Step has the clock of the Fake show that much more than before, from now on. Keys end
-// by that clock.
+// Step moves the clock of the Fake by a duration. Keys end by that clock.
 func (f *Fake) Step(by time.Duration) {
 	ahead := time.Duration(f.ahead.Add(int64(by)))
 	if by != 0 {
@@ -83,8 +82,8 @@ func (f *Fake) Step(by time.Duration) {
 	}
 }
 
-// Copy takes a copy of all data, as a replica of Redis has it that gets no further. The
-// function that it returns fails over to that. Keys of the copy end in time, too.
+// Copy copies all data, like a replica of Redis that lags behind from now on. The function
+// that it returns fails over to the copy. Keys of the copy expire, too.
 func (f *Fake) Copy() (failOver func()) {
 	at := int(f.copies.Add(1))
 	for _, key := range f.Keys() {
@@ -99,7 +98,7 @@ func (f *Fake) Copy() (failOver func()) {
 	}
 }
 
-// SetError has every command answered with text; "" ends that.
+// SetError makes the Fake answer every command with the error text; "" ends that.
 func (f *Fake) SetError(text string) {
 	if text == "" {
 		f.broken.Store(nil)
@@ -108,10 +107,10 @@ func (f *Fake) SetError(text string) {
 	f.broken.Store(&text)
 }
 
-// Mute has the messages that scripts publish get lost, until it is called with false.
+// Mute loses the messages that scripts publish, until it is called with false.
 func (f *Fake) Mute(muted bool) { f.muted.Store(muted) }
 
-// errDown is what a dial is answered with that does not get through.
+// errDown is the error of a dial that does not get through.
 var errDown = errors.New("connection refused")
 
 // Down makes the Fake refuse connections and fail every command, until Up.
@@ -126,8 +125,7 @@ func (f *Fake) Up() {
 	f.down.Store(false)
 }
 
-// Client returns a client of its own, such as a replica has, that ends with the
-// test.
+// Client returns a new client, such as a replica has. It ends with the test.
 func (f *Fake) Client(t testing.TB) redis.UniversalClient { return f.Link(t).Client }
 
 // buffer is the size of those of a connection: the client's own choice of 32 KiB takes longer
@@ -171,14 +169,14 @@ func (f *Fake) Link(t testing.TB) *Link {
 	return l
 }
 
-// here is the address of both ends: nobody asks.
+// here is the address of both ends, which nobody needs.
 var here = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}
 
 func (l *Link) dial(f *Fake) (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// While the link is held a dial fails, too: the client greets the server with a
-	// mutex locked, and in a bubble time does not pass while others wait for that.
+	// While the link is held a dial fails, too. The client greets the server while it
+	// holds a mutex, and in a bubble time stands still while goroutines wait for a mutex.
 	if l.cut || l.held || f.down.Load() {
 		f.dialFailed.Store(true)
 		return nil, errDown
@@ -189,9 +187,9 @@ func (l *Link) dial(f *Fake) (net.Conn, error) {
 	}
 	near, far := memnet.New(here, here)
 	l.conns[near] = true
-	// An in-memory pipe has no buffer: a client that writes a whole pipeline before
-	// it reads the first reply would wait for ever, and a client that does not read
-	// would hold up the Fake.
+	// A pipe in memory has no buffer: a client that writes a whole pipeline before it
+	// reads the first reply would wait for ever, and a client that does not read would
+	// block the Fake.
 	go func() {
 		defer server.Close()
 		l.request(near, far, server)
@@ -208,7 +206,7 @@ func (l *Link) dial(f *Fake) (net.Conn, error) {
 	return near, nil
 }
 
-// request passes on what the client of near sends.
+// request passes the requests of the client of near on.
 func (l *Link) request(near, far *memnet.Conn, server net.Conn) {
 	b := make([]byte, 32<<10)
 	for {
@@ -230,7 +228,7 @@ func (l *Link) request(near, far *memnet.Conn, server net.Conn) {
 	}
 }
 
-// Cut ends all connections and lets no new ones through, until Mend.
+// Cut ends all connections and refuses new ones, until Mend.
 func (l *Link) Cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -248,10 +246,9 @@ func (l *Link) Mend() {
 	l.cut = false
 }
 
-// Hold has nothing arrive, in either direction, until it is called with false. New
-// connections fail meanwhile.
-// Nothing is lost meanwhile: what was sent before the client gave up is carried out
-// in the end.
+// Hold stops the traffic in both directions, until it is called with false. New
+// connections fail meanwhile. Nothing is lost: the Fake carries out in the end what the
+// client sent before it gave up.
 func (l *Link) Hold(held bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -261,9 +258,9 @@ func (l *Link) Hold(held bool) {
 	}
 }
 
-// LoseReply loses the reply to a request that has text in it, the first after so many
-// that are spared, and whatever else would arrive on its connection: the request is
-// carried out, and the client never hears of it. "" ends it.
+// LoseReply loses the reply to a request that contains text, the first one after spare
+// others, and all that follows on its connection. The Fake carries the request out, but
+// the client never gets the reply. "" ends this.
 func (l *Link) LoseReply(text string, spare int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

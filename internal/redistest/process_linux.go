@@ -5,9 +5,8 @@ import (
 	"syscall"
 )
 
-// EndWithTest has the kernel end the process when the test's is no more, in
-// whatever way that came about: a test that panics or runs out of time cleans up
-// nothing.
+// EndWithTest lets the kernel end the process when the process of the test ends, in
+// whatever way: a test that panics or runs out of time cleans nothing up.
 func EndWithTest(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }

@@ -4,5 +4,5 @@ package redistest
 
 import "os/exec"
 
-// EndWithTest does nothing where there is nothing like Linux' PR_SET_PDEATHSIG.
+// EndWithTest does nothing: only Linux has PR_SET_PDEATHSIG.
 func EndWithTest(*exec.Cmd) {}

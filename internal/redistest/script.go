@@ -17,9 +17,9 @@ import (
 )
 
 // scripts runs the Lua scripts of a Fake. miniredis would make an interpreter for each
-// call, which takes several times as long as the scripts themselves; here one serves all
-// calls. Scripts have no globals but those of Redis, and none of them outlives a call.
-// They can't be called within MULTI.
+// call, which takes several times as long as the scripts themselves. Here one interpreter
+// serves all calls. Scripts have only the globals of Redis, and no global outlives a call.
+// Scripts can't be called within MULTI.
 type scripts struct {
 	fake   *Fake
 	state  *lua.LState
@@ -37,8 +37,8 @@ var compiled sync.Map
 func newScripts(t testing.TB, f *Fake) *scripts {
 	s := &scripts{fake: f, texts: map[string]string{}}
 	s.writer, s.reader = bufio.NewWriter(&s.reply), bufio.NewReader(&s.reply)
-	// Only a script of miniredis' own has the context in which its commands know that
-	// the lock is held.
+	// Commands have to know that the lock is held. Only a script that miniredis itself runs
+	// has the context that says so.
 	err := f.Server().Register("REDISTEST.INSIDE", func(c *server.Peer, _ string, _ []string) {
 		s.inside = c.Ctx
 		c.WriteOK()
@@ -74,7 +74,7 @@ func newScripts(t testing.TB, f *Fake) *scripts {
 	return s
 }
 
-// serve runs a script, if that is what a client asks for and the script is known.
+// serve runs a script, if a client asks for one that is known.
 func (s *scripts) serve(c *server.Peer, cmd string, args []string) bool {
 	if cmd != "EVAL" && cmd != "EVALSHA" || len(args) < 2 || c.Ctx == s.inside {
 		return false
@@ -93,7 +93,7 @@ func (s *scripts) serve(c *server.Peer, cmd string, args []string) bool {
 	}
 	script, err := compile(text)
 	if err != nil {
-		return false // miniredis says what is wrong with it
+		return false // miniredis answers with the error
 	}
 	if cmd == "EVAL" {
 		sum := sha1.Sum([]byte(text)) //nolint:gosec // likewise
@@ -137,7 +137,8 @@ func (s *scripts) set(name string, values []string) {
 	s.state.G.Global.RawSetString(name, list)
 }
 
-// call carries out a command of the script. An error ends the script, if it is to.
+// call carries out a command of the script. An error ends the script, unless the script
+// used pcall.
 func (s *scripts) call(ends bool) int {
 	l := s.state
 	args := make([]string, l.GetTop())
@@ -201,7 +202,7 @@ func (s *scripts) value(reply any) lua.LValue {
 	}
 }
 
-// failure is what a client is told of the error that ended a script.
+// failure is the answer to a client whose script ended with an error.
 func failure(err error) string {
 	if e, ok := err.(*lua.ApiError); ok { //nolint:errorlint // as it is
 		if thrown, ok := e.Object.(*lua.LTable); ok {

@@ -24,12 +24,12 @@ type Server struct {
 	args   []string
 	env    []string     // nil: as that of the test
 	secure *Certificate // nil: no TLS
-	open   bool         // anybody may do everything, as with a sentinel
+	open   bool         // without users: anybody may do everything, as with a sentinel
 }
 
-// Start starts a redis-server that keeps nothing on disk and ends with the test.
-// Where there is no such program the test is skipped, except in CI, where it
-// fails. args are appended to the command line.
+// Start starts a redis-server that keeps nothing on disk and ends with the test. If
+// the program is missing the test is skipped, or in CI fails. args are appended to
+// the command line.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
 	return StartAt(t, FreePort(t), nil, args...)
@@ -41,8 +41,8 @@ func StartTLS(t testing.TB, args ...string) *Server {
 	return StartAt(t, FreePort(t), NewCertificate(t), args...)
 }
 
-// StartAt starts a redis-server at a port: one of several that talk to each
-// other, over TLS if secure is not nil.
+// StartAt starts a redis-server at a port, for servers that talk to each other. It
+// uses TLS if secure is not nil.
 func StartAt(t testing.TB, port int, secure *Certificate, args ...string) *Server {
 	t.Helper()
 	return startAt(t, port, secure, nil, args...)
@@ -55,7 +55,7 @@ func startAt(t testing.TB, port int, secure *Certificate, env []string, args ...
 		Tool(t, "redis-server"), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
 		"--dir", t.TempDir(), "--logfile", "log", "--enable-debug-command", "local",
 		"--aclfile", usersFile(t), "--masteruser", admin, "--masterauth", password,
-		// A master killed before its first sync has a successor only so.
+		// Otherwise a master that is killed before its first sync has no successor.
 		"--repl-diskless-sync-delay", "0",
 	}, args...)
 	if secure == nil {
@@ -73,8 +73,7 @@ func startAt(t testing.TB, port int, secure *Certificate, env []string, args ...
 	return s
 }
 
-// StartSentinelAt starts a sentinel at a port, that writes to the configuration
-// file given.
+// StartSentinelAt starts a sentinel at a port. It writes to its configuration file.
 func StartSentinelAt(t testing.TB, port int, secure *Certificate, config string) *Server {
 	t.Helper()
 	s := &Server{
@@ -120,11 +119,11 @@ func (s *Server) signal(sig os.Signal) {
 	}
 }
 
-// URL is where the code under test finds the server, and as whom it enters: the
-// form that -redis-url takes.
+// URL is the address of the server, with the user of the code under test, as -redis-url
+// takes it.
 func (s *Server) URL() string { return URL("", s) + "/0" + s.secure.Query() }
 
-// URLBy is URL by way of another address, such as a proxy's.
+// URLBy is URL with another address, such as that of a proxy.
 func (s *Server) URLBy(addr string) string {
 	return (&Server{Addr: addr, secure: s.secure}).URL()
 }
@@ -187,6 +186,6 @@ func (s *Server) Do(args ...any) string {
 	return fmt.Sprint(reply)
 }
 
-// Auth is the user and the password with which one server may do everything on
-// another.
+// Auth is the user and the password that may do everything, for servers that log in to
+// each other.
 func Auth() (user, pass string) { return admin, password }

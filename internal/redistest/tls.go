@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// Certificate is what servers on the loopback interface show for themselves. It
-// is its own authority.
+// Certificate is a certificate for servers on the loopback interface. It is its own
+// authority.
 type Certificate struct {
 	// File and Key are paths of PEM files.
 	File, Key string
@@ -62,8 +62,8 @@ func NewCertificate(t testing.TB) *Certificate {
 	return c
 }
 
-// settings are those of a server that shows the certificate, and of one that
-// other servers of its kind reach in the same way.
+// settings are the settings of a server that uses the certificate, for clients and
+// between servers of its kind.
 func (c *Certificate) settings() []string {
 	return []string{
 		"tls-cert-file " + c.File, "tls-key-file " + c.Key, "tls-ca-cert-file " + c.File,

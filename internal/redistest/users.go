@@ -14,20 +14,20 @@ import (
 )
 
 const (
-	// shippedUser is the one of deploy/redis/users.acl that the code under test is.
+	// shippedUser is the user of deploy/redis/users.acl. The code under test logs in as it.
 	shippedUser = "presence"
 
-	// admin is a second user, for what the test itself has to ask.
+	// admin is a second user, for the commands of the test itself.
 	admin = "test-admin"
 
 	password = "of-the-test"
 
-	// passwordHash is what the shipped file has in place of the hash of a password.
+	// passwordHash stands in the shipped file in place of the hash of a password.
 	passwordHash = "#@PASSWORD_SHA256@"
 )
 
-// usersFile writes the shipped list of users with a known password and one user
-// more, and returns its path.
+// usersFile writes the shipped list of users with a known password and with the user
+// admin, and returns its path.
 func usersFile(t testing.TB) string {
 	t.Helper()
 	rules := strings.Replace(deploy.RedisUsers, passwordHash, ">"+password, 1)
@@ -42,8 +42,7 @@ func usersFile(t testing.TB) string {
 	return path
 }
 
-// refusedNothing fails the test if the server, which keeps a log of it, had to
-// refuse something to somebody.
+// refusedNothing fails the test if the server refused a command to a user, by its log.
 func (s *Server) refusedNothing() {
 	if s.cmd == nil {
 		return // killed, and its log with it

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Tool returns the path of a program that a test needs. Where there is none the
-// test is skipped, except in CI, where it fails.
+// Tool returns the path of a program that a test needs. If the program is missing the
+// test is skipped, or in CI fails.
 func Tool(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -25,15 +25,15 @@ func Tool(t testing.TB, name string) string {
 	return path
 }
 
-// given are the ports that were given out in this process: tests run at a time,
-// and nobody listens on a port at once.
+// given are the ports that were given out in this process. Tests run at the same time,
+// and it takes a moment until somebody listens on a port.
 var given = struct {
 	mu    sync.Mutex // guards:
 	ports map[int]bool
 }{ports: map[int]bool{}}
 
-// FreePorts returns n ports of the loopback interface that nobody listens on, each
-// with a free port 10,000 above it, where the nodes of a cluster talk. They lie
+// FreePorts returns n ports of the loopback interface on which nobody listens. The
+// port 10,000 above each is free, too: the nodes of a Cluster talk there. The ports are
 // below those that the system gives to outgoing connections.
 func FreePorts(t testing.TB, n int) []int {
 	t.Helper()

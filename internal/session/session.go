@@ -1,6 +1,6 @@
 // Package session tells browsers apart: each gets a cookie with a random id,
-// signed with a secret that all replicas share, so that any replica believes a
-// cookie that another has given.
+// signed with a secret that all replicas share, so that each replica accepts the
+// cookies of the others.
 package session
 
 import (
@@ -34,8 +34,8 @@ const (
 // Cookies gives out session cookies and reads them. It is safe for concurrent
 // use.
 type Cookies struct {
-	// Framed says that pages of other sites may frame ours. It is not to be changed in
-	// use.
+	// Framed says that pages of other sites may show ours in a frame. It must not be
+	// changed after the first use.
 	Framed bool
 
 	secret atomic.Pointer[[]byte]
@@ -49,7 +49,7 @@ func New(secret []byte) *Cookies {
 }
 
 // SetSecret replaces the secret. Cookies signed with the old one are no longer
-// believed.
+// accepted.
 func (c *Cookies) SetSecret(secret []byte) { c.secret.Store(&secret) }
 
 // Secret returns the secret.
@@ -78,10 +78,10 @@ func (c *Cookies) Ensure(w http.ResponseWriter, r *http.Request) string {
 	return id
 }
 
-// Guard gives a cookie that answers r what all of ours have in common: no script reads
-// it, no page of another site sends it, and over TLS it is for TLS alone. Where other
-// sites may frame our pages it is for each of these sites another cookie, and only sent
-// over TLS, as browsers demand (CHIPS).
+// Guard gives a cookie in the answer to r the attributes of all our cookies: scripts
+// can't read it, pages of other sites can't send it, and if r came over TLS it is sent
+// only over TLS. If other sites may frame our pages, each of these sites has a cookie of
+// its own (CHIPS), and it is sent only over TLS, as browsers demand.
 func (c *Cookies) Guard(r *http.Request, cookie *http.Cookie) {
 	cookie.HttpOnly = true
 	cookie.Secure = c.Framed || forwarded.IsHTTPS(r)
@@ -91,8 +91,8 @@ func (c *Cookies) Guard(r *http.Request, cookie *http.Cookie) {
 	}
 }
 
-// Stranger returns the session of a browser that can't be told from others: a new
-// one, that nobody will have again.
+// Stranger returns a new session that no later request will have, for a browser that
+// can't be recognised.
 func Stranger() string {
 	var b [idBytes]byte
 	_, _ = rand.Read(b[:]) // never fails

@@ -1,6 +1,7 @@
 // Package terse keeps a log readable while something goes wrong again and again.
-// A [Line] is what is said at most once in a while, and a [State] is what works or
-// does not. Both count what they leave out, for the next line to tell.
+// A [Line] is logged at most once in a while. A [State] is something that works or does
+// not, with lines when that changes. Both count the lines they leave out, so that the
+// next line can say the number.
 package terse
 
 import (
@@ -12,13 +13,13 @@ const (
 	// Interval is the least time between two lines about the same thing.
 	Interval = time.Minute
 
-	// lasts is how long a failure goes on until it is said although one was said
-	// within the last Interval: the log must not end with good news that are wrong.
+	// lasts is how long a failure must last to be logged, even if another was logged
+	// within the last Interval: the log must not end with outdated good news.
 	lasts = 5 * time.Second
 )
 
-// Line is one line of the log that would come too often. The zero value is ready,
-// and may be used by several goroutines.
+// Line is a line of the log that would come too often. The zero value is ready, and
+// several goroutines may use it.
 type Line struct {
 	// Every is the least time between two lines; 0 means [Interval]. It must not
 	// be changed after the first use.
@@ -48,20 +49,20 @@ func (l *Line) Due() (leftOut int, due bool) {
 }
 
 // State is something that works or does not: a connection, a server. One line says
-// that it fails, one an [Interval] that it still does, and one that it works again.
-// If it comes and goes, it is two lines an Interval. The zero value works, and may be
-// used by several goroutines.
+// that it fails, one each [Interval] that it still fails, and one that it works again.
+// If it fails and recovers all the time, there are two lines each Interval. The zero
+// value works, and several goroutines may use it.
 type State struct {
 	mu      sync.Mutex // guards:
 	failing bool
 	since   time.Time // when it began to fail
-	told    bool      // that it fails
-	said    time.Time // when that was said last, this time or before
+	told    bool      // that it fails was logged
+	said    time.Time // when that was logged last, in this failure or an earlier one
 	left    int
 }
 
-// Fails notes that it does not work. It reports whether that is to be said now, and
-// how many times it was not since it was said last.
+// Fails notes a failure. It reports whether to log it now, and how many failures were
+// not logged since the last one that was.
 func (s *State) Fails() (leftOut int, due bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,8 +81,8 @@ func (s *State) Fails() (leftOut int, due bool) {
 	return leftOut, true
 }
 
-// Works notes that it works. It reports whether that is to be said, since it was
-// said that it does not, and for how long it did not.
+// Works notes that it works. It reports for how long it failed, and whether to log
+// that it works again: only if the failure was logged.
 func (s *State) Works() (lasted time.Duration, due bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

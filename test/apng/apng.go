@@ -1,6 +1,6 @@
 // Package apng writes moving pictures: PNG files with several frames, as browsers and
 // GitHub show them (the APNG extension of PNG, third edition, chunks acTL, fcTL and
-// fdAT). Only what changes from one frame to the next is written.
+// fdAT). A frame holds only the part that differs from the one before.
 package apng
 
 import (
@@ -36,8 +36,8 @@ const signature = "\x89PNG\r\n\x1a\n"
 // errFrame is a picture that can't be a frame.
 var errFrame = errors.New("apng: a frame that is empty, or of another size than the first")
 
-// Add appends a picture without transparent parts that is shown for a time. A picture that
-// is the same as the last one lengthens that.
+// Add appends a picture without transparent parts, to be shown for a time. A picture that
+// equals the last one lengthens the time of that.
 func (m *Movie) Add(picture image.Image, d time.Duration) error {
 	now := image.NewRGBA(image.Rectangle{Max: picture.Bounds().Size()})
 	draw.Draw(now, now.Bounds(), picture, picture.Bounds().Min, draw.Src)

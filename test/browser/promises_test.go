@@ -9,9 +9,8 @@ import (
 	"presence/test/harness"
 )
 
-// TestPromises holds three replicas behind the balancer to what is promised
-// (docs/design.md, section 1), as people with the real client see it, one thing
-// after another.
+// TestPromises checks the promises of README.md for three replicas behind the
+// balancer, as people with the real client see them, one after another.
 func TestPromises(t *testing.T) {
 	const (
 		heartbeat = 2 * time.Second

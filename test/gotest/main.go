@@ -1,6 +1,6 @@
-// Command gotest runs go test with the arguments it is given and prints what go
-// test would, and in the end which tests were skipped and why, which go test
-// tells only among everything else.
+// Command gotest runs go test with its arguments, and prints what go test would
+// print. At the end it lists the tests that were skipped, with the reasons, which go
+// test prints only among everything else.
 //
 // With GOTEST_SKIPPED naming a file it also appends the reasons there, for
 // a person who runs it several times.
@@ -92,7 +92,7 @@ func report(events io.Reader, out io.Writer) (skipped []string, err error) {
 		case "output":
 			said[k] = append(said[k], e.Output)
 		case "fail":
-			if e.Test == "" { // what the tests said that have not ended: they broke the process
+			if e.Test == "" { // of a package that failed: also print what its unfinished tests said
 				for other, lines := range said {
 					if other.pkg == e.Package && other.test != "" {
 						_, _ = fmt.Fprint(out, strings.Join(lines, ""))

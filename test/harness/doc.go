@@ -1,16 +1,17 @@
 // Package harness gives tests the world around a replica: people with browsers,
 // Redis in its several shapes, a balancer, and networks that fail.
 //
-//   - replica.go: a server process, started, killed, stopped, paused
+//   - replica.go: a server process, which tests start, kill, stop and pause
 //   - follower.go: a program that follows a room by its event stream, and calls the API
-//   - visitor.go: a person with the page open, who speaks the browser's protocol
-//   - sight.go: what somebody reads off a page
+//   - visitor.go: a person with an open page, who speaks the browser's protocol
+//   - sight.go: what a person reads on a page
 //   - redis.go: Redis by Sentinel, in a Cluster, behind an ACL; failovers
-//   - haproxy.go: the balancer, with the configuration that is shipped
-//   - proxy.go: a network between two ends, that can go silent or break
-//   - observe.go, usage.go: watching for a while; what a server takes
+//   - haproxy.go: the balancer, with the configuration of deploy
+//   - proxy.go: a network between two ends, which can go silent or break
+//   - observe.go: watching for a while
+//   - usage.go: processor time and memory of a server
 //
-// Nothing here knows the server's code: what a Visitor reports is what a person
-// would have read on the screen. Everything listens on the loopback interface
-// and ends with its test.
+// Nothing here knows the server's code: a Visitor reports what a person would have
+// read on the screen. Everything listens on the loopback interface and ends with its
+// test.
 package harness

@@ -24,8 +24,8 @@ import (
 	"presence/internal/redistest"
 )
 
-// Key makes an API key that may do everything, and returns it and the flags of
-// the servers that are to take it.
+// Key makes an API key that may do everything, and returns it with the flags of
+// servers that accept it.
 func Key(t testing.TB) (key string, flags []string) {
 	t.Helper()
 	key = "psk_" + rand.Text()
@@ -69,7 +69,7 @@ func (p *Program) Call(method, path, body string) (status int, answer string, er
 	return resp.StatusCode, string(text), err
 }
 
-// Must is Call for what has to be answered with 2xx; the answer is read into
+// Must is Call, and fails the test if the status is not 2xx. It reads the answer into
 // out, unless that is nil. It may be called from any goroutine.
 func (p *Program) Must(method, path, body string, out any) {
 	p.t.Helper()
@@ -86,20 +86,20 @@ func (p *Program) Must(method, path, body string, out any) {
 	}
 }
 
-// Put has a user be in a room, by a connection of the same name. fields are more
-// of the body, such as `,"ttl":30`.
+// Put puts a user into a room, through a connection of the same name. fields are more
+// fields of the body, such as `,"ttl":30`.
 func (p *Program) Put(room, user, fields string) {
 	p.t.Helper()
 	p.Must(http.MethodPut, "/rooms/"+room+"/connections/"+user, fmt.Sprintf(`{"user":%q%s}`, user, fields), nil)
 }
 
-// Delete has a user leave whom Put brought.
+// Delete ends the connection that Put made.
 func (p *Program) Delete(room, user string) {
 	p.t.Helper()
 	p.Must(http.MethodDelete, "/rooms/"+room+"/connections/"+user, "", nil)
 }
 
-// Member is one user of a room, as the API tells it.
+// Member is one user of a room, as in answers of the API.
 type Member struct {
 	User        string          `json:"user"`
 	Name        string          `json:"name"`
@@ -138,11 +138,11 @@ type View struct {
 	Version int64
 	Users   int
 	Stale   bool
-	Counts  bool // the room is too large to be told of but by its numbers
+	Counts  bool // the room is large: only its numbers are known
 	Members map[string]Member
 }
 
-// Text is who is there, as what and since when, in one order.
+// Text has the members with their names and times, in one order.
 func (v View) Text() string {
 	var all strings.Builder
 	for _, user := range slices.Sorted(maps.Keys(v.Members)) {
@@ -152,9 +152,9 @@ func (v View) Text() string {
 	return all.String()
 }
 
-// Follower is a program that follows a room by its event stream, and comes back
-// where it was when that ends. It holds every event against what it knows: who
-// leaves must be there, who joins must not, and numbers must be right.
+// Follower is a program that follows a room by its event stream, and resumes the
+// stream when it ends. It checks every event: a user who leaves must be there, a user
+// who joins must not, and numbers must be right.
 type Follower struct {
 	t      testing.TB
 	key    string
@@ -172,10 +172,10 @@ type Follower struct {
 	known   bool
 }
 
-// Follow follows room with key, or as anybody if that is "", at one of the base
-// URLs; the others are where it goes next when a stream ends. It returns when the
-// room is known. query is added to the address; tell, if not nil, is called for
-// each view of a room that is listed as a whole.
+// Follow follows room with key, or without credentials if that is "", at the first of
+// the base URLs. When a stream ends it goes to the next one. It returns when the room is
+// known. query is added to the address. tell, if not nil, is called for each view of a
+// room with all its members.
 func Follow(t testing.TB, key, room, query string, tell func(View), bases ...string) *Follower {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -195,7 +195,7 @@ func (f *Follower) Close() {
 	<-f.ended
 }
 
-// Goto has it go on at other base URLs, at once.
+// Goto makes the follower continue at other base URLs, at once.
 func (f *Follower) Goto(bases ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -216,14 +216,14 @@ func (f *Follower) run(ctx context.Context) {
 		}
 		f.mu.Unlock()
 		select {
-		case <-time.After(firstWait): // sooner than asked for, which tests no less
+		case <-time.After(firstWait): // sooner than the server asks for: tests need not wait so long
 		case <-ctx.Done():
 		}
 	}
 }
 
-// stream opens one stream and takes what comes. It reports whether to come back;
-// the error is that there was none.
+// stream opens one stream and applies its events. It reports whether to open another.
+// The error says that the stream could not be opened.
 func (f *Follower) stream(ctx context.Context) (again bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -294,7 +294,7 @@ func (f *Follower) read(body io.Reader) (again bool) {
 	return true
 }
 
-// take applies an event, and returns what is wrong with it.
+// take applies an event, and returns the mistake in it, if there is one.
 func (f *Follower) take(e Event) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -378,8 +378,8 @@ func (f *Follower) Now() View {
 	return v
 }
 
-// Sees waits until cond holds of what the follower knows, and returns how long
-// that took. It fails the test when that does not happen within limit.
+// Sees waits until the follower's view meets cond, and returns how long that took. It
+// fails the test when that does not happen within limit.
 func (f *Follower) Sees(limit time.Duration, what string, cond func(View) bool) time.Duration {
 	f.t.Helper()
 	begin := time.Now()
@@ -387,13 +387,13 @@ func (f *Follower) Sees(limit time.Duration, what string, cond func(View) bool) 
 	return time.Since(begin)
 }
 
-// SeesUsers waits until that many are there, as Sees does.
+// SeesUsers waits until the room has that many users, as Sees does.
 func (f *Follower) SeesUsers(limit time.Duration, users int) time.Duration {
 	f.t.Helper()
 	return f.Sees(limit, fmt.Sprintf("%d user(s)", users), func(v View) bool { return !v.Stale && v.Users == users })
 }
 
-// Events are those of some kind that came from an instant on; "" is comments.
+// Events are the events of one kind that came since an instant; "" is comments.
 func (f *Follower) Events(from time.Time, kind string) []Event {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,6 +1,6 @@
-// Package memnet is a network in memory: connections that buffer as sockets do, whose
-// deadlines follow the clock of a synctest bubble, and that a test can hold up, make
-// deaf, or break. The tests of whole servers and the Redis of tests run over it.
+// Package memnet is a network in memory. Its connections buffer as sockets do, and their
+// deadlines follow the clock of a synctest bubble. A test can hold them up, make them
+// deaf, or break them. The simulator runs whole servers over it.
 package memnet
 
 import (
@@ -26,22 +26,22 @@ func New(a, b net.Addr) (*Conn, *Conn) {
 	return &Conn{in: ba, out: ab, local: a, remote: b}, &Conn{in: ab, out: ba, local: b, remote: a}
 }
 
-// half is what is on its way in one direction.
+// half is one direction of a connection.
 type half struct {
 	mu       sync.Mutex // guards:
 	wake     *sync.Cond
 	buf      []byte
 	coming   []chunk       // what arrives later, in order
-	takes    time.Duration // that it is on its way
+	takes    time.Duration // the time until a chunk arrives
 	held     bool          // nothing arrives, for now
 	deaf     bool          // what is written is lost
-	written  error         // what writes return: nobody reads any more
-	end      error         // what reads return after buf
+	written  error         // returned by writes: nobody reads any more
+	end      error         // returned by reads after buf
 	deadline time.Time
 	timer    *time.Timer
 }
 
-// chunk is what was written at once.
+// chunk has the bytes of one write.
 type chunk struct {
 	at   time.Time // when it arrives
 	data []byte
@@ -53,7 +53,7 @@ func newHalf() *half {
 	return h
 }
 
-// change changes the half under its lock, and has readers look again.
+// change changes the half under its lock, and wakes its readers.
 func (h *half) change(change func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -115,14 +115,14 @@ func (c *Conn) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Delay has whatever is written at either end arrive only after d.
+// Delay makes bytes arrive only after d, in both directions.
 func (c *Conn) Delay(d time.Duration) {
 	for _, h := range []*half{c.in, c.out} {
 		h.change(func() { h.takes = d })
 	}
 }
 
-// Close ends the connection: the other end reads what is on its way, then io.EOF.
+// Close ends the connection. The other end reads the bytes on their way, then io.EOF.
 func (c *Conn) Close() error {
 	c.out.change(func() {
 		if c.out.end == nil {
@@ -139,8 +139,8 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// Break ends the connection at both ends at once, as a reset does. What is on its
-// way is lost.
+// Break ends the connection at both ends at once, as a reset does. Bytes on their way are
+// lost.
 func (c *Conn) Break() {
 	for _, h := range []*half{c.in, c.out} {
 		h.change(func() {
@@ -155,15 +155,15 @@ func (c *Conn) Break() {
 	}
 }
 
-// Hold has nothing arrive at either end, until it is called with false. Nothing is
-// lost meanwhile.
+// Hold stops the traffic in both directions, until it is called with false. Nothing is
+// lost.
 func (c *Conn) Hold(held bool) {
 	for _, h := range []*half{c.in, c.out} {
 		h.change(func() { h.held = held })
 	}
 }
 
-// Deafen loses all that the other end sends from now on.
+// Deafen loses all bytes that the other end sends from now on.
 func (c *Conn) Deafen() { c.in.change(func() { c.in.deaf, c.in.buf, c.in.coming = true, nil, nil }) }
 
 // LocalAddr is this end's address.
@@ -178,7 +178,7 @@ func (c *Conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
 // SetWriteDeadline does nothing: writes do not wait.
 func (*Conn) SetWriteDeadline(time.Time) error { return nil }
 
-// SetReadDeadline bounds what reads wait.
+// SetReadDeadline bounds how long reads wait.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	h := c.in
 	h.change(func() {
@@ -194,7 +194,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// Listener is where connections arrive that are made by Dial.
+// Listener accepts the connections of its Dial.
 type Listener struct {
 	addr   net.Addr
 	queue  chan *Conn

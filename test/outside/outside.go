@@ -1,5 +1,5 @@
-// Package outside has what whole servers need that can't be made in a testing/synctest
-// bubble: the page template, whose goroutines never end, and what takes long to make.
+// Package outside makes parts of servers that can't be made in a testing/synctest bubble:
+// the page template, whose goroutines never end, and parts that take long to make.
 package outside
 
 import (
@@ -15,11 +15,11 @@ import (
 	"presence/web"
 )
 
-// calls are run by a goroutine that belongs to no bubble.
+// calls are the functions for a goroutine that belongs to no bubble.
 var calls = make(chan func())
 
-// Begin silences the log lines of the libraries and makes Assets and Pages. It is for
-// TestMain, before anything else: a goroutine that it starts lives as long as the process.
+// Begin silences the log lines of the libraries and makes Assets and Pages. TestMain calls
+// it first. It starts a goroutine that lives as long as the process.
 func Begin() {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // livetemplate's lines
 	store.LogTo(slog.Default())
@@ -44,7 +44,7 @@ func NewPage(name string, options ...livetemplate.Option) (t *livetemplate.Templ
 	return t, err
 }
 
-// Assets are the browser assets. They and Pages are made once: that takes a while.
+// Assets are the browser assets. Assets and Pages are made once, since that takes a while.
 var Assets = sync.OnceValue(func() *web.Assets {
 	a, err := web.Load()
 	if err != nil {

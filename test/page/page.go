@@ -1,5 +1,5 @@
-// Package page is what a browser makes of the frames of a live page: a tree that
-// updates are merged into, as the client of livetemplate does, and its HTML.
+// Package page does what a browser does with the frames of a live page: it merges
+// updates into a tree, as the client of livetemplate does, and makes HTML of the tree.
 package page
 
 import (
@@ -9,15 +9,14 @@ import (
 	"strings"
 )
 
-// Tree is what the browser knows of a live region: statics under "s", dynamics
-// under "0", "1"…, ranges with their items under "d". It is the JSON of the wire,
-// decoded into Go's generic values.
+// Tree is the state of a live region in the browser: statics under "s", dynamics
+// under "0", "1"…, ranges with their items under "d". It is the JSON of frames, decoded
+// into Go's generic values.
 type Tree = map[string]any
 
-// Merge applies an update to what is known, as the client of livetemplate does:
-// absent keys keep their values, whole branches replace what they can't extend,
-// and a list in the place of a range is a list of changes of that range. It
-// changes known.
+// Merge applies an update to known, as the client of livetemplate does: absent keys
+// keep their values, a branch that can't be merged replaces the old one, and a list in
+// the place of a range is a list of changes of that range. It changes known.
 func Merge(known, update Tree) error {
 	for key, value := range update {
 		switch value := value.(type) {
@@ -41,8 +40,8 @@ func Merge(known, update Tree) error {
 	return nil
 }
 
-// replaces reports whether an update takes the place of what is known, instead
-// of being merged into it.
+// replaces reports whether an update replaces the known value, instead of being merged
+// into it.
 func replaces(known, update Tree) bool {
 	if _, whole := update["s"]; !whole {
 		return false
@@ -139,7 +138,7 @@ func apply(rng Tree, changes []any) error {
 	return nil
 }
 
-// keyOf is what an item of a range is called by.
+// keyOf is the key of an item of a range.
 func keyOf(rng Tree, item any) any {
 	t, _ := item.(Tree)
 	if key, ok := t["_k"]; ok {
@@ -150,8 +149,8 @@ func keyOf(rng Tree, item any) any {
 	return t[slot]
 }
 
-// ForgetRanges takes the items of ranges, and changes of them, out of a tree:
-// crowds do not read names and need not keep them.
+// ForgetRanges removes the items of ranges, and changes of them, from a tree: crowds do
+// not read names and need not keep them.
 func ForgetRanges(t Tree) {
 	for key, value := range t {
 		switch value := value.(type) {
@@ -167,7 +166,7 @@ func ForgetRanges(t Tree) {
 	}
 }
 
-// HTML is what the browser shows of a tree.
+// HTML is the HTML that the browser shows for a tree.
 func HTML(t Tree) string {
 	var b strings.Builder
 	render(&b, t)

@@ -1,12 +1,12 @@
 // Package system tests what people see when things fail, on real parts: server
-// processes, Redis, Sentinel, a Cluster, HAProxy. It holds nothing but tests.
+// processes, Redis, Sentinel, a Cluster, HAProxy. It has only tests.
 //
-// A test looks at the pages of people who are there and of people who only look
-// on, with everything they showed and when. Bounds are those that are promised
-// (docs/design.md, section 1), computed from the flags of the servers, and a
-// little more for a machine that is shared.
+// A test looks at the pages of people who joined and of people who only watch, at all
+// that these pages showed, and when. The bounds are those of README.md ("What it
+// promises"), computed from the flags of the servers, plus a little for a machine that
+// is shared.
 //
-// The failures of docs/design.md, section 9, and where each is tested:
+// The failures of docs/operations.md, and where each is tested:
 //
 //	closed tab, crashed tab          TestClosedTabLeavesAfterTheGrace
 //	vanished network                 TestVanishedNetworkLeavesAfterPingAndGrace
@@ -40,9 +40,8 @@
 //	a room of 700, and small again   TestRoomOfManyIsFollowedAndListed
 //	streams, GET, changes and pages  TestNobodyDisagrees
 //
-// Of these, test/browser has again with real browsers: TestPromises, which holds
-// three replicas behind the balancer to all that is promised. Two more need a
-// browser, and one needs none of this:
+// TestPromises of test/browser tests all promises again, with real browsers and three
+// replicas behind the balancer. Three failures are tested elsewhere:
 //
 //	hidden tab                       TestHiddenTabStaysAndCatchesUp of test/browser
 //	duplicated tab                   TestDuplicatedTabIsAnother of test/browser
