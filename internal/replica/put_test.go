@@ -128,6 +128,45 @@ func TestPutsComeBack(t *testing.T) {
 	})
 }
 
+// Who was put through one replica, and left through another, is forgotten at once by the first
+// where somebody there looks at the room: it would put them back when Redis loses its data.
+// Who was put anew since, through whichever, is not.
+func TestLeaveThroughAnotherReplicaIsHeardOf(t *testing.T) {
+	for _, all := range []bool{true, false} {
+		bubble(t, func(t *testing.T, fake *redistest.Fake) {
+			a, b := start(t, fake).watching(), start(t, fake)
+			time.Sleep(5 * time.Second)
+			put := func(p *process, names ...string) {
+				t.Helper()
+				for _, name := range names {
+					if err := p.put(lobby, connection(name, "")); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			end := func(names ...string) {
+				t.Helper()
+				for _, name := range names {
+					if _, err := b.End(t.Context(), lobby, "c-"+name); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			put(a, "Ann", "Ben", "Cid", "Dan")
+			time.Sleep(time.Millisecond)
+			end("Ann", "Ben", "Cid")
+			put(a, "Ben")
+			put(b, "Cid")
+			time.Sleep(200 * time.Millisecond) // it is read when it can be shown
+			lose(fake, all)
+			time.Sleep(DefaultHeartbeatInterval)
+			if names := b.names(); names != "[Dan Ben Cid]" {
+				t.Errorf("there are %s", names)
+			}
+		})
+	}
+}
+
 // Of two replicas that remember a connection, the one with the later lease is right.
 func TestLaterLeaseWins(t *testing.T) {
 	for _, all := range []bool{true, false} {

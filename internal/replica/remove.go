@@ -34,11 +34,16 @@ func (r *Replica) WasRemoved(ctx context.Context, room, user string, since int64
 // Removed takes the news that a user was removed from room, at that version of it: what
 // is there of the user here since before ends.
 func (r *Replica) Removed(room, user string, version int64) {
-	r.puts.remove(room, user, version)
+	r.puts.gone(room, map[string]int64{user: version})
 	for _, m := range r.members.removed(room, user, version) {
 		tell(m, presence.ErrRemoved)
 	}
 }
+
+// Left takes the news that users have left room, each at that version of it: what is known
+// here of their connections without a socket from before is forgotten. Another replica ended
+// them, and this one would put them back when Redis loses its data.
+func (r *Replica) Left(room string, users map[string]int64) { r.puts.gone(room, users) }
 
 // tell tells the socket of a member that it has ended, and why.
 func tell(m *Member, why error) {
@@ -79,12 +84,12 @@ func (ms *members) unlease(tab tabKey) {
 	ms.ledger.free(tab, len(ms.tabs[tab]) > 0)
 }
 
-// remove forgets the connections of a user who was in room before it had that version.
-func (p *puts) remove(room, user string, version int64) {
+// gone forgets the connections of users who were in room before it had the version of each.
+func (p *puts) gone(room string, users map[string]int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id, l := range p.rooms[room] {
-		if l.conn.User.ID == user && l.conn.User.Since <= version {
+		if version, ok := users[l.conn.User.ID]; ok && l.conn.User.Since <= version {
 			p.forgetLocked(room, id)
 		}
 	}

@@ -91,6 +91,9 @@ func (tr *trust) Saw(context.Context, string, string, time.Time) {}
 // Removed is of no interest here: nobody is removed.
 func (tr *trust) Removed(string, string, int64) {}
 
+// Left is of no interest here: nobody is put back.
+func (tr *trust) Left(string, map[string]int64) {}
+
 func (tr *trust) Lost(_ context.Context, room string) time.Time {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()

@@ -254,12 +254,20 @@ func (rm *room) tryLocked() {
 // trusted any more. It reports false if the changes do not lead from the view to what the
 // room is: then the whole room has to be read.
 func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading, asOf time.Time) bool {
+	left := map[string]int64{}
 	for _, c := range r.Changes {
 		for _, l := range c.Left {
-			if l.Reason == presence.ReasonRemoved {
+			switch l.Reason {
+			case presence.ReasonRemoved:
 				rs.trust.Removed(rm.name, l.User, c.Version)
+			case presence.ReasonLeft:
+				left[l.User] = c.Version
+			case presence.ReasonClosed, presence.ReasonTimeout: // the lease ran out, wherever it is remembered
 			}
 		}
+	}
+	if len(left) > 0 {
+		rs.trust.Left(rm.name, left)
 	}
 	old := *rm.view.Load()
 	next, change, ok := follow(old.Snapshot, r)

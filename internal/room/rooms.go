@@ -46,6 +46,9 @@ type Trust interface {
 	// Removed takes the news that a user was removed from room at that version.
 	Removed(room, user string, version int64)
 
+	// Left takes the news that users have left room by themselves, each at that version.
+	Left(room string, users map[string]int64)
+
 	// Lost takes the news that Redis has lost the data of room, and returns when
 	// replicas will have put back what they hold.
 	Lost(ctx context.Context, room string) time.Time
