@@ -78,6 +78,7 @@ func rows() []row {
 		{"memory", "Memory of Redis, 200,000 members of one room", memory, []goal{
 			{figure: memoryEach, at: 200_000, than: centrifuge, most: 0.85},
 		}},
+		{"rooms-memory", "Memory of Redis, 10,000 rooms of 10 members", roomsMemory, nil},
 		{"sweep", "100,000 members of one room run out at once", sweep, []goal{
 			{figure: sweepLongest, at: 100_000, most: 2},
 		}},

@@ -329,6 +329,30 @@ func memory(m *measure) {
 	}
 }
 
+// roomsMemory is the same in many rooms of 10.
+func roomsMemory(m *measure) {
+	m.atUnit = "rooms"
+	const rooms = 10_000
+	m.each([]string{ours, centrifuge}, func(round int, of string) {
+		m.turn(of, round, rooms, func(t *testing.T) map[figure]float64 {
+			w := newWorld(t)
+			var before float64
+			if of == ours {
+				before = w.memory()
+				w.by(64, rooms, func(i int) error {
+					w.populate(fmt.Sprint("room", i), 10)
+					return nil
+				})
+			} else {
+				p := startPeer(t, w.server, "-mapping")
+				before = w.memory()
+				p.do(t, "spread", 64, 0, 10*rooms)
+			}
+			return map[figure]float64{memoryEach: (w.memory() - before) / (10 * rooms)}
+		})
+	})
+}
+
 // memory is what Redis uses when it has finished to move what it keeps in larger tables.
 func (w *world) memory() float64 {
 	w.t.Helper()
