@@ -69,28 +69,28 @@ type Options struct {
 	Replica string
 	Backend string
 
-	// Home is where the name of the site leads.
+	// Home is the address to which the name of the site links.
 	Home string
 
-	// Origin returns where a page is asked for, such as https://example.org; nil means
-	// that nobody knows.
+	// Origin returns the origin of the page that a request asks for, such as
+	// https://example.org; nil means that it is not known.
 	Origin func(*http.Request) string
 
 	// Refresh is how often a page without JavaScript reloads itself, which is
 	// its heartbeat.
 	Refresh time.Duration
 
-	// MemberTTL is how long such a page counts without that; 0 means the store's
+	// MemberTTL is how long such a page counts without a reload; 0 means the store's
 	// default.
 	MemberTTL time.Duration
 
-	// Guard gives a cookie that answers a request what all of ours have in common; nil
-	// means nothing.
+	// Guard gives a cookie in the answer to a request the attributes that all our cookies
+	// have; nil means none.
 	Guard func(*http.Request, *http.Cookie)
 
-	// Address returns what limits know the sender of a request by, and Allow
-	// reports whether that one may join without a socket once more now; nil means
-	// that all share one address, and may.
+	// Address returns the sender's address as limits tell addresses apart; nil means
+	// that all share one address. Allow reports whether the sender may join without a
+	// socket once more now; nil means always.
 	Address func(*http.Request) string
 	Allow   func(*http.Request) bool
 

@@ -1,6 +1,6 @@
 // Package controller is the live page of a room: the livetemplate controller
-// with its actions (controller.go), and its visits (visit.go). The parts of a page
-// that are the same for all visitors are the matter of [live.Pages].
+// with its actions (controller.go), and its visits (visit.go). [live.Pages] shows the
+// parts of a page that are the same for all visitors.
 //
 // A visit is one request: a socket for as long as it is open, or a page load or
 // form post without one. It knows which browser and which tab it is from, and

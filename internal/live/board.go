@@ -16,18 +16,18 @@ import (
 
 // board is the open pages of one room at this replica. It is an audience of the room.
 //
-// What they show of the room is the same for all of them. It is rendered once for
-// each change, and what has changed is sent to all as it is. livetemplate renders
-// only what is a visitor's own. The two never speak of the same slot of a page, so
-// it does not matter which of them speaks first.
+// All of them show the same of the room. It is rendered once for each change, and the
+// difference is sent to all pages as it is. livetemplate renders only the visitor's own
+// part. The two renderings never use the same slot of a page, so their order does not
+// matter.
 type board struct {
 	all    *Pages
 	name   string
 	layout *layout
 	log    *slog.Logger
 
-	// n is the number of pages, for Pages.mu to guard: who opens or closes a page of
-	// another room does not wait until this one has been shown.
+	// n is the number of pages. Pages.mu guards it, so that opening or closing a page of
+	// another room does not wait until this room has been shown.
 	n int
 
 	mu     sync.Mutex // guards what follows, and the rest of each page:
@@ -38,7 +38,7 @@ type board struct {
 	whole  map[bool]whole         // view as a whole, by whether it is marked stale; made when needed
 }
 
-// whole is all that pages show of a room, with nobody's own row marked.
+// whole is everything that pages show of a room, without the mark of a visitor's own row.
 type whole struct {
 	slots wire.Slots
 	frame []byte // of slots
@@ -69,8 +69,8 @@ type Page struct {
 	asOf    time.Time
 }
 
-// ahead reports whether the page shows something newer than view. A lower version
-// that was read later is what a failover left.
+// ahead reports whether the page shows something newer than view. After a failover a
+// lower version that was read later is the newer one.
 func (p *Page) ahead(view room.View) bool {
 	return view.Version < p.version && view.AsOf.Before(p.asOf)
 }
@@ -98,11 +98,11 @@ func (b *board) remove(p *Page) {
 // delivery is one change on its way to many pages.
 type delivery struct {
 	pages int          // that it is sent to
-	left  atomic.Int64 // of nearly all of them: those whose sockets have yet to take it
-	done  func()       // called once when there are none
+	left  atomic.Int64 // how many of nearly all sockets have not taken it yet
+	done  func()       // called once when left is 0
 }
 
-// unknown is more pages than there are, until their number is known.
+// unknown is a number above any number of pages, for as long as that is not known.
 const unknown = 1 << 40
 
 func newDelivery(done func()) *delivery {
@@ -126,8 +126,8 @@ func (d *delivery) sent() {
 	}
 }
 
-// end says that there are no more pages. One in twenty may hang without being
-// waited for.
+// end says that there are no more pages. The delivery does not wait for the last one in
+// twenty, which may hang.
 func (d *delivery) end() {
 	if d.left.Add(int64(d.pages-d.pages/20)-unknown) <= 0 {
 		d.done()

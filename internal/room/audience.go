@@ -24,8 +24,8 @@ type Audience interface {
 	Show(view View, shown func())
 }
 
-// Serial is an audience that is shown a view by the goroutine that calls Show, and no
-// other: that uses one processor at the most.
+// Serial is an audience whose Show does all its work in the goroutine that calls it, so
+// that it uses at most one processor.
 type Serial interface {
 	Audience
 	Serial()
@@ -37,15 +37,15 @@ type audience struct {
 	viewers map[*Viewer]bool
 
 	shown  int64            // Sequence of the view that it was given last
-	change *presence.Change // from that to the newest; nil if there is none, or it can't be said
-	whole  bool             // it can't be said
+	change *presence.Change // from that view to the newest; nil if there is none, or it is not known
+	whole  bool             // change is not known: the audience needs the whole room
 	busy   bool             // Show has not returned
-	heard  time.Time        // when the first change was heard of that it was not given; zero: none
+	heard  time.Time        // when the message of the first change came that it was not given; zero: none
 
 	told    time.Time     // when it was given a view last
-	telling int           // how often it was, until then
-	took    time.Duration // from giving it a view to nearly all being shown it, lately
-	pending bool          // that is not so yet
+	telling int           // number of views that it was given
+	took    time.Duration // how long the last view took to reach nearly all viewers
+	pending bool          // the last view has not reached nearly all viewers yet
 }
 
 // news notes that the room has a new view, to which change leads from the one before;
@@ -88,10 +88,10 @@ func (a *audience) wait(now time.Time, coalesce time.Duration) time.Duration {
 	return max(0, a.window()-since)
 }
 
-// window is for how long the audience is left alone for what showing it a view took.
-// That uses at most all processors for that time, so that with twice their number of
-// times it uses half a processor. One that uses a single processor is left half of them
-// all.
+// window is how long the audience is left alone after a view, by the time that showing the
+// last one took. Showing a view uses at most all processors. So with a pause of that time,
+// multiplied by twice their number, it uses half a processor. A [Serial] audience uses a
+// single processor, and may use half of all of them.
 func (a *audience) window() time.Duration {
 	processors := runtime.GOMAXPROCS(0)
 	if _, ok := a.Audience.(Serial); ok {

@@ -1,4 +1,4 @@
-// Package room holds the rooms that have viewers at this replica: for each room a view,
+// Package room holds the rooms that have viewers at this replica. Each room has a view,
 // which is read from the store once for all viewers, and the audiences that see it.
 //
 //   - rooms.go: the rooms, their viewers and views
@@ -8,8 +8,8 @@
 //     no viewers here
 //
 // A message of the store says that a room has changed. Then the replica reads the changes
-// since its version, or the whole room where the changes do not lead on. A lost message
-// costs a delay only, since every room is read from time to time.
+// since the version of its view, or the whole room if they do not continue from there. A
+// lost message only causes a delay, since every room is read from time to time.
 //
 // A view may be shown while the store can be trusted, which [Trust] decides. Otherwise the
 // last view stays, marked stale.

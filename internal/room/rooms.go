@@ -28,8 +28,8 @@ type Trust interface {
 	// when ctx ends.
 	Await(ctx context.Context, room string) error
 
-	// Current reports whether epochs are those of the data which Trusted speaks of, and
-	// these may be shown.
+	// Current reports whether epochs belong to the data that Redis has now, and whether
+	// these data may be shown.
 	Current(ctx context.Context, epochs ...store.Epoch) bool
 
 	// Doubtful reports whether Redis may still have users in room who are gone.
@@ -39,8 +39,8 @@ type Trust interface {
 	// Redis is away.
 	Failed(ctx context.Context, room string, err error) (away bool)
 
-	// Saw takes the birth of what was read of room, and asked for then. It may call for
-	// room to be marked: those known here may not be in it yet.
+	// Saw takes the birth that a read of room found, and when the read began. It may have
+	// room marked as lost, since members of this replica may not be in it yet.
 	Saw(ctx context.Context, room, birth string, asked time.Time)
 
 	// Removed takes the news that a user was removed from room at that version.
@@ -72,7 +72,7 @@ type View struct {
 	// read last, or nothing.
 	Stale bool
 
-	// AsOf is when it was read, by the clock of this process; zero if never.
+	// AsOf is when the room was read, by the clock of this process; zero if never.
 	AsOf time.Time
 
 	// Sequence rises with every view of the room. It is 0 where the room has no viewer.
@@ -142,7 +142,7 @@ type Viewer struct {
 	seen     atomic.Int64 // Sequence of the view that was shown last
 }
 
-// View returns the room as it is seen now. Its Change is not set.
+// View returns the present view of the room. Its Change is not set.
 func (v *Viewer) View() View { return *v.room.view.Load() }
 
 // Saw says that view is being shown. A viewer who once said so, also of no view at
@@ -205,9 +205,9 @@ func (v *Viewer) Exit() {
 	rs.endLocked(v.room, v.audience)
 }
 
-// endLocked ends an audience that has no viewers, and the room that has no audience.
-// Not while it is shown something: if it came back meanwhile, as an audience that is new,
-// it would be shown two views at once.
+// endLocked ends an audience without viewers, and the room if it has no other audience. It
+// does not while the audience is shown a view: if the audience came back meanwhile, as a
+// new one, it would be shown two views at once.
 func (rs *Rooms) endLocked(rm *room, a *audience) {
 	if len(a.viewers) > 0 || a.busy || rm.audiences[a.Audience] != a {
 		return

@@ -1,7 +1,7 @@
-// Package sim holds no program, but a simulation of everybody who uses one: whole
-// servers, as internal/app makes them, in one synctest bubble over a network and a
-// Redis in memory, or a Cluster of two or three masters, with browsers that do what people, their networks and attackers
-// do, in an order and with faults that a seed chooses.
+// Package sim simulates whole servers and everybody who uses them. The servers are those
+// of internal/app, in one synctest bubble, over a network and a Redis in memory, or a
+// Cluster of two or three masters. Browsers do what people, their networks and attackers
+// do. A seed chooses the order, and the faults.
 //
 //	plan_test.go    what happens: the steps of a seed, as text, and how to shrink them
 //	world_test.go   the replicas, the network, and the faults
@@ -13,30 +13,35 @@
 //
 // # What is checked
 //
-// Four times a second and after each step: the keys of a room agree with each
-// other; nobody is there whom no browser speaks for, nor longer than promised;
-// nobody who is there for certain is missing; versions do not fall while the data
-// is the same; Join and Leave are answered in time; no replica shows fewer or more
-// people than it may; the log of a room leads from one look to the next, and names each
-// user who leaves once, with a reason that there was; what a program has put together
-// from snapshots and changes is exactly the room of that version. At quiet points, when all faults have ended long enough ago:
-// Redis, the API of each replica, its metrics and every open page agree exactly with
-// what people did.
+// Four times a second and after each step:
 //
-// Where nothing was the matter for a while with the master that has a room, nor with the
-// replicas, the room is not stale and joins are not refused, whatever goes on at other masters.
+//   - The keys of a room agree with each other.
+//   - A user is in a room only while a browser or a program keeps the user there, or for the
+//     promised time after that. A user who must be there is not missing.
+//   - Versions do not fall as long as Redis keeps its data.
+//   - Join and Leave are answered in time.
+//   - No replica shows fewer or more people than it may.
+//   - The log of a room leads from one look to the next. It names each user who leaves once,
+//     with a true reason.
+//   - The room that a program has put together from snapshots and changes is exactly the room
+//     of that version.
+//   - If the master that has a room, and the replicas, had no faults for a while, the room is
+//     not stale and joins are not refused, whatever happens at other masters.
+//
+// At quiet points, when all faults have ended long enough ago, Redis, the API of each
+// replica, its metrics and every open page agree exactly with what people did.
 //
 // # To repeat a failure
 //
 //	PRESENCE_SIM_SEED=4711 go test -run TestSeeds ./internal/sim
 //	PRESENCE_SIM_PLAN='4711: 1s open 2 0 1; 0s flush' go test -v -run TestSeeds ./internal/sim
 //
-// The first runs a seed, and shrinks it if it fails; the second runs steps as a failure
-// names them, and tells the story. PRESENCE_SIM_RUNS is how many seeds from there on,
-// PRESENCE_SIM_EVERY the step from one to the next (17 from seed 5 on: those on a Cluster),
-// PRESENCE_SIM_SHRINK how many tries shrinking has, and PRESENCE_SIM_KNOWN failures to go
-// on after, each by some words of it, with commas between. Plans that failed once stand
-// in testdata/seeds and run with the tests.
+// The first command runs a seed, and shrinks it if it fails. The second runs the steps that a
+// failure prints, and tells the story. PRESENCE_SIM_RUNS is the number of seeds from the given
+// one on, and PRESENCE_SIM_EVERY the distance between them (17 from seed 5 on: those on a
+// Cluster). PRESENCE_SIM_SHRINK is how many tries shrinking has. PRESENCE_SIM_KNOWN lists
+// failures after which to continue, each by some of its words, with commas between. Plans that
+// failed once are in testdata/seeds, and run with the tests.
 //
 // A seed chooses every action, fault and wait. It does not choose the order in which
 // goroutines run at one instant, nor the random numbers of the servers, so a failure that

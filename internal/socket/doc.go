@@ -10,25 +10,24 @@
 //   - Passes on only well-formed frames whose action is allowed, written anew
 //     from their three known fields. livetemplate would run Mount, OnConnect and
 //     every other exported method for any peer that names them.
-//   - Answers the client's own __ping__, and limits messages so that a form
-//     whose action was refused still gets its answer.
+//   - Answers the client's own __ping__. When a message is over the limit, a form whose
+//     action was refused still gets its answer.
 //   - Cures what livetemplate v0.25.0 sends: see [Conn.WriteMessage].
 //   - Pings all peers from one ticker, drops the silent and the slow ones, and
 //     counts each end of a connection by its reason.
 //
 // # Who waits for whom
 //
-// Nothing that livetemplate calls here waits for a peer. While it takes a
-// connection out of its registry it holds the lock of all connections and waits
-// for that connection's writer; one peer that stopped reading would stop every
-// page of the process. So WriteMessage only queues. The queue is written by a
-// goroutine that exists while there is something to write, and each write has a
-// deadline. ReadMessage closes the socket before it returns an error, which
-// also ends a write in progress.
+// No method that livetemplate calls here waits for a peer. When livetemplate removes a
+// connection from its registry, it holds the lock of all connections and waits for
+// the writer of that connection. So one peer that stopped reading would stop every
+// page of the process. Therefore WriteMessage only queues. A goroutine that lives only
+// while frames are queued writes them, and each write has a deadline. ReadMessage
+// closes the socket before it returns an error, which also ends a write in progress.
 //
-// The queue holds at most 64 frames or 1 MiB, whichever is reached first; a peer
-// for which it does not suffice is dropped as slow. It comes back to a full page,
-// which is cheaper for all than what it had missed.
+// The queue holds at most 64 frames or 1 MiB, whichever is reached first. A peer whose
+// queue is full is dropped as slow. It reconnects and gets a full page, which costs less
+// than all the frames that it missed.
 //
 // # How a connection ends
 //

@@ -20,8 +20,8 @@
 //
 // # Where a stream stands
 //
-// A stream stands at the version of the last event it was sent. A change that leads from
-// there is sent as it is. There may be none: the stream is new, was resumed at a version
-// that this replica does not know yet, or has missed events. Then the changes are read
-// from the room's log, or the whole room is sent.
+// A stream stands at the version of the last event it was sent. A change that begins at
+// this version is sent as it is. There may be no such change: the stream is new, was
+// resumed at a version that this replica does not know yet, or has missed events. Then the
+// changes are read from the room's log, or the whole room is sent.
 package stream

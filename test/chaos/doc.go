@@ -1,11 +1,11 @@
-// Package chaos lets random trouble loose on three replicas and asks again and
-// again whether what people see is true. `make chaos` runs it for ten minutes.
+// Package chaos makes random trouble for three replicas, and checks again and again
+// that people see the truth. `make chaos` runs it for ten minutes.
 //
-// One seed makes rounds of trouble, and what a crowd does meanwhile (plan). At
-// the end of each round all trouble ends, nobody does anything more, and within
-// what is promised all pages, the API of each replica, its metrics and the keys
-// of Redis have to agree with who is there (quiet). What was on the screens
-// during the trouble is held to the promises too (screens).
+// A seed chooses rounds of trouble, and what a crowd does meanwhile (plan). At the end
+// of each round all trouble ends, and nobody does anything more. Then, within the
+// promised time, all pages, the API of each replica, its metrics and the keys of Redis
+// have to agree with who is there (quiet). The screens during the trouble are checked
+// against the promises, too (screens).
 //
 //	PRESENCE_CHAOS=10m        for how long; a round that has begun is finished
 //	PRESENCE_CHAOS_SEED=7     the same troubles and acts as in the run that printed it

@@ -1,4 +1,4 @@
-// Package drill shows what the server promises: a replica with some hundred
-// visitors is killed while people come and go, with a stopwatch and everybody's
-// screen in view. Run it with -v to see it.
+// Package drill shows that the server keeps its promises: it kills a replica with some
+// hundred visitors while people come and go, and measures what everybody's screen
+// shows. Run it with -v to see the measurements.
 package drill
