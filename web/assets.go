@@ -34,7 +34,7 @@ type asset struct {
 	// path is where it stays when its content changes; "": its path has a hash.
 	path string
 
-	// anywhere says that pages of any origin may show it.
+	// anywhere says that pages of any origin may load it.
 	anywhere bool
 
 	// source is served where npm run build has made no file yet.
@@ -46,11 +46,11 @@ type asset struct {
 	integrity string // SHA-384 of the file, as in the integrity attribute
 }
 
-// Module is where programs in other pages find the browser module, for good.
+// Module is the path of the browser module for other pages. It never changes.
 const Module = Prefix + "presence.js"
 
-// Examples is the path of pages that use the browser module as those of other products
-// do. [Assets] serve them, too.
+// Examples is the path of pages that use the browser module as pages of other products do.
+// [Assets] serve them, too.
 const Examples = "/examples/"
 
 // all are the assets. Their hashes belong to the versions in package.json; a
@@ -102,7 +102,7 @@ type Assets struct {
 	served    map[string]served // by URL path
 }
 
-// served is what is sent for one path.
+// served is the answer for one path.
 type served struct {
 	mime        string
 	etag        string // "" under a path with a hash
@@ -224,8 +224,8 @@ func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		cache = "public, max-age=86400" // the path stays when the icon changes
 	}
 	if !ok {
-		// While replicas of two versions run side by side, a page of one may ask
-		// the other for its assets. Ours are better than none, but not for long.
+		// While replicas of two versions run side by side, a page of one version may ask
+		// the other for its assets. Ours are better than none, but must not be cached.
 		if file, ok = a.served[a.urls[unhashed(r.URL.Path)]]; !ok {
 			http.NotFound(w, r)
 			return

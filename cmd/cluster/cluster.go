@@ -62,8 +62,8 @@ func newCluster(s settings, out io.Writer) (*cluster, error) {
 	}, nil
 }
 
-// run starts everything, watches over it until ctx ends, and stops it: replicas
-// first, while the others can still be reached.
+// run starts everything, supervises it until ctx ends, and stops it: replicas first,
+// while Redis and the balancer still answer.
 func (c *cluster) run(ctx context.Context) error {
 	defer func() { _ = os.RemoveAll(c.dir) }() //nolint:gosec // made by newCluster; what remains is the system's to remove
 	defer func() {
@@ -75,7 +75,7 @@ func (c *cluster) run(ctx context.Context) error {
 		return quiet(ctx, err)
 	}
 
-	// Undone backwards: the replicas are stopped first.
+	// The deferred calls run backwards: they stop the replicas first.
 	var around, servers sync.WaitGroup
 	aroundCtx, stopAround := context.WithCancel(context.WithoutCancel(ctx))
 	defer around.Wait()
@@ -119,7 +119,7 @@ func (c *cluster) run(ctx context.Context) error {
 	return nil
 }
 
-// quiet makes an error nil that only says that ctx ended.
+// quiet returns nil for an error that only says that ctx ended.
 func quiet(ctx context.Context, err error) error {
 	if ctx.Err() == nil {
 		return err
@@ -127,7 +127,7 @@ func quiet(ctx context.Context, err error) error {
 	return nil
 }
 
-// prepare builds what is missing and lists what is to run.
+// prepare builds the server if needed, and lists the processes to run.
 func (c *cluster) prepare(ctx context.Context) error {
 	if c.server == "" {
 		c.say("Building the server ...")
@@ -183,7 +183,7 @@ func (c *cluster) prepare(ctx context.Context) error {
 	return err
 }
 
-// at is a port of the loopback interface.
+// at is the address of a port of the loopback interface.
 func at(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 // replica describes a server process. Its pages show the same name.
@@ -232,7 +232,7 @@ func (c *cluster) prepareRedis() error {
 	return nil
 }
 
-// says200 returns whether a URL is answered with 200.
+// says200 returns a function that reports whether a URL is answered with 200.
 func (c *cluster) says200(url string) func(context.Context) bool {
 	return func(ctx context.Context) bool {
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil) //nolint:gosec // one of our own processes
@@ -248,7 +248,7 @@ func (c *cluster) says200(url string) func(context.Context) bool {
 	}
 }
 
-// accepts returns whether somebody listens on an address.
+// accepts returns a function that reports whether a process listens on an address.
 func accepts(addr string) func(context.Context) bool {
 	return func(ctx context.Context) bool {
 		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", addr)
@@ -283,8 +283,9 @@ func (c *cluster) await(ctx context.Context, p *process) error {
 	return nil
 }
 
-// supervise does what an orchestrator does: it says that a process died, and
-// starts it again. When ctx ends it stops the process, and returns when that has.
+// supervise does what an orchestrator does: when a process dies it says so, and starts
+// the process again. When ctx ends it stops the process, and returns when the process has
+// ended.
 func (c *cluster) supervise(ctx context.Context, p *process) {
 	for {
 		now := p.running()

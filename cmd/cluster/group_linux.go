@@ -2,8 +2,8 @@ package main
 
 import "syscall"
 
-// ownGroup keeps the Ctrl-C of a terminal from a process, which is stopped in
-// its turn, and ends it when we are killed.
+// ownGroup keeps the Ctrl-C of a terminal away from a process, since stop ends it. The
+// kernel kills the process if this one is killed.
 func ownGroup() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

@@ -4,6 +4,5 @@ package main
 
 import "syscall"
 
-// ownGroup keeps the Ctrl-C of a terminal from a process, which is stopped in
-// its turn.
+// ownGroup keeps the Ctrl-C of a terminal away from a process, since stop ends it.
 func ownGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

@@ -9,7 +9,7 @@ import (
 	"presence/deploy"
 )
 
-// findHAProxy returns the program, or why there is to be no balancer.
+// findHAProxy returns the program, or why there will be no balancer.
 func (c *cluster) findHAProxy() (binary, missing string) {
 	binary, err := exec.LookPath("haproxy")
 	if err != nil {

@@ -6,9 +6,9 @@
 //	go run ./cmd/cluster -replicas 5 -port 9000
 //	go run ./cmd/cluster -- -member-ttl 10s -heartbeat-interval 3s   for every replica
 //
-// It needs Go, and makes do where redis-server or haproxy is not installed. A
-// process that dies is reported and started again, so one may be killed to see
-// what happens to its visitors. Everything ends with it.
+// It needs Go. Without redis-server it uses a Redis in memory, and without haproxy there
+// is no balancer. It reports a process that dies, and starts it again: kill one to see
+// what happens to its visitors. All processes end with this one.
 //
 // Exit codes: 0 after a stop by a signal, 1 when something did not start, 2 for a
 // bad setting.

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// process is a program that runs, and may run again after it ended.
+// process is a program that runs, and that can be started again after it ended.
 type process struct {
 	name string
 	url  string // "" where it has none
@@ -23,7 +23,7 @@ type process struct {
 	admin string // address of metrics; "" where there are none
 	args  []string
 	log   string // file
-	loss  string // what its end means
+	loss  string // what visitors notice when it ends
 
 	answers func(context.Context) bool
 
@@ -72,8 +72,8 @@ func (p *process) running() *running {
 	return p.now
 }
 
-// stop asks the process to end, makes it when it does not, and returns when it
-// has ended.
+// stop asks the process to end, kills it if it does not, and returns when it has
+// ended.
 func (p *process) stop() {
 	r := p.running()
 	_ = r.cmd.Process.Signal(syscall.SIGTERM) // an error is its having ended
@@ -97,7 +97,7 @@ func (p *process) lastWords() string {
 	return string(bytes.Join(lines[max(0, len(lines)-10):], []byte("\n")))
 }
 
-// environ is the environment without settings of servers: those come by flags.
+// environ is the environment without settings of servers, which flags give instead.
 func environ() []string {
 	var env []string
 	for _, variable := range os.Environ() {
@@ -108,7 +108,7 @@ func environ() []string {
 	return env
 }
 
-// ports gives out ports of the loopback interface that nobody listens on.
+// ports gives out ports of the loopback interface on which nobody listens.
 type ports struct{ at int }
 
 // newPorts begins at a port; 0 leaves the choice to the system.

@@ -27,22 +27,24 @@
 //	prefix:secret        string  the key of session cookies and ids, where no file gives one
 //	prefix:{R}           pub/sub changes of the room, as JSON: version, users, connections, names
 //
-// The birth of a room is the time at which its data began, in microseconds; that of a room
-// whose data were damaged is "c" and when all replicas will have put back what they hold.
-// Until then nobody can read the room.
+// The birth of a room is the time at which its data began, in microseconds. After its data
+// were damaged, the birth is "c" and the time by which all replicas will have put back the
+// connections they hold. Until then nobody can read the room.
 //
 // The keys of a room live for four times the member TTL or the leave grace, whichever
-// is longer, after the last change or heartbeat: an abandoned room vanishes by itself,
-// and none before its last lease has run out.
+// is longer, after the last change or heartbeat. So an abandoned room vanishes by itself,
+// but not before its last lease has run out.
 //
 // # A full Redis
 //
 // A Redis that has no memory left refuses the first write of a script if that may need
-// some, and none after it. So every script begins with a write that needs none, except
-// those by which somebody new comes: a join, and a new room.
+// memory, and no later write. So every script begins with a write that needs none, except
+// the scripts that let somebody new in: a join, and a new room.
 //
-// Since when a user is there is in microseconds since the epoch by Redis TIME. It is
-// a number of the user's own, so it orders the roster.
+// # Order
+//
+// The time since which a user is there is in microseconds since the epoch by Redis TIME. No
+// two users of a room have the same, so it orders the roster.
 //
 // # The log
 //
@@ -50,26 +52,25 @@
 //
 //	p   the version before
 //	u c users and connections after
-//	m   1: not all who changed are named, the whole room has to be read
+//	m   1: not all users who changed are named; the whole room has to be read
 //	+   a user who came, "<user> <connections> <value of users>"
-//	~   a user of whom name, metadata or number of connections changed, likewise
-//	-   a user who went, "<user> <reason>"; see [presence.Reason]
+//	~   a user whose name, metadata or number of connections changed, likewise
+//	-   a user who left, "<user> <reason>"; see [presence.Reason]
 //
 // It holds about 256 entries and 256 KiB, and expires 2 minutes after the last.
 //
 // # Time
 //
-// TIME, read inside the scripts, is the only clock. Replicas may disagree about
-// the time of day as they like.
+// TIME, read inside the scripts, is the only clock. The clocks of replicas may be
+// wrong.
 //
 // # Changes
 //
-// Each kind of change is one script, takes many connections at once, and
-// publishes what it did before it ends: the order of messages is the order of
-// versions, and a user's leave is decided by the very call that removes the last
-// connection. All scripts may be repeated: a join that took place already is a
-// renewal, a leave that did finds nobody.
+// Each kind of change is one script. It takes many connections at once, and publishes
+// what it did before it ends. So the order of messages is the order of versions, and the
+// call that removes a user's last connection decides that the user leaves. All scripts
+// may be repeated: a repeated join is a renewal, and a repeated leave finds nobody.
 //
-// Messages are hints. A replica that gets one reads what changed; one that missed a
-// message is put right by reading the room from time to time.
+// Messages are hints. A replica that gets one reads what changed. Replicas also read
+// each room from time to time, in case they missed a message.
 package store

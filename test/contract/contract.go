@@ -22,7 +22,7 @@ import (
 	"presence/api"
 )
 
-// TB is what is used of a test.
+// TB is the part of testing.TB that this package uses.
 type TB interface {
 	Helper()
 	Errorf(format string, args ...any)
@@ -47,7 +47,7 @@ type rest struct {
 	seen map[string]bool
 }
 
-// Operations are those of openapi.json, such as "GET /v1/rooms/{room}", in no order.
+// Operations are the operations of openapi.json, such as "GET /v1/rooms/{room}", in no order.
 func Operations() (names []string) {
 	for _, methods := range described().operations {
 		for _, o := range methods {
@@ -99,7 +99,7 @@ func exchange(t TB, r *http.Request, sent []byte, status int, h http.Header, bod
 	}
 }
 
-// check returns what is wrong with an exchange.
+// check returns the mistakes in an exchange.
 func (d *rest) check(r *http.Request, sent []byte, status int, h http.Header, body []byte) error {
 	methods, values := d.find(r.URL)
 	method := r.Method
@@ -133,7 +133,7 @@ func (d *rest) check(r *http.Request, sent []byte, status int, h http.Header, bo
 	return err
 }
 
-// find returns the operations at an address, and what it says of the parameters in its path.
+// find returns the operations at an address, and the values of the parameters in its path.
 func (d *rest) find(u *url.URL) (map[string]*operation, map[string]string) {
 	sent := strings.Split(u.EscapedPath(), "/")
 	for path, methods := range d.operations {
@@ -156,7 +156,7 @@ func (d *rest) find(u *url.URL) (map[string]*operation, map[string]string) {
 	return nil, nil
 }
 
-// refused returns what is wrong with the answer to a request for no operation.
+// refused returns the mistakes in the answer to a request that is no operation.
 func (d *rest) refused(want int, r *http.Request, status int, h http.Header, body []byte) error {
 	if status != want {
 		return fmt.Errorf("what is not described is answered %d", want)
@@ -164,7 +164,7 @@ func (d *rest) refused(want int, r *http.Request, status int, h http.Header, bod
 	return answer{content: map[string]*jsonschema.Schema{"application/problem+json": d.problem[want]}}.check(r.Method == http.MethodHead, h, body)
 }
 
-// allow returns what is wrong with the header Allow of the answer 405.
+// allow returns the mistakes in the header Allow of a 405 answer.
 func allow(methods map[string]*operation, h http.Header) error {
 	var want []string
 	for method := range methods {
@@ -181,7 +181,7 @@ func allow(methods map[string]*operation, h http.Header) error {
 	return nil
 }
 
-// check returns what is wrong with an answer. head: its body is left out.
+// check returns the mistakes in an answer. head says that it has no body.
 func (a answer) check(head bool, h http.Header, body []byte) error {
 	var errs []error
 	for _, one := range a.headers {
@@ -204,7 +204,7 @@ func (a answer) check(head bool, h http.Header, body []byte) error {
 	return errors.Join(errs...)
 }
 
-// request returns what is wrong with a request that was carried out.
+// request returns the mistakes in a request that the server carried out.
 func (o *operation) request(r *http.Request, path map[string]string, sent []byte) error {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	errs := []error{err}
@@ -224,7 +224,7 @@ func (o *operation) request(r *http.Request, path map[string]string, sent []byte
 	return errors.Join(errs...)
 }
 
-// check returns what is wrong with the value of a parameter or header.
+// check returns the mistakes in the value of a parameter or header.
 func (p parameter) check(text string, given bool) error {
 	if !given || text == "" && p.emptyIsNone {
 		if p.required {
@@ -250,7 +250,7 @@ func (p parameter) check(text string, given bool) error {
 	return nil
 }
 
-// validate returns what is wrong with a JSON text.
+// validate returns the mistakes in a JSON text.
 func validate(schema *jsonschema.Schema, text []byte) error {
 	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
 	if err != nil {

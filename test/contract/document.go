@@ -139,7 +139,7 @@ type answer struct {
 	content map[string]*jsonschema.Schema // by media type; none: there is no body
 }
 
-// operations are those of openapi.json, by path and method.
+// operations are the operations of openapi.json, by path and method.
 func (d *document) operations() map[string]map[string]*operation {
 	all := map[string]map[string]*operation{}
 	for _, path := range d.at("paths").keys() {

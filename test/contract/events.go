@@ -22,7 +22,7 @@ type message struct {
 	id      *jsonschema.Schema // nil: it has none
 }
 
-// messages are those of asyncapi.json, by name.
+// messages are the messages of asyncapi.json, by name.
 var messages = sync.OnceValue(func() map[string]message {
 	d := read("asyncapi.json", api.AsyncAPI)
 	all := map[string]message{}

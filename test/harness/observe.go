@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Observe lets time pass while something is to be seen not to happen. why says
+// Observe lets time pass in which something must not happen. why says
 // what the window is for, and how its length follows from the settings.
 func Observe(t testing.TB, window time.Duration, why string) {
 	t.Helper()

@@ -51,7 +51,7 @@ func NewProxy(t testing.TB, target string) *Proxy {
 // open, and new ones are accepted and stay silent.
 func (p *Proxy) Silence() { p.silent.Store(true) }
 
-// Refuse breaks all connections, and those to come at once.
+// Refuse breaks all connections, and each new one at once.
 func (p *Proxy) Refuse() {
 	p.refuses.Store(true)
 	p.Break()

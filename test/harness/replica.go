@@ -58,9 +58,9 @@ var build = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// undertaker is a shell that outlives this process for a moment, in whatever way
-// that ends: not even a test that ran out of time leaves replicas behind. It
-// also removes the folder of the binary, which no test is the last to need.
+// undertaker is a shell that outlives this process for a moment, however this process
+// ends: so not even a test that ran out of time leaves replicas behind. It also removes
+// the folder of the binary, since no test knows that it is the last to use it.
 type undertaker struct {
 	mu    sync.Mutex // guards:
 	shell io.WriteCloser
@@ -68,7 +68,8 @@ type undertaker struct {
 
 var theUndertaker undertaker
 
-// undertake reads who started and who ended, until there is nobody left to say.
+// undertake reads which processes started and which ended, until the test process ends.
+// Then it kills the others.
 const undertake = `trap "" INT TERM
 while read -r what pid; do
 	case $what in

@@ -63,7 +63,7 @@ type Sight struct {
 	NameError string
 	Typed     string
 
-	// Replica is who served the page.
+	// Replica is the replica that served the page.
 	Replica string
 
 	// Names are those of the roster in their order, a line each, for visitors
@@ -176,7 +176,7 @@ type Visitor struct {
 	refusals int         // of that, since it was joined
 	askAgain *time.Timer // for that
 	was      bool        // in the room, through this connection
-	leaving  bool        // Leave was pressed and not answered: what is shown is to be over
+	leaving  bool        // Leave was pressed and not answered yet
 	asked    []string    // the actions of act that were not answered yet
 	answers  chan answer // of act; nil while nobody waits
 	crashed  bool        // the tab ended without a farewell
@@ -187,7 +187,7 @@ type Visitor struct {
 	write sync.Mutex // guards writing to conn
 }
 
-// waiter is somebody who waits for a sight.
+// waiter is a goroutine that waits for a sight.
 type waiter struct {
 	cond func(Sight) bool
 	done chan struct{}
@@ -730,7 +730,7 @@ func (v *Visitor) take(data []byte) error {
 
 func (v *Visitor) htmlLocked() string { return page.HTML(v.known) }
 
-// sawLocked notes what is seen now.
+// sawLocked notes the present sight.
 func (v *Visitor) sawLocked(s Sight, socket bool) {
 	s.At, s.Socket = time.Now(), socket
 	if s.Joined && socket {
@@ -749,7 +749,7 @@ func (v *Visitor) sawLocked(s Sight, socket bool) {
 	v.tellLocked()
 }
 
-// tellLocked wakes those whose condition holds.
+// tellLocked wakes the waiters whose condition holds.
 func (v *Visitor) tellLocked() {
 	now := v.nowLocked()
 	v.waiting = slices.DeleteFunc(v.waiting, func(w *waiter) bool {
@@ -900,7 +900,7 @@ func (v *Visitor) MustJoin(name string) *Visitor {
 	return v
 }
 
-// Send writes any frame, for those who do not keep to the rules. kind is one of
+// Send writes any frame, also one that breaks the rules. kind is an opcode of
 // RFC 6455, section 11.8.
 func (v *Visitor) Send(kind int, data []byte) error {
 	v.mu.Lock()
@@ -972,8 +972,8 @@ func (v *Visitor) Roster() []string {
 	return readRoster(v.htmlLocked())
 }
 
-// Since is everything that was to be seen from an instant on, what was on the
-// screen at that instant included.
+// Since is everything that the page showed since an instant, including what it showed
+// at that instant.
 func (v *Visitor) Since(from time.Time) []Sight {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -1000,7 +1000,7 @@ func (v *Visitor) Frames() int {
 	return v.frames
 }
 
-// Problem is what was wrong with what the server sent.
+// Problem is a mistake in a frame of the server; nil if there was none.
 func (v *Visitor) Problem() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -1020,8 +1020,8 @@ func (v *Visitor) Sees(limit time.Duration, what string, cond func(Sight) bool) 
 	return took
 }
 
-// Await is Sees for those who go on when it does not happen: it reports whether
-// it did. It may be called from any goroutine.
+// Await is Sees, but reports whether it happened instead of failing the test. It may be
+// called from any goroutine.
 func (v *Visitor) Await(limit time.Duration, cond func(Sight) bool) (time.Duration, bool) {
 	start := time.Now()
 	w := &waiter{cond: cond, done: make(chan struct{})}
