@@ -1,10 +1,73 @@
 package harness
 
 import (
+	"fmt"
 	"html"
 	"strconv"
 	"strings"
+	"time"
 )
+
+// Sight is what a visitor could read on the screen at one instant.
+type Sight struct {
+	At time.Time
+
+	// Socket tells a live page from one that was loaded or posted.
+	Socket bool
+
+	// Users is the count; it means nothing unless Known, when the page shows a
+	// dash. Stale is the mark that the count may be out of date.
+	Users int
+	Known bool
+	Stale bool
+
+	// Joined and Name: whether the page says that the visitor is logged in, and
+	// as whom.
+	Joined bool
+	Name   string
+
+	// Notice, NameError and Typed are what the page says when something did not
+	// happen, and what it kept in the field.
+	Notice    string
+	NameError string
+	Typed     string
+
+	// Replica is the replica that served the page.
+	Replica string
+
+	// Names are those of the roster in their order, a line each, for visitors
+	// with Options.Names.
+	Names string
+}
+
+// same reports whether a person would see no difference between two sights.
+func (s Sight) same(other Sight) bool {
+	s.At, other.At = time.Time{}, time.Time{}
+	return s == other
+}
+
+// String is for failures.
+func (s Sight) String() string {
+	text := s.At.Format("05.000") + ": "
+	if s.Known {
+		text += fmt.Sprint(s.Users)
+	} else {
+		text += "–"
+	}
+	if s.Stale {
+		text += " stale"
+	}
+	if s.Joined {
+		text += " joined as " + s.Name
+	}
+	if !s.Socket {
+		text += " (no socket)"
+	}
+	if s.Notice != "" {
+		text += fmt.Sprintf(" %q", s.Notice)
+	}
+	return text + " by " + s.Replica
+}
 
 // readSight reads a page as a person does.
 func readSight(page string) Sight {
