@@ -618,7 +618,7 @@ func TestWithoutRedisPagesAreStaleAndJoinsFailInTime(t *testing.T) {
 	other := newBrowser(t)
 	started := time.Now()
 	page := other.post(a.url("/"), join("Ben"))
-	if took := time.Since(started); took > 2*time.Second {
+	if took := time.Since(started); took > 4*time.Second { // 2 s, and as much for a busy machine
 		t.Errorf("the form was answered after %v", took)
 	}
 	demand(t, page, "This did not happen", `value="Ben"`, "1 user(s) online")
@@ -651,7 +651,7 @@ func TestPressesAreAnsweredInTimeWhileRedisIsSilent(t *testing.T) {
 	for action, at := range map[string]*running{"leave": a, "join": fresh} {
 		began := time.Now()
 		page := newBrowser(t).post(at.url("/"), url.Values{"lvt-action": {action}, "username": {"Ben"}})
-		if took := time.Since(began); took > 2*time.Second+500*time.Millisecond { // and the load of a test
+		if took := time.Since(began); took > 4*time.Second { // 2 s, and as much for a busy machine
 			t.Errorf("a form to %s was answered after %v", action, took)
 		}
 		demand(t, page, "This did not happen")
@@ -664,13 +664,20 @@ func TestPressesAreAnsweredInTimeWhileRedisIsSilent(t *testing.T) {
 		t.Errorf("the answer to a leave that can't be: %s", answer)
 	}
 	server.Continue()
-	again.until("Logged in as")
-	again.send(`{"action":"leave"}`)
-	again.until(`"action":"leave"`)
-	redistest.Eventually(t, 5*time.Second, "nobody is there", func() bool {
+	room := func() string {
 		_, body := ann.do("GET", a.url("/v1/rooms/lobby"), "")
-		return strings.Contains(body, `"users":0,`)
-	})
+		return body
+	}
+	redistest.Eventually(t, 10*time.Second, "the room is fresh", func() bool { return strings.Contains(room(), `"stale":false`) })
+	// Redis may have received the leave that got no answer, and carries it out when it
+	// goes on. Otherwise Ann is still there and can leave again.
+	if strings.Contains(room(), `"users":1,`) {
+		again.until("Logged in as")
+		again.send(`{"action":"leave"}`)
+		again.until(`"action":"leave"`)
+	}
+	redistest.Eventually(t, 5*time.Second, "nobody is there", func() bool { return strings.Contains(room(), `"users":0,`) })
+	demand(t, ann.get(a.url("/")), `name="username"`)
 }
 
 func TestStopClosesSocketsWithServiceRestartWhileStillServing(t *testing.T) {
