@@ -40,7 +40,6 @@ type Fake struct {
 func NewFake(t testing.TB) *Fake {
 	m := miniredis.NewMiniRedis()
 	m.ClockTTL(true)
-	t.Cleanup(m.Close)
 	f := &Fake{Miniredis: m}
 	c, err := f.Dial() // starts it
 	if err != nil {
@@ -48,6 +47,10 @@ func NewFake(t testing.TB) *Fake {
 	}
 	_ = c.Close()
 	f.scripts = newScripts(t, f)
+	t.Cleanup(func() {
+		m.Close() // and with it the calls that are under way
+		f.scripts.state.Close()
+	})
 	f.Server().SetPreHook(f.serve)
 	return f
 }

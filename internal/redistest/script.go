@@ -33,7 +33,7 @@ type scripts struct {
 // compiled are the scripts of all Fakes, by their texts.
 var compiled sync.Map
 
-// newScripts returns an interpreter that ends with the test. The Fake must have started.
+// newScripts returns an interpreter, to be closed after the Fake, which must have started.
 func newScripts(t testing.TB, f *Fake) *scripts {
 	s := &scripts{fake: f, texts: map[string]string{}}
 	s.writer, s.reader = bufio.NewWriter(&s.reply), bufio.NewReader(&s.reply)
@@ -49,7 +49,6 @@ func newScripts(t testing.TB, f *Fake) *scripts {
 	f.Server().Dispatch(server.NewPeer(bufio.NewWriter(io.Discard)), []string{"EVAL", "return redis.call('REDISTEST.INSIDE')", "0"})
 
 	s.state = lua.NewState(lua.Options{SkipOpenLibs: true, RegistrySize: 1024, RegistryMaxSize: 1 << 18, CallStackSize: 128})
-	t.Cleanup(s.state.Close)
 	for name, open := range map[string]lua.LGFunction{
 		lua.BaseLibName: lua.OpenBase, lua.TabLibName: lua.OpenTable, lua.StringLibName: lua.OpenString, lua.MathLibName: lua.OpenMath,
 	} {
