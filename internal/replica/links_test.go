@@ -184,3 +184,29 @@ func TestNodesAreKnownAgain(t *testing.T) {
 		t.Errorf("after a failover: %v, %v, %v", added, moved, gone)
 	}
 }
+
+// A room is shown at once though the master of another one that is shown here hangs, and
+// nobody knows yet that it does.
+func TestNodeThatHangsDelaysNoOtherRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := redistest.NewFakeCluster(t, 3)
+		client, links := c.Links(t)
+		so := store.Options{Sharded: true}
+		a := startBy(t, &redistest.Link{Client: c.Client(t)}, Options{}, so)
+		b := startBy(t, &redistest.Link{Client: client}, Options{}, so)
+		time.Sleep(time.Minute)
+		other := &town{FakeCluster: c, t: t, a: a, b: b}
+		hanging := (c.NodeOf("{"+lobby+"}") + 1) % len(c.Nodes)
+		b.Enter(t.Context(), other.rooms("far")[hanging])
+		b.watching()
+		links[hanging].Hold(true)
+		for want := range 70 { // longer than until the next resync, and than a call takes
+			a.in(lobby, fmt.Sprint("user", want))
+			time.Sleep(150 * time.Millisecond)
+			if got := b.last(); got != fmt.Sprint(want+1) {
+				t.Fatalf("%d joined, and after %v shown is %s", want+1, 150*time.Millisecond, got)
+			}
+		}
+		links[hanging].Hold(false)
+	})
+}

@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"presence/internal/presence"
@@ -134,6 +135,8 @@ func (rs *Rooms) refresh(ctx context.Context) {
 	defer resync.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var reads sync.WaitGroup
+	defer reads.Wait()
 	for {
 		select {
 		case <-timer.C:
@@ -144,7 +147,7 @@ func (rs *Rooms) refresh(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for rs.refreshOnce(ctx) {
+		for rs.refreshOnce(ctx, &reads) {
 		}
 		if next, ok := rs.giveDue(time.Now()); ok {
 			timer.Reset(next)
@@ -152,14 +155,48 @@ func (rs *Rooms) refresh(ctx context.Context) {
 	}
 }
 
-// refreshOnce reads rooms that are due, and reports whether more may be.
-func (rs *Rooms) refreshOnce(ctx context.Context) (more bool) {
+// refreshOnce reads rooms that are due, and reports whether more may be. The nodes of a
+// Cluster do not wait for each other: what is read of them is among reads.
+func (rs *Rooms) refreshOnce(ctx context.Context, reads *sync.WaitGroup) (more bool) {
 	batch := rs.takeDue(time.Now())
 	if len(batch) == 0 {
 		return false
 	}
-	rs.readTaken(ctx, batch)
+	if !rs.store.Clustered() {
+		rs.readTaken(ctx, batch)
+		return len(batch) == refreshRooms
+	}
+	byNode := map[string][]*room{}
+	for _, rm := range batch {
+		node := rs.store.NodeOf(rm.name)
+		byNode[node] = append(byNode[node], rm)
+	}
+	for node, part := range byNode {
+		rs.setReading(node, true)
+		reads.Go(func() {
+			rs.readTaken(ctx, part)
+			rs.setReading(node, false)
+		})
+	}
 	return len(batch) == refreshRooms
+}
+
+// setReading notes whether rooms of a node are being read.
+func (rs *Rooms) setReading(node string, on bool) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if on {
+		rs.reading[node] = true
+		return
+	}
+	delete(rs.reading, node)
+	rs.rouse()
+}
+
+// waitsLocked reports whether rm can't be read now, since it, or others of its node, are
+// being read.
+func (rs *Rooms) waitsLocked(rm *room) bool {
+	return rm.busy || len(rs.reading) > 0 && rs.reading[rs.store.NodeOf(rm.name)]
 }
 
 // readTaken reads rooms that [room.takeLocked] has taken.
@@ -341,7 +378,7 @@ func (rs *Rooms) takeDue(now time.Time) (batch []*room) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	for _, rm := range rs.byName {
-		if rm.dirty && !rm.busy && rs.readInLocked(rm, now) <= 0 && rs.trust.Trusted(rm.name) == nil {
+		if rm.dirty && !rs.waitsLocked(rm) && rs.readInLocked(rm, now) <= 0 && rs.trust.Trusted(rm.name) == nil {
 			rm.takeLocked()
 			if batch = append(batch, rm); len(batch) == refreshRooms {
 				break
@@ -392,7 +429,7 @@ func (rs *Rooms) giveDue(now time.Time) (next time.Duration, ok bool) {
 			rs.giveLocked(rm, a, now)
 		}
 		switch {
-		case !rm.dirty || rm.busy: // what reads it goes on from there
+		case !rm.dirty || rs.waitsLocked(rm): // what reads it goes on from there
 		case rs.trust.Trusted(rm.name) == nil:
 			later(max(rs.readInLocked(rm, now), time.Millisecond))
 		default: // nobody says when a single room is to be trusted again

@@ -96,8 +96,9 @@ type Rooms struct {
 
 	sequence atomic.Int64 // of the newest view of all
 
-	mu     sync.Mutex // guards:
-	byName map[string]*room
+	mu      sync.Mutex // guards:
+	byName  map[string]*room
+	reading map[string]bool // nodes of a Cluster whose rooms are being read
 }
 
 // room is one of them.
@@ -127,7 +128,7 @@ func New(st *store.Store, trust Trust, opts Options) *Rooms {
 	rs := &Rooms{
 		store: st, trust: trust, opts: opts,
 		wake:   make(chan struct{}, 1),
-		byName: map[string]*room{},
+		byName: map[string]*room{}, reading: map[string]bool{},
 	}
 	rs.watch = st.NewWatch(opts.Logger, rs.changed)
 	rs.metrics = newMetrics(opts.Registerer, rs)
