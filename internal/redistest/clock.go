@@ -81,5 +81,11 @@ func (c *Clock) Step(ahead time.Duration) {
 // StartWithClock is Start with a clock of its own.
 func StartWithClock(t testing.TB, clock *Clock, args ...string) *Server {
 	t.Helper()
-	return startAt(t, FreePort(t), nil, clock.env, args...)
+	return StartAtWithClock(t, FreePort(t), clock, args...)
+}
+
+// StartAtWithClock is StartAt, without TLS, with a clock of its own.
+func StartAtWithClock(t testing.TB, port int, clock *Clock, args ...string) *Server {
+	t.Helper()
+	return startAt(t, port, nil, clock.env, args...)
 }

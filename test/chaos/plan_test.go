@@ -50,7 +50,7 @@ const (
 // that is killed or stands still for longer than a second has its replica in its place.
 var (
 	redisTroubles   = []kind{flush, flush, restart, restart, full, full, freeze, deafen, remove, remove, spoil, spoil, jump, jump, jump}
-	clusterTroubles = []kind{flush, flush, restart, restart, full, freeze, freeze, deafen, remove, spoil, failover, failover}
+	clusterTroubles = []kind{flush, flush, restart, restart, full, freeze, freeze, deafen, remove, spoil, failover, failover, jump, jump}
 )
 
 // parts are the keys of a room, of which any may be lost.
@@ -82,7 +82,7 @@ func (t trouble) String() string {
 	case remove, spoil:
 		text += " " + t.part + " of " + t.room
 	case jump:
-		text += " " + t.by.String()
+		text += " of Redis of " + t.room + " " + t.by.String()
 	case flush, restart, full, freeze, deafen, failover:
 		text += " Redis of " + t.room
 	case kill, stop, drain:
@@ -100,7 +100,7 @@ func (t trouble) losesData(cluster bool) bool {
 	case flush, restart, remove, spoil:
 		return true
 	case jump:
-		return t.by > 0
+		return t.by > 0 || cluster // whose nodes may find that one was silent for too long
 	case freeze:
 		return cluster
 	case kill, stop, drain, full, deafen, failover:

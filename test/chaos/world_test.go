@@ -38,8 +38,8 @@ type world struct {
 	t        *testing.T
 	redis    *redistest.Server // nil: on cluster
 	cluster  *harness.Cluster  // nil: on redis
-	clock    *redistest.Clock  // of redis; nil: that of the machine
-	ahead    time.Duration     // of the machine's clock
+	clocks   map[*redistest.Server]*redistest.Clock
+	ahead    map[*redistest.Server]time.Duration // of the machine's clock
 	admin    redis.UniversalClient
 	replicas []*harness.Replica
 	balancer *harness.HAProxy
@@ -55,15 +55,21 @@ type world struct {
 // newWorld starts three replicas behind the balancer over one Redis, or a Cluster.
 func newWorld(t *testing.T, cluster bool) *world {
 	t.Helper()
-	w := &world{t: t, hit: map[int]*redistest.Server{}, direct: map[*redistest.Server]redis.UniversalClient{}}
+	w := &world{t: t, clocks: map[*redistest.Server]*redistest.Clock{}, ahead: map[*redistest.Server]time.Duration{}, hit: map[int]*redistest.Server{}, direct: map[*redistest.Server]redis.UniversalClient{}}
 	var url string
 	if cluster {
-		w.cluster = harness.StartCluster(t, nil)
+		if redistest.HasClocks() {
+			w.cluster = harness.StartClusterWithClocks(t)
+		} else {
+			w.cluster = harness.StartCluster(t, nil)
+		}
+		w.clocks = w.cluster.Clocks
 		w.admin, url = clientOf(t, w.cluster), w.cluster.URL()
 	} else {
 		if redistest.HasClocks() {
-			w.clock = redistest.NewClock(t)
-			w.redis = redistest.StartWithClock(t, w.clock)
+			clock := redistest.NewClock(t)
+			w.redis = redistest.StartWithClock(t, clock)
+			w.clocks[w.redis] = clock
 		} else {
 			w.redis = redistest.Start(t)
 		}
@@ -193,9 +199,9 @@ func (w *world) begin(n int, tr trouble) {
 		// In one step: nobody is to make it anew in between.
 		w.ask(n, "eval", spoilScript, 1, key)
 	case jump:
-		if w.clock != nil {
-			w.ahead += tr.by
-			w.clock.Step(w.ahead)
+		if s := w.hit[n]; w.clocks[s] != nil {
+			w.ahead[s] += tr.by
+			w.clocks[s].Step(w.ahead[s])
 		}
 	case failover:
 		w.cluster.Failover(w.hit[n])

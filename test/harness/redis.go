@@ -119,6 +119,9 @@ const (
 type Cluster struct {
 	Nodes []*redistest.Server
 
+	// Clocks are those of the nodes that have one of their own.
+	Clocks map[*redistest.Server]*redistest.Clock
+
 	t      testing.TB
 	secure *redistest.Certificate
 }
@@ -128,23 +131,37 @@ type Cluster struct {
 // second is replaced.
 func StartCluster(t testing.TB, secure *redistest.Certificate) *Cluster {
 	t.Helper()
-	return startCluster(t, secure, 2*clusterMasters)
+	return startCluster(t, secure, 2*clusterMasters, false)
+}
+
+// StartClusterWithClocks is StartCluster, each node with a clock of its own.
+func StartClusterWithClocks(t testing.TB) *Cluster {
+	t.Helper()
+	return startCluster(t, nil, 2*clusterMasters, true)
 }
 
 // StartMasters is StartCluster without replicas: nothing takes the place of a master.
 func StartMasters(t testing.TB) *Cluster {
 	t.Helper()
-	return startCluster(t, nil, clusterMasters)
+	return startCluster(t, nil, clusterMasters, false)
 }
 
-func startCluster(t testing.TB, secure *redistest.Certificate, nodes int) *Cluster {
+func startCluster(t testing.TB, secure *redistest.Certificate, nodes int, clocks bool) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, secure: secure}
+	c := &Cluster{t: t, secure: secure, Clocks: map[*redistest.Server]*redistest.Clock{}}
 	all := redistest.FreePorts(t, nodes)
 	for _, port := range all {
-		c.Nodes = append(c.Nodes, redistest.StartAt(t, port, secure,
+		args := []string{
 			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "1000",
-			"--cluster-require-full-coverage", "no", "--cluster-allow-pubsubshard-when-down", "yes"))
+			"--cluster-require-full-coverage", "no", "--cluster-allow-pubsubshard-when-down", "yes",
+		}
+		if clocks {
+			clock := redistest.NewClock(t)
+			n := redistest.StartAtWithClock(t, port, clock, args...)
+			c.Nodes, c.Clocks[n] = append(c.Nodes, n), clock
+		} else {
+			c.Nodes = append(c.Nodes, redistest.StartAt(t, port, secure, args...))
+		}
 	}
 	must := func(n *redistest.Server, args ...any) {
 		t.Helper()
