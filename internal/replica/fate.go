@@ -13,19 +13,20 @@ const (
 	// Here: Redis has the member.
 	Here Fate = iota
 
-	// Replaced: another socket, or request, has its connection.
+	// Replaced: another socket or request has the member's connection.
 	Replaced
 
-	// Ended: it was ended on purpose, here or through another replica.
+	// Ended: somebody ended the connection on purpose, here or through another replica.
 	Ended
 
-	// Missing: Redis does not have it, but may have lost it, or its lease ran out when
-	// nobody could renew it. A sign of life puts it back.
+	// Missing: Redis does not have the connection. It may have lost it, or the lease ran
+	// out while nobody could renew it. A sign of life puts the member back.
 	Missing
 )
 
-// Fate asks Redis what has become of m, which joined at that time. A page can tell whether its visitor is still
-// there; a program whose connection was ended wants it to stay so.
+// Fate asks Redis what has become of m, which joined at that time. A page can answer
+// whether its visitor is still there, but a program can't. And a program whose connection
+// was ended wants it to stay ended.
 func (r *Replica) Fate(ctx context.Context, m *Member, joined time.Time) (Fate, error) {
 	if err := r.Trusted(m.room); err != nil {
 		return Missing, err
@@ -47,8 +48,8 @@ func (r *Replica) Fate(ctx context.Context, m *Member, joined time.Time) (Fate, 
 	}
 }
 
-// steady reports whether a lease that was taken then, and lasts for ttl, could be renewed
-// all the time, so that it has not run out.
+// steady reports whether replicas could renew a lease all the time since it was taken.
+// Then a lease of this ttl can't have run out.
 func (l *link) steady(taken time.Time, ttl time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -16,8 +16,8 @@ import (
 // beatCalls is how many script calls share one round trip.
 const beatCalls = 64
 
-// runHeartbeat renews one slot after the other until ctx ends, and all of them
-// whenever Redis was regained.
+// runHeartbeat renews one slot after the other until ctx ends, and all slots when Redis
+// answers again.
 func (r *Replica) runHeartbeat(ctx context.Context) error {
 	tick := time.NewTicker(r.opts.HeartbeatInterval / slots)
 	defer tick.Stop()
@@ -28,7 +28,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 				r.restore(ctx, room, members)
 			}
 			r.members.expire(time.Now())
-			r.undoOnce(ctx) // what was put back for nothing, too
+			r.undoOnce(ctx) // also members that were put back but have left meanwhile
 			r.beatOnce(ctx, slot)
 			r.checkPuts(ctx, slot, false)
 			if slot = (slot + 1) % slots; slot == 0 {
@@ -58,7 +58,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 	}
 }
 
-// registerOnce keeps the rooms of local members on the list that all replicas
+// registerOnce keeps the rooms of local members on the list of rooms that all replicas
 // sweep.
 func (r *Replica) registerOnce(ctx context.Context) {
 	rooms := r.members.localRooms()
@@ -67,7 +67,7 @@ func (r *Replica) registerOnce(ctx context.Context) {
 		known[room] = true
 	}
 	r.puts.end(func(room string) bool {
-		return r.links.of(room).trusted() == nil // time in which Redis is away does not count
+		return r.links.of(room).trusted() == nil // the time for which Redis is away does not count
 	})
 	for _, room := range r.puts.inRooms() {
 		if !known[room] {
@@ -83,25 +83,26 @@ func (r *Replica) registerOnce(ctx context.Context) {
 	}
 }
 
-// undoOnce undoes what of unknown outcome has taken place: each generation by itself,
-// so that whatever the tab did since, here or elsewhere, stays. A member that was
-// overtaken by what was undone is the tab's again.
+// undoOnce ends the joins of unknown outcome that have taken place. It ends each
+// generation by itself, so whatever the tab has done since, here or elsewhere, stays. If
+// the tab's earlier member is still here, it is asked for a sign of life, and then gets
+// the connection back.
 func (r *Replica) undoOnce(ctx context.Context) {
 	doubts := r.members.doubts()
 	doubts = slices.DeleteFunc(doubts, func(c claim) bool { return r.links.of(c.room).ready() != nil })
 	if len(doubts) == 0 {
 		return
 	}
-	var once sync.Map // links of which it is known that they failed
+	var once sync.Map // links that are known to have failed
 	var g errgroup.Group
-	g.SetLimit(store.BatchSize) // they share round trips
+	g.SetLimit(store.BatchSize) // the calls share round trips
 	for _, c := range doubts {
 		g.Go(func() error {
 			if _, err := r.store.Leave(ctx, c.room, c.id, c.generation); errors.Is(err, presence.ErrUnavailable) {
 				if _, known := once.LoadOrStore(r.links.of(c.room), true); !known {
-					r.roomFailed(ctx, c.room, err) // once for all: they shared the trouble
+					r.roomFailed(ctx, c.room, err) // once for all calls to the node
 				}
-				return nil // again at the next tick
+				return nil // the next tick tries again
 			}
 			r.members.certain(c)
 			if m := r.members.among(c.tabKey); m != nil {
@@ -116,7 +117,7 @@ func (r *Replica) undoOnce(ctx context.Context) {
 // beatOnce renews the leases of one slot.
 func (r *Replica) beatOnce(ctx context.Context, slot int) { r.beat(ctx, r.members.inSlot(slot)) }
 
-// beat renews the leases of members, each list of one room. Nodes do not wait for each
+// beat renews the leases of members; each list is of one room. Nodes do not wait for each
 // other.
 func (r *Replica) beat(ctx context.Context, lists [][]*Member) {
 	byNode := map[*link][][]*Member{}
@@ -160,9 +161,9 @@ func (r *Replica) beatNode(ctx context.Context, lists [][]*Member) {
 	}
 }
 
-// apart returns lists in which a member is alone whose lease is to be shorter than that of
-// others, and in which those are missing whose right to be there has ended: they end by
-// their leases.
+// apart splits lists by the lease that members get. A member whose lease is shorter than
+// the member TTL gets a list of its own. A member whose right to be there has ended is
+// left out, and ends by its lease.
 func (r *Replica) apart(lists [][]*Member) [][]*Member {
 	bounded := func(m *Member) bool { return m.conn.Lease(r.opts.MemberTTL) < r.opts.MemberTTL }
 	for i, list := range lists {
@@ -180,14 +181,14 @@ func (r *Replica) apart(lists [][]*Member) [][]*Member {
 	return slices.DeleteFunc(lists, func(list []*Member) bool { return len(list) == 0 })
 }
 
-// restore puts members of one room back that Redis does not know, and who have
-// just given a sign of life: a tab that is silent may have gone, or moved, or left
-// elsewhere long ago, and its old socket only not have noticed. Only when Redis
-// lost everything, and so the good with the bad, those come back too who are slow
-// to answer: they were there a moment ago, and their next ping tells.
+// restore puts back members of one room that Redis does not have. Each has just given a
+// sign of life. A silent tab may have gone, moved, or left elsewhere long ago, and only
+// its old socket has not noticed. When Redis has lost everything, members that are slow
+// to answer come back as well: they were there a moment ago, and their next ping shows
+// whether they still are.
 //
-// A member whose connection another socket has stays in doubt: if that socket was
-// only a latecomer and closes, this one is the tab's after all.
+// If another socket has a member's connection, the member stays in doubt. When that other
+// socket turns out to be a late one and closes, the tab uses this member after all.
 func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 	lost := make([]store.Lost, len(back))
 	for i, m := range back {
@@ -205,8 +206,8 @@ func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 		case errors.Is(err, presence.ErrSuperseded):
 			r.members.ask(m, false)
 		case errors.Is(err, presence.ErrRoomFull):
-			// Others came in its place. It does not come back by itself, whenever
-			// one of them should leave.
+			// Others have taken its place. It does not come back by itself when one of
+			// them leaves.
 			r.members.leave(m.tab())
 			r.roomFailed(ctx, room, err)
 			tell(m, err)
@@ -214,14 +215,14 @@ func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 			r.members.leave(m.tab())
 			tell(m, err)
 		default:
-			r.roomFailed(ctx, room, err) // lost again at the next heartbeat
+			r.roomFailed(ctx, room, err) // the next heartbeat finds it lost again
 			r.revoke(ctx, m)
 		}
 	}
 	r.restored(ctx, room, restored)
 }
 
-// restored counts what was put back.
+// restored counts and logs the members that were put back.
 func (r *Replica) restored(ctx context.Context, room string, n int) {
 	if n > 0 {
 		r.metrics.restored.Add(float64(n))
@@ -229,8 +230,8 @@ func (r *Replica) restored(ctx context.Context, room string, n int) {
 	}
 }
 
-// revoke takes back that m was, or may have been, put back if it is no longer a
-// member: what ended it meanwhile found nothing to end in Redis.
+// revoke is called after a restore of m, which may have succeeded. If m is no longer a
+// member, it ends or releases m in Redis. What ended m meanwhile found nothing in Redis.
 func (r *Replica) revoke(ctx context.Context, m *Member) {
 	switch in, left := r.members.has(m); {
 	case left:

@@ -6,30 +6,31 @@ import (
 	"presence/internal/presence"
 )
 
-// ledger is the account of who is in which room through this replica, by the address
-// they come from. It is part of members, whose lock guards it, and follows from them:
-// a tab has one place, however many sockets it has, from the moment it asks to join
-// until its last member is removed or, without a socket, its lease has run out.
+// ledger counts, by the address that visitors come from, who is in which room through
+// this replica. It is part of members, and the lock of members guards it. A tab has one
+// place, however many sockets it has. The place exists from the moment when the tab asks
+// to join, until the replica removes the tab's last member or, for a tab without a
+// socket, until its lease ends.
 type ledger struct {
 	maxRooms   int // of one address; 0: no limit
 	maxMembers int // likewise
 
 	places   map[tabKey]*place
-	leased   map[tabKey]*place // those with a lease
+	leased   map[tabKey]*place // places that have a lease
 	accounts map[string]*account
 }
 
-// place is what one tab takes in one room.
+// place is what one tab in one room takes from the limits of its address.
 type place struct {
 	address string
-	asking  int       // calls under way that may make a member of the tab
+	asking  int       // calls under way that may create a member of the tab
 	until   time.Time // end of the lease of a tab without a socket; zero if it has none
 }
 
-// account is what one address has.
+// account counts the places of one address.
 type account struct {
 	members int
-	rooms   map[string]int // how many members in each
+	rooms   map[string]int // room -> number of members
 }
 
 func newLedger(o Options) ledger {
@@ -39,8 +40,8 @@ func newLedger(o Options) ledger {
 	}
 }
 
-// take returns the place of a tab that is now at address, and makes one if it has
-// none. With limited it is refused where the address has too many.
+// take returns the place of a tab that is now at address, and makes one if the tab has
+// none. If limited, it refuses a place that would exceed a limit of the address.
 func (l *ledger) take(tab tabKey, address string, limited bool) (*place, error) {
 	p := l.places[tab]
 	if p != nil && p.address == address {
@@ -68,7 +69,7 @@ func (l *ledger) take(tab tabKey, address string, limited bool) (*place, error) 
 	return p, nil
 }
 
-// refusal is why a tab that is now at address can't have a place; nil if it can.
+// refusal returns the reason why a tab at address can't have a place; nil if it can.
 func (l *ledger) refusal(tab tabKey, address string) error {
 	a := l.accounts[address]
 	if p := l.places[tab]; a == nil || p != nil && p.address == address {
@@ -83,7 +84,7 @@ func (l *ledger) refusal(tab tabKey, address string) error {
 	return nil
 }
 
-// discharge takes a place off the account of its address.
+// discharge subtracts a place from the account of its address.
 func (l *ledger) discharge(tab tabKey, p *place) {
 	a := l.accounts[p.address]
 	if a.rooms[tab.room]--; a.rooms[tab.room] == 0 {
@@ -94,7 +95,7 @@ func (l *ledger) discharge(tab tabKey, p *place) {
 	}
 }
 
-// lease sets the end of a tab's lease; zero ends it.
+// lease sets the end of a tab's lease; a zero time removes the lease.
 func (l *ledger) lease(tab tabKey, until time.Time) {
 	p := l.places[tab]
 	if p == nil {
@@ -107,8 +108,8 @@ func (l *ledger) lease(tab tabKey, until time.Time) {
 	}
 }
 
-// free gives the place of a tab back, unless something still keeps it. hasMembers
-// says whether the tab has any.
+// free frees the place of a tab unless a call, a lease or a member still needs it.
+// hasMembers says whether the tab has a member.
 func (l *ledger) free(tab tabKey, hasMembers bool) {
 	if p := l.places[tab]; p != nil && !hasMembers && p.asking == 0 && p.until.IsZero() {
 		l.discharge(tab, p)
@@ -116,10 +117,10 @@ func (l *ledger) free(tab tabKey, hasMembers bool) {
 	}
 }
 
-// reserve takes a place for a tab that wants to join, or says why it can't have one.
-// answered must be called when it is known what became of it.
+// reserve takes a place for a tab that wants to join, or returns the reason why it can't
+// have one. The caller must call answered when the outcome of the join is known.
 //
-// An address of "" has no account, and no limit: it is that of a backend.
+// A backend has the address "", which has no account and no limit.
 func (ms *members) reserve(tab tabKey, address string) error {
 	if address == "" {
 		return nil
@@ -133,7 +134,7 @@ func (ms *members) reserve(tab tabKey, address string) error {
 	return err
 }
 
-// answered ends what reserve began. A tab that has no member by now loses its place.
+// answered ends a reservation. If the tab has no member now, it loses its place.
 func (ms *members) answered(tab tabKey) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -143,17 +144,17 @@ func (ms *members) answered(tab tabKey) {
 	}
 }
 
-// leased notes that a tab without a socket, which is at address, counts until then.
+// leased notes that a tab without a socket, at address, has a lease until that time.
 func (ms *members) leased(tab tabKey, address string, until time.Time) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	if address != "" {
-		_, _ = ms.ledger.take(tab, address, false) // unlimited: it is there already
+		_, _ = ms.ledger.take(tab, address, false) // unlimited: Redis has accepted the tab already
 		ms.ledger.lease(tab, until)
 	}
 }
 
-// expire gives back the places of tabs whose leases have run out.
+// expire frees the places of tabs whose leases have ended.
 func (ms *members) expire(now time.Time) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()

@@ -12,79 +12,80 @@ import (
 	"presence/internal/terse"
 )
 
-// maxFailures is how many probes in a row fail before Redis counts as away, so
-// that one late answer does not mark every page.
+// maxFailures is how many probes in a row must fail before Redis counts as away. So one
+// late answer does not mark every page as stale.
 const maxFailures = 2
 
 const (
-	// minSettle is what replicas need, with quick heartbeats too, to notice one
-	// after the other that Redis is back: three failed tries of a call, and a
-	// busy machine.
+	// minSettle is the shortest settle time, whatever the heartbeat interval. In this
+	// time all replicas must have noticed that Redis is back: it allows for three failed
+	// tries of a call on a busy machine.
 	minSettle = 600 * time.Millisecond
 
-	// probesPerSettle keeps the last to notice well within the settling of the
-	// first. maxProbe bounds for how long the shared secret can be missing.
+	// A replica probes this often in a settle time, so even the last replica notices that
+	// Redis is back before the settle time of the first one ends. maxProbe bounds the
+	// time for which the shared secret can be missing.
 	probesPerSettle = 4
 	maxProbe        = time.Second
 )
 
-// pageLoad is how long a page may have been loading in vain when Redis answers again:
-// it reloads a heartbeat interval later.
+// pageLoad is how long a page may have been loading in vain when Redis answers again.
+// Such a page reloads one heartbeat interval later.
 const pageLoad = 2 * time.Second
 
-// minStop is the shortest gap that is taken for a stop of this process: a busy
-// machine makes shorter ones.
+// minStop is the shortest gap that counts as a stop of this process. A busy machine
+// causes shorter gaps.
 const minStop = time.Second
 
-// phase is how this replica stands with Redis.
+// phase is the state of Redis as this replica sees it.
 type phase int
 
 const (
 	away     phase = iota // Redis does not answer
-	settling              // it does again; replicas put back what it lost
-	present               // it does
+	settling              // Redis answers again; replicas put back what it lost
+	present               // Redis answers, and its data can be trusted
 )
 
-// errNoContact is why a replica is not ready before it has reached Redis.
+// errNoContact is why a replica is not ready before Redis has answered once.
 var errNoContact = errors.New("Redis has not answered yet")
 
-// times are those by which a replica judges Redis.
+// times are the durations by which a replica judges Redis.
 type times struct {
 	probe  time.Duration // between two probes
-	settle time.Duration // from an answer to trust in what Redis holds
-	start  time.Duration // from the first answer to trust in leases nobody renewed
-	stop   time.Duration // between two probes: this process was stopped, or as good as
+	settle time.Duration // from an answer until its data can be trusted
+	start  time.Duration // from the first answer until leases that nobody renewed may be ended
+	stop   time.Duration // a longer gap between two probes means that this process was stopped
 	ttl    time.Duration // of leases
-	brake  time.Duration // from an answer after a silence longer than that until many leases may end at once
+	brake  time.Duration // after a silence longer than ttl: from the end of settling until many leases may end at once
 	visit  time.Duration // from an answer until every page without a socket has reloaded
 }
 
-// link is the knowledge of whether a node of Redis answers and still has its data.
+// link knows whether a node of Redis answers and whether it still has its data.
 type link struct {
 	times
 
-	epochs *epochs // of all nodes
-	alone  bool    // at the start nobody else has anything to put back
+	epochs *epochs // shared by all links
+	alone  bool    // no other replica can have anything to put back at the start
 
-	outage terse.State // whether the node answers, for the log
-	losses terse.Line  // of data, and of time
+	outage terse.State // whether the node answers; limits log lines
+	losses terse.Line  // limits log lines about lost data and stops
 
 	mu       sync.Mutex // guards:
 	node     store.Node
 	phase    phase
 	changed  chan struct{} // closed when the phase changes
-	met      time.Time     // first answer; zero: none yet
+	met      time.Time     // time of the first answer; zero: none yet
 	failures int
-	reason   error     // why away
-	ticked   time.Time // last probe
+	reason   error     // why the node is away
+	ticked   time.Time // time of the last probe that was answered
 	until    time.Time // end of settling
-	empty    bool      // settling, since Redis lost its data
-	heldFrom time.Time // leases may have gone without renewal until then
-	heldTo   time.Time // until then they get the benefit of the doubt
-	visitTo  time.Time // until then those without a socket get it
-	ahead    offset    // of the node's clock
-	steadyAt time.Time // until then leases are set anew, since that clock was stepped
-	brakeTo  time.Time // until then not many leases of one room end at once
+	empty    bool      // settling because Redis lost its data
+	heldFrom time.Time // until this time some leases may not have been renewed
+	heldTo   time.Time // until this time such leases are spared
+	visitTo  time.Time // until this time connections without a socket are spared
+	ahead    offset    // how far the node's clock is ahead of ours
+	steadyAt time.Time // the clock was stepped; until this time replicas set their leases anew
+	brakeTo  time.Time // until this time not many leases of a room may end at once
 }
 
 func newTimes(o Options) times {
@@ -111,7 +112,7 @@ func (l *link) ready() error {
 	return nil
 }
 
-// trusted returns nil when what Redis holds may be shown.
+// trusted returns nil when the node's data may be shown.
 func (l *link) trusted() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -125,9 +126,9 @@ func (l *link) trusted() error {
 	}
 }
 
-// pending is trusted, and where that may soon be so a channel that is closed when it may:
-// while replicas put back what Redis lost, and at the start until it is known whether Redis
-// answers at all.
+// pending is like trusted. If the data may soon be shown, it also returns a channel that
+// is closed when the phase changes. That is so while replicas put back what Redis lost,
+// and at the start until it is known whether Redis answers at all.
 func (l *link) pending() (soon <-chan struct{}, err error) {
 	err = l.trusted()
 	l.mu.Lock()
@@ -138,16 +139,16 @@ func (l *link) pending() (soon <-chan struct{}, err error) {
 	return nil, err
 }
 
-// enterLocked changes the phase and wakes those who await.
+// enterLocked changes the phase and wakes the goroutines that wait for that.
 func (l *link) enterLocked(p phase) {
 	l.phase = p
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
 
-// held returns for how long leases may have gone without renewal, and whether
-// they are to be spared for that. sweep is false when nothing may be removed at
-// all, since this process itself has been stopped for a while.
+// held returns for how long leases may have gone without renewal, and whether sweeps must
+// spare them for that reason. sweep is false when nothing may be removed at all, because
+// Redis is away or this process has been stopped for a while.
 func (l *link) held() (since time.Duration, held, sweep bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -157,17 +158,18 @@ func (l *link) held() (since time.Duration, held, sweep bool) {
 	return time.Since(l.heldFrom), time.Now().Before(l.heldTo), true
 }
 
-// visits returns for how long connections without a socket are to be spared still: a
-// page renews their leases when it reloads, and in an outage it could not.
+// visits returns for how much longer connections without a socket are spared. A page
+// renews their leases when it reloads, which it could not do during an outage.
 func (l *link) visits() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return max(0, time.Until(l.visitTo))
 }
 
-// sees notes what the clock of Redis showed, in ms, at some instant between two of ours,
-// and returns by how much it was stepped since the last time; 0 if it was not. Then leases
-// say something else than they did: they are spared until all replicas have set theirs anew.
+// sees notes what the clock of Redis showed, in ms, at some instant between two times of
+// our clock. It returns by how much that clock was stepped since the last time, or 0.
+// After a step the deadlines of leases mean other times than before, so leases are spared
+// until all replicas have set theirs anew.
 func (l *link) sees(at, before, after int64) (step time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -178,7 +180,7 @@ func (l *link) sees(at, before, after int64) (step time.Duration) {
 	return time.Duration(by) * time.Millisecond
 }
 
-// unsettle has leases spared until all replicas have set theirs anew.
+// unsettle makes sweeps spare leases until all replicas have set theirs anew.
 func (l *link) unsettle() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -200,17 +202,17 @@ func (l *link) unsteady() bool {
 	return time.Now().Before(l.steadyAt)
 }
 
-// brakes returns for how long sweeps that would end many leases of a room at once wait
-// still: after a silence of all it is more likely that nobody could be heard than that
-// everybody has gone.
+// brakes returns for how much longer a sweep that would end many leases of a room at once
+// has to wait. After a silence of all members it is more likely that nobody could be
+// heard than that everybody has gone.
 func (l *link) brakes() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return max(0, time.Until(l.brakeTo))
 }
 
-// failed notes that Redis did not answer, and reports whether it is away by now
-// and was not before.
+// failed notes that Redis did not answer, and reports whether Redis has become away by
+// that.
 func (l *link) failed(err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -218,7 +220,7 @@ func (l *link) failed(err error) bool {
 	if l.phase == away {
 		if l.reason = err; l.met.IsZero() {
 			l.reason = fmt.Errorf("%w: %w", errNoContact, err)
-			l.enterLocked(away) // it is known now
+			l.enterLocked(away) // whether Redis answers is now known
 		}
 		return l.met.IsZero() && l.failures == maxFailures
 	}
@@ -230,28 +232,29 @@ func (l *link) failed(err error) bool {
 	return true
 }
 
-// gone reports whether Redis is away, and not only late with its first answer.
+// gone reports whether enough calls have failed that Redis is known to be away; before
+// the first answer, a single failure does not prove that.
 func (l *link) gone() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.phase == away && l.failures >= maxFailures
 }
 
-// event is what a probe found out.
+// event is the result of a probe.
 type event int
 
 const (
 	nothing event = iota
 	contact       // the first answer
-	back          // it answers again
-	upset         // it lost its data without going away, or this process was stopped
-	settled       // what Redis holds can be trusted again
+	back          // Redis answers again
+	upset         // Redis lost its data without going away, or this process was stopped
+	settled       // the data in Redis can be trusted again
 )
 
-// answered notes that the node answered with an epoch, which was made age ago.
+// answered notes that the node answered with an epoch that was made this long ago (age).
 //
-// At the first answer a young epoch means that Redis is new, or lost its data so
-// lately that others are still putting back what they hold.
+// A young epoch at the first answer means that Redis is new, or that it lost its data so
+// recently that other replicas are still putting back their members.
 func (l *link) answered(epoch store.Epoch, age time.Duration) (what event, why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -271,7 +274,7 @@ func (l *link) answered(epoch store.Epoch, age time.Duration) (what event, why s
 		}
 		l.heldFrom, l.heldTo = now, now.Add(l.start)
 		if l.alone || age >= 0 && age < l.settle {
-			l.heldTo = now // nobody held a lease before, or has taken a new one since
+			l.heldTo = now // nobody held a lease before, or all have taken new ones since
 		}
 		return contact, "first answer"
 	case l.phase == away:
@@ -309,7 +312,7 @@ func (l *link) at() store.Node {
 	return l.node
 }
 
-// clock is what the clock of the node shows now, in ms; 0 where that is not known.
+// clock returns what the node's clock shows now, in ms; 0 if that is not known.
 func (l *link) clock() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -319,24 +322,24 @@ func (l *link) clock() int64 {
 	return clock() + int64(l.ahead)
 }
 
-// late reports whether every replica has had the time, since this one came, to put
-// back what Redis lost.
+// late reports whether, since this replica started, every other replica has had the time
+// to put back what Redis lost.
 func (l *link) late() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.phase == present && time.Since(l.met) >= l.settle
 }
 
-// forgot reports whether members whom Redis does not know are among all those that
-// it just lost.
+// forgot reports whether Redis has just lost its data. Then Redis lost the members that a
+// call does not find.
 func (l *link) forgot() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.phase == settling && l.empty
 }
 
-// regaining reports whether Redis answers again, with its data: a room may still be lost,
-// since a failover leaves out what came last.
+// regaining reports whether Redis answers again and has its data. A single room may be
+// lost all the same, since a failover loses the newest writes.
 func (l *link) regaining() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -360,8 +363,8 @@ func (r *Replica) runLink(ctx context.Context, l *link) {
 	}
 }
 
-// probeOnce asks a node for its epoch and, if it has that, for the shared secret, and acts
-// on the answer.
+// probeOnce asks a node for its epoch and, if the node stores it, for the shared secret,
+// and acts on the answer.
 func (r *Replica) probeOnce(ctx context.Context, l *link) {
 	node := l.at()
 	before := clock()
@@ -391,7 +394,7 @@ func (r *Replica) probeOnce(ctx context.Context, l *link) {
 	case settled:
 		r.views.Settled(r.links.roomsOf(l))
 		if node.Secret && probed.Secret == "" {
-			r.probeOnce(ctx, l) // and offer one now
+			r.probeOnce(ctx, l) // which offers our secret now
 		}
 	case nothing:
 	}
@@ -400,8 +403,8 @@ func (r *Replica) probeOnce(ctx context.Context, l *link) {
 	}
 }
 
-// stepped has all leases set anew after the clock of a node was stepped, and those that end
-// too late now set back.
+// stepped reacts to a step of a node's clock. All leases are set anew, and sweeps shorten
+// the leases that would now end too late.
 func (r *Replica) stepped(ctx context.Context, l *link, by time.Duration) {
 	r.metrics.steps.Inc()
 	r.log.WarnContext(ctx, "the clock of redis was stepped", "by", by.String(), "node", l.at().Addr)
@@ -409,8 +412,8 @@ func (r *Replica) stepped(ctx context.Context, l *link, by time.Duration) {
 	r.links.renew()
 }
 
-// logAnswer says that a node answers, or has lost its data, unless it does so all the
-// time.
+// logAnswer logs that a node answers or has lost its data. It limits how often it logs
+// the latter.
 func (r *Replica) logAnswer(ctx context.Context, l *link, what event, why string) {
 	lasted, ended := l.outage.Works()
 	log := r.log.With("node", l.at().Addr)
@@ -427,8 +430,8 @@ func (r *Replica) logAnswer(ctx context.Context, l *link, what event, why string
 	}
 }
 
-// redisFailed notes that a call to a node failed, and marks the node's rooms when that makes
-// it count as away.
+// redisFailed notes that a call to a node failed. When that makes the node count as away,
+// it marks the node's rooms as stale.
 func (r *Replica) redisFailed(ctx context.Context, l *link, err error) {
 	if ctx.Err() != nil || l == r.links.none && r.links.ready() == nil {
 		return

@@ -11,27 +11,27 @@ import (
 	"presence/internal/store"
 )
 
-// links are what is known of each node of Redis. What is wrong with one is the trouble of
-// the rooms that it has.
+// links holds what this replica knows about each node of Redis. Trouble with one node
+// affects only the rooms on that node.
 //
-// A node is known again by its address when slots of it have moved, and by its hash tag when
-// a failover has put another server in its place.
+// A link stays with its node by the node's address when slots have moved, and by the
+// node's hash tag when a failover has put another server in its place.
 type links struct {
 	times
 
 	store *store.Store
 	alone bool
-	only  *link // where there is but one node; else nil
+	only  *link // the link when Redis is a single node; nil in a Cluster
 
-	regained chan struct{} // holds one: renew all leases now
+	regained chan struct{} // holds one token: renew all leases now
 	epochs   *epochs
 
-	none *link // stands for nodes that are not known yet
+	none *link // stands for all nodes that have no link yet
 
 	mu     sync.Mutex // guards:
 	byAddr map[string]*link
-	ran    time.Time // when the loop of probes came round last
-	oldTo  time.Time // until then what is read may have been sent long ago
+	ran    time.Time // when the probe loop last started a round
+	oldTo  time.Time // until then, a request that we read may be old
 }
 
 func newLinks(st *store.Store, o Options) *links {
@@ -47,7 +47,8 @@ func newLinks(st *store.Store, o Options) *links {
 	return ls
 }
 
-// of returns the link to the node that has room, or the index of rooms for "".
+// of returns the link to the node that holds room, or that holds the index of rooms for
+// "".
 func (ls *links) of(room string) *link {
 	if ls.only != nil {
 		return ls.only
@@ -58,10 +59,10 @@ func (ls *links) of(room string) *link {
 	if l := ls.byAddr[addr]; l != nil {
 		return l
 	}
-	return ls.none // looked up at the next tick
+	return ls.none // the next tick finds the node
 }
 
-// all lists the links; where no node is known yet, that which stands for all.
+// all lists the links. If no node is known yet, it returns the link that stands for all.
 func (ls *links) all() []*link {
 	if ls.only != nil {
 		return []*link{ls.only}
@@ -78,7 +79,7 @@ func (ls *links) all() []*link {
 	return list
 }
 
-// roomsOf returns which rooms are those of a node; nil: all.
+// roomsOf returns a filter for the rooms of one node; nil means all rooms.
 func (ls *links) roomsOf(l *link) func(room string) bool {
 	if ls.only != nil {
 		return nil
@@ -86,8 +87,8 @@ func (ls *links) roomsOf(l *link) func(room string) bool {
 	return func(room string) bool { return ls.of(room) == l }
 }
 
-// find takes over the list of nodes. It returns links to new ones, those to nodes that have
-// other servers now, and those to nodes that are no more.
+// find takes over the list of nodes. It returns the links to new nodes, to nodes that
+// have another server now, and to nodes that no longer exist.
 func (ls *links) find(nodes []store.Node) (added, moved, gone []*link) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -115,7 +116,8 @@ func (ls *links) find(nodes []store.Node) (added, moved, gone []*link) {
 			}
 		}
 		if l == nil {
-			// Once others are known, what a new node has came from them.
+			// If another node's epoch is known, this Cluster is not new. So the new node
+			// got its slots from other nodes, and there is nothing to put back.
 			l = ls.newLink(node, ls.alone || ls.epochs.any())
 			added = append(added, l)
 		}
@@ -131,21 +133,21 @@ func (ls *links) find(nodes []store.Node) (added, moved, gone []*link) {
 	return added, moved, gone
 }
 
-// moves notes what the node is now.
+// moves notes the node's new address and slots.
 func (l *link) moves(node store.Node) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.node = node
 }
 
-// wake wakes those who await a change.
+// wake wakes the goroutines that wait for a change of the link.
 func (l *link) wake() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.enterLocked(l.phase)
 }
 
-// epochs are those of all hash tags, as they were seen last.
+// epochs holds the last known epoch of each hash tag.
 type epochs struct {
 	mu    sync.Mutex // guards:
 	texts map[string]string
@@ -160,7 +162,8 @@ func (es *epochs) learn(e store.Epoch) (lost bool) {
 	return known != "" && known != e.Text
 }
 
-// is reports whether e is the epoch of its tag, and whether any is known.
+// is reports whether e is the known epoch of its tag, and whether any epoch of that tag
+// is known.
 func (es *epochs) is(e store.Epoch) (same, known bool) {
 	es.mu.Lock()
 	defer es.mu.Unlock()
@@ -175,7 +178,7 @@ func (es *epochs) any() bool {
 	return len(es.texts) > 0
 }
 
-// tagged returns the link to the node of a hash tag; nil if there is none.
+// tagged returns the link to the node with a hash tag, or nil.
 func (ls *links) tagged(tag string) *link {
 	for _, l := range ls.all() {
 		if l.at().Tag == tag {
@@ -185,7 +188,7 @@ func (ls *links) tagged(tag string) *link {
 	return nil
 }
 
-// avoid has the store leave those nodes alone that are away.
+// avoid tells the store not to call the nodes that are away.
 func (ls *links) avoid() {
 	if ls.only != nil {
 		return
@@ -199,7 +202,7 @@ func (ls *links) avoid() {
 	ls.store.Avoid(away)
 }
 
-// renew has all leases renewed at once.
+// renew makes the heartbeat renew all leases at once.
 func (ls *links) renew() {
 	select {
 	case ls.regained <- struct{}{}:
@@ -212,7 +215,7 @@ func (ls *links) newLink(node store.Node, alone bool) *link {
 	return &link{times: ls.times, epochs: ls.epochs, node: node, alone: alone, changed: make(chan struct{}), reason: errNoContact}
 }
 
-// ready returns nil when a node answers, else why none does.
+// ready returns nil when at least one node answers; otherwise the reason why none does.
 func (ls *links) ready() error {
 	away := ls.away()
 	if all := ls.all(); len(away) < len(all) {
@@ -221,7 +224,7 @@ func (ls *links) ready() error {
 	return away[0]
 }
 
-// away lists why nodes do not answer.
+// away lists, for each node that does not answer, the reason.
 func (ls *links) away() []error {
 	var away []error
 	for _, l := range ls.all() {
@@ -237,8 +240,9 @@ func (ls *links) away() []error {
 	return away
 }
 
-// runs notes that this process runs. Where it did not for a while, browsers and programs
-// may have turned to other replicas; what they had sent here is read only now.
+// runs notes that this process is running. If it was stopped for a while, browsers and
+// programs may have moved to other replicas. Requests that they sent here before are read
+// only now, so for the settle time they count as outdated.
 func (ls *links) runs() {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -251,15 +255,15 @@ func (ls *links) runs() {
 
 func (ls *links) stoppedLocked() bool { return !ls.ran.IsZero() && time.Since(ls.ran) > ls.stop }
 
-// outdated reports whether what is read from browsers and programs now may have been sent
-// long ago, since this process was stopped.
+// outdated reports whether a request that is read now may be old, because this process
+// was stopped.
 func (ls *links) outdated() bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	return ls.stoppedLocked() || time.Now().Before(ls.oldTo)
 }
 
-// runLinks probes all nodes, and looks for those that come and go, until ctx ends.
+// runLinks probes all nodes, and follows which nodes there are, until ctx ends.
 func (r *Replica) runLinks(ctx context.Context) error {
 	if only := r.links.only; only != nil {
 		r.runLink(ctx, only)
@@ -290,7 +294,7 @@ func (r *Replica) runLinks(ctx context.Context) error {
 		}
 		r.links.avoid()
 		for _, l := range moved {
-			probes.Go(func() { r.probeOnce(ctx, l) }) // need not wait for its turn
+			probes.Go(func() { r.probeOnce(ctx, l) }) // without waiting for the next tick
 		}
 		select {
 		case <-tick.C:
@@ -303,12 +307,12 @@ func (r *Replica) runLinks(ctx context.Context) error {
 	}
 }
 
-// Away lists why nodes of Redis do not answer, each with its address where there are
-// several.
+// Away lists, for each node of Redis that does not answer, the reason. In a Cluster each
+// reason begins with the node's address.
 func (r *Replica) Away() []error { return r.links.away() }
 
-// isMoving reports whether an error says that a room is on its way from one node to another,
-// which is no fault of either. If that lasts, the room is marked stale.
+// isMoving reports whether an error says that a room is moving from one node to another.
+// Then neither node has failed. If the move takes long, the room is marked stale.
 func (r *Replica) isMoving(room string, err error) bool {
 	if !r.store.Clustered() || !store.IsMoving(err) {
 		return false

@@ -11,24 +11,26 @@ import (
 	"presence/internal/store"
 )
 
-// Views is told when the views of rooms can't be trusted, and when they can again.
+// Views is informed when the views of rooms can't be trusted, and when they can again.
 // [presence/internal/room.Rooms] implements it.
 type Views interface {
-	// MarkStale marks the views of rooms, nil for all, until they are read again.
+	// MarkStale marks the views of rooms (nil: all) as stale until the rooms are read
+	// again.
 	MarkStale(rooms func(room string) bool)
 
-	// MarkLost marks the view of a room until it is read again, not before at.
+	// MarkLost marks the view of a room as stale until the room is read again. That read
+	// happens at that time or later.
 	MarkLost(room string, at time.Time)
 
-	// Settled says that what is read of rooms, nil for all, from now on counts, whatever it
-	// is.
+	// Settled says that reads of rooms (nil: all) can be trusted again. The next read
+	// replaces the view, even if the room's data were lost in between.
 	Settled(rooms func(room string) bool)
 
-	// Reread has a room read again.
+	// Reread makes one room be read again.
 	Reread(room string)
 }
 
-// blind are views of nothing.
+// blind ignores everything. It stands for the views until [Replica.Tell] is called.
 type blind struct{}
 
 // MarkStale does nothing.
@@ -43,18 +45,18 @@ func (blind) Settled(func(string) bool) {}
 // Reread does nothing.
 func (blind) Reread(string) {}
 
-// losses is which rooms have lost their data, each by itself: by an eviction, a DEL, a
-// failover. A room's birth tells.
+// losses holds the rooms that lost their data one by one, for example by an eviction, a
+// DEL or a failover. A room whose birth has changed has lost its data.
 type losses struct {
-	wake chan struct{} // holds one: members of rooms are to be renewed at once
+	wake chan struct{} // holds one token: renew the members of the rooms in renew
 
 	mu     sync.Mutex           // guards:
-	births map[string]birth     // of rooms with members here, as Redis had it last
-	until  map[string]time.Time // of rooms that were lost lately, when they may be trusted again
+	births map[string]birth     // births of rooms with members here, as last read
+	until  map[string]time.Time // when a room that lost its data can be trusted again
 	renew  map[string]bool
 }
 
-// birth is that of a room, and when it was noted last.
+// birth is the birth of a room, and when it was last noted.
 type birth struct {
 	id    string
 	noted time.Time
@@ -64,20 +66,21 @@ func newLosses() *losses {
 	return &losses{wake: make(chan struct{}, 1), births: map[string]birth{}, until: map[string]time.Time{}, renew: map[string]bool{}}
 }
 
-// see notes the birth of a room that has members here, and reports whether that says that
-// the room has lost its data.
+// see notes the birth of a room that has members here, and reports whether the room has
+// lost its data since the birth that was known before.
 func (l *losses) see(room, id string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	known := l.births[room].id
-	if id != "" { // else members are in no life of the room yet
+	if id != "" { // otherwise the room does not exist in Redis now
 		l.births[room] = birth{id, time.Now()}
 	}
 	return known != "" && known != id
 }
 
-// has reports whether members of room were known here, and in another life of it, when what
-// has this birth was asked for: an older answer tells nothing.
+// has reports whether this replica has members in an earlier life of room than the one
+// with birth id. asked is when the read began that found id. If the known birth was noted
+// after that, the read proves nothing.
 func (l *losses) has(room, id string, asked time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -85,23 +88,23 @@ func (l *losses) has(room, id string, asked time.Time) bool {
 	return known.id != "" && known.id != id && !asked.Before(known.noted)
 }
 
-// current reports whether room has members here, and had that birth when they were seen
-// there last.
+// current reports whether room had this birth when members of this replica were last seen
+// in it.
 func (l *losses) current(room, birth string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return birth != "" && l.births[room].id == birth
 }
 
-// over ends the time in which room, as it was lost, is not to be trusted: what is found
-// to be lost next is so for another reason.
+// over ends the time for which a lost room can't be trusted. If the room is found lost
+// again, that counts as a new loss.
 func (l *losses) over(room string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.until, room)
 }
 
-// put notes the birth of a room into which members were put back.
+// put notes the birth of a room after members were put back into it.
 func (l *losses) put(room, id string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -110,7 +113,7 @@ func (l *losses) put(room, id string) {
 	}
 }
 
-// keep forgets the births of rooms but these.
+// keep forgets the births of all other rooms, and losses that are over for a minute.
 func (l *losses) keep(rooms map[string]bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -126,16 +129,16 @@ func (l *losses) keep(rooms map[string]bool) {
 	}
 }
 
-// unknown forgets the births of rooms, nil for all, since members here may have been ended
-// meanwhile with good reason, and rooms with them.
+// unknown forgets the births of rooms (nil: all). While this replica was stopped or Redis
+// was empty, other replicas may have ended these members and rooms for good reasons.
 func (l *losses) unknown(rooms func(room string) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	maps.DeleteFunc(l.births, func(room string, _ birth) bool { return rooms == nil || rooms(room) })
 }
 
-// lost notes that room has lost its data, and returns when it may be trusted again, and
-// whether that is new.
+// lost notes that room has lost its data. It returns when the room can be trusted again,
+// and whether this loss is new.
 func (l *losses) lost(room string, settle time.Duration) (until time.Time, isNew bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -153,7 +156,7 @@ func (l *losses) lost(room string, settle time.Duration) (until time.Time, isNew
 	return until, true
 }
 
-// take returns the rooms whose members are to be renewed at once.
+// take returns the rooms whose members have to be renewed at once.
 func (l *losses) take() map[string]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -162,7 +165,8 @@ func (l *losses) take() map[string]bool {
 	return taken
 }
 
-// left is for how long room is not to be trusted yet, as it was lost; 0 or less: it is.
+// left returns how long it takes until a lost room can be trusted again; 0 or less if it
+// can be trusted now.
 func (l *losses) left(room string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -173,10 +177,10 @@ func (l *losses) left(room string) time.Duration {
 	return time.Until(until)
 }
 
-// Tell sets the views that the replica informs. It must be called before Run, once.
+// Tell sets the views that the replica informs. It must be called once, before Run.
 func (r *Replica) Tell(views Views) { r.views = views }
 
-// Trusted returns nil when what Redis holds of room may be shown.
+// Trusted returns nil when the data of room in Redis may be shown.
 func (r *Replica) Trusted(room string) error {
 	if err := r.links.of(room).trusted(); err != nil {
 		return err
@@ -187,8 +191,9 @@ func (r *Replica) Trusted(room string) error {
 	return nil
 }
 
-// Await waits, while replicas put back what Redis lost, until what it holds of room may
-// be shown, and returns why it may not: at once when Redis is away, and when ctx ends.
+// Await waits until the data of room in Redis may be shown, while replicas put back what
+// Redis lost. Otherwise it returns the reason why they may not: at once when Redis is
+// away, or when ctx ends.
 func (r *Replica) Await(ctx context.Context, room string) error {
 	for {
 		soon, err := r.links.of(room).pending()
@@ -212,8 +217,9 @@ func (r *Replica) Await(ctx context.Context, room string) error {
 	}
 }
 
-// Current reports whether all epochs are those of the data which is known, and may be
-// shown; if not, what has become of it is found out.
+// Current reports whether all these epochs are the known ones and their data may be
+// shown. When an epoch is not the known one, Current probes the node to find out what
+// happened.
 func (r *Replica) Current(ctx context.Context, epochs ...store.Epoch) bool {
 	current := true
 	for _, e := range epochs {
@@ -229,22 +235,22 @@ func (r *Replica) Current(ctx context.Context, epochs ...store.Epoch) bool {
 	return current
 }
 
-// Doubtful reports whether users may be in room in Redis who are gone, since it can't be
-// swept.
+// Doubtful reports whether Redis may still list users in room who are gone, because the
+// room can't be swept.
 func (r *Replica) Doubtful(room string) bool { return r.troubles.hasGhosts(room) }
 
-// Failed takes an error of a call about room, and reports whether it says that Redis is
+// Failed takes the error of a call about room, and reports whether it means that Redis is
 // away.
 func (r *Replica) Failed(ctx context.Context, room string, err error) (away bool) {
 	return r.roomFailed(ctx, room, err)
 }
 
-// Lost takes the news that Redis has lost the data of room: members and connections
-// without a socket that are known here are put back. It returns when other replicas will
-// have done the same.
+// Lost takes the news that Redis has lost the data of room. It makes this replica put
+// back its members of the room and its connections without a socket. It returns when the
+// other replicas will have done the same.
 func (r *Replica) Lost(ctx context.Context, room string) time.Time {
 	if l := r.links.of(room); l.trusted() != nil && !l.regaining() {
-		return time.Now().Add(r.links.settle) // that of all rooms was, or Redis is away
+		return time.Now().Add(r.links.settle) // all rooms are being put back, or Redis is away
 	}
 	until, isNew := r.losses.lost(room, r.links.settle)
 	if isNew {
@@ -256,48 +262,49 @@ func (r *Replica) Lost(ctx context.Context, room string) time.Time {
 	return until
 }
 
-// Saw takes the birth of a room as it was read, by a call that was made then: if members
-// were known here, and none of them in this life of the room, its data were lost.
+// Saw takes the birth of a room from a read that began at asked. If this replica has
+// members of the room, and only in an earlier life of it, the room has lost its data.
 func (r *Replica) Saw(ctx context.Context, room, birth string, asked time.Time) {
 	if r.losses.has(room, birth, asked) {
 		r.saw(ctx, room, birth)
 	}
 }
 
-// saw notes the birth of a room that has members here, and reports whether that says that
-// the room has lost its data.
+// saw notes the birth of a room that has members here, and reports whether the room has
+// lost its data since.
 func (r *Replica) saw(ctx context.Context, room, birth string) (lost bool) {
 	if lost = r.losses.see(room, birth); lost {
 		if birth != "" {
-			r.losses.over(room) // it began anew, and members here may not be in it
+			r.losses.over(room) // a new life has begun, and our members may not be in it
 		}
 		r.views.MarkLost(room, r.Lost(ctx, room))
 	}
 	return lost
 }
 
-// shown reports whether what the node of room holds may be shown.
+// shown reports whether the data of the node of room may be shown.
 func (r *Replica) shown(room string) bool { return r.links.of(room).trusted() == nil }
 
-// missing returns an error if a connection is not in room, which has that birth, since
-// Redis has just lost it, and not all is put back yet. asked is when it was looked for.
+// missing is called when a connection was not found in room, which has that birth. It
+// returns an error if Redis has just lost the room, and not everything has been put back
+// yet. asked is when the search began.
 func (r *Replica) missing(ctx context.Context, room, birth string, asked time.Time) error {
 	r.Saw(ctx, room, birth, asked)
 	if !r.shown(room) || r.losses.current(room, birth) {
 		return nil
 	}
-	epochs, err := r.store.Epochs(ctx, room) // of a room with nobody here only this tells
+	epochs, err := r.store.Epochs(ctx, room) // if nobody here is in the room, only the epoch tells
 	if err == nil && !r.Current(ctx, epochs...) {
 		err = presence.ErrUnavailable
 	}
 	return err
 }
 
-// forgot reports whether members of room whom Redis does not know are among all those
-// that it just lost.
+// forgot reports whether Redis has just lost the data of room. Then Redis lost the
+// members that a call does not find.
 func (r *Replica) forgot(room string) bool {
 	return r.links.of(room).forgot() || r.losses.left(room) > 0
 }
 
-// errSettling is why rooms are not read.
+// errSettling is the reason why rooms are not read while replicas put back members.
 var errSettling = errors.New("Redis lost its data or was away; replicas are putting back what they hold")

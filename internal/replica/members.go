@@ -14,84 +14,82 @@ import (
 )
 
 const (
-	// slots is into how many parts a heartbeat interval is divided, so that
-	// renewals come evenly.
+	// slots is the number of parts of a heartbeat interval, over which the renewals are
+	// spread.
 	slots = 20
 
-	// maxDoubtful is how many joins of unknown outcome are remembered to be
-	// undone. Beyond that they end with their leases.
+	// maxDoubtful is how many joins of unknown outcome are remembered to be undone.
+	// Joins beyond this number end when their leases run out.
 	maxDoubtful = 10_000
 
-	// releaseTimeout bounds telling Redis that a socket is gone.
+	// releaseTimeout bounds the call that releases a connection.
 	releaseTimeout = 5 * time.Second
 )
 
-// Socket is what a member's connection to the browser can tell of itself.
+// Socket is what a member needs of its connection to the browser.
 type Socket interface {
-	// Answered is when that ping was sent which was the last that the browser has
-	// answered; zero if there is none. What else comes from it may have been under way for
-	// long.
+	// Answered returns when the last ping that the browser has answered was sent; zero
+	// if there is none. Other messages of the browser may be old when they are read.
 	Answered() time.Time
 
 	// Ping asks the browser for a sign of life, without waiting for it.
 	Ping() error
 }
 
-// Ender is a [Socket] that is told when its member ends though neither the user nor
-// the browser wanted that: Redis had lost it, and err is why it was not put back; or err
-// is [presence.ErrRemoved]. It must not block.
+// Ender is a [Socket] that is told when its member ends, although neither the user nor
+// the browser ended it. Either Redis had lost the member, and err says why it was not
+// put back, or err is [presence.ErrRemoved]. Ended must not block.
 type Ender interface {
 	Ended(m *Member, err error)
 }
 
-// Member is a connection that is in a room through a socket of this process,
-// which renews its lease.
+// Member is a connection that is in a room through a socket of this process. The
+// replica renews its lease.
 type Member struct {
 	room   string
 	conn   presence.Connection
 	socket Socket
 
-	cohort *cohort // guarded by members.mu, like the rest; nil once removed
+	cohort *cohort // guarded by members.mu, like the fields below; nil once removed
 	index  int
-	asked  time.Time // when it was last asked whether it is there
-	spared bool      // it need not answer: nothing speaks against it but that Redis forgot all
-	left   bool      // its user leaves, has left or has joined again: it is never put back
+	asked  time.Time // when it was last asked for a sign of life
+	spared bool      // it counts as there without an answer: only Redis, which forgot everybody, does not know it
+	left   bool      // its user is leaving, has left or has joined again: it is never put back
 }
 
-// User is who is there through the member's connection.
+// User returns the user of the member's connection.
 func (m *Member) User() presence.User { return m.conn.User }
 
-// cohort is members of one room that joined one after another and are renewed
-// by one script call.
+// cohort is a group of members of one room that one script call renews.
 type cohort struct {
 	room    string
 	slot    int
-	members []*Member // nil where one was removed
-	free    []int     // where that is
+	members []*Member // nil where a member was removed
+	free    []int     // indexes of the nils
 	live    int
 }
 
-// tabKey names one tab in one room, whichever sockets it has.
+// tabKey identifies a tab in a room. A tab may have several sockets.
 type tabKey struct{ room, id string }
 
 func (m *Member) tab() tabKey { return tabKey{m.room, m.conn.ID} }
 
-// claim is what a call of unknown outcome may have made of a tab: one generation of
-// it, which is to be undone.
+// claim is a generation that a call of unknown outcome may have given to a tab. It has
+// to be undone.
 type claim struct {
 	tabKey
 
 	generation string
 }
 
-// members are the local members of all rooms.
+// members holds the local members of all rooms.
 type members struct {
 	mu       sync.Mutex           // guards:
-	tabs     map[tabKey][]*Member // several for a tab whose old socket has not closed yet
+	tabs     map[tabKey][]*Member // more than one for a tab whose old socket has not closed yet
 	slots    [slots]map[*cohort]bool
 	filling  map[string]*cohort // room -> the cohort that newcomers join
 	next     int                // slot of the next cohort
-	suspect  map[*Member]bool   // Redis does not know them, or another socket has them
+	suspect  map[*Member]bool   // Redis does not have them, or another socket has their connection
 	doubtful map[claim]bool
 	ledger   ledger
 }
@@ -107,15 +105,15 @@ func newMembers(o Options) *members {
 	return m
 }
 
-// add takes m in, in the place of former: the member that the same visit had, or nil.
-// There may be other members of the same tab, whose sockets are about to close, or
-// were given up by the browser before this one was: which of them stays is seen when
-// they close.
+// add adds m. If the same visit had a member before (former, or nil), m takes its
+// place. The tab may have other members, whose sockets are about to close, or which the
+// browser gave up before this one. When these sockets close it shows which member
+// stays.
 func (ms *members) add(m, former *Member) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	tab := m.tab()
-	_, _ = ms.ledger.take(tab, m.conn.Address, false) // unlimited: it is there already
+	_, _ = ms.ledger.take(tab, m.conn.Address, false) // unlimited: Redis has accepted the tab already
 	ms.tabs[tab] = append(ms.tabs[tab], m)
 	if former != nil && former.cohort != nil {
 		m.cohort, m.index = former.cohort, former.index
@@ -142,15 +140,15 @@ func (ms *members) add(m, former *Member) {
 	c.live++
 }
 
-// remove takes m out, whose socket has closed, if it is still in.
+// remove takes out m, whose socket has closed, if it is still in.
 func (ms *members) remove(m *Member) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	ms.removeLocked(m)
 }
 
-// leaving notes that the user of a tab is about to leave, or, since that failed, is
-// not. Until it is known nothing is put back.
+// leaving notes that the user of a tab is about to leave or, if leaving failed, is not.
+// While a leave is under way, nothing of the tab is put back.
 func (ms *members) leaving(tab tabKey, is bool) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -159,8 +157,8 @@ func (ms *members) leaving(tab tabKey, is bool) {
 	}
 }
 
-// leave takes all members of a tab out whose user has left: an old socket of the tab
-// has no say in that.
+// leave takes out all members of a tab whose user has left. That includes old sockets
+// of the tab.
 func (ms *members) leave(tab tabKey) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -188,12 +186,12 @@ func (ms *members) removeLocked(m *Member) {
 			delete(ms.filling, c.room)
 		}
 	case filling == nil || filling.live > c.live:
-		ms.filling[c.room] = c // newcomers take the places of those who have gone
+		ms.filling[c.room] = c // newcomers fill the gaps first
 	}
 	ms.forgetLocked(m)
 }
 
-// forgetLocked strikes m from all lists but its cohort.
+// forgetLocked removes m from everything except its cohort.
 func (ms *members) forgetLocked(m *Member) {
 	delete(ms.suspect, m)
 	tab := m.tab()
@@ -205,10 +203,9 @@ func (ms *members) forgetLocked(m *Member) {
 	}
 }
 
-// ask asks m for a sign of life, since Redis does not know it or another socket
-// has its connection. If nothing was known against m before, it can be spared: if
-// it does not answer soon, it is believed to be there all the same. Soon is counted
-// from the first time that it is asked.
+// ask asks m for a sign of life, because Redis does not have it or another socket has
+// its connection. If m was not in doubt before, it can be spared: then it counts as
+// there even if it does not answer soon, where soon counts from the first question.
 func (ms *members) ask(m *Member, spare bool) {
 	ms.mu.Lock()
 	in := m.cohort != nil && !m.left
@@ -222,20 +219,20 @@ func (ms *members) ask(m *Member, spare bool) {
 	}
 	ms.mu.Unlock()
 	if in {
-		_ = m.socket.Ping() // without it, the next regular ping will do
+		_ = m.socket.Ping() // if this fails, the next regular ping serves
 	}
 }
 
-// trust ends the doubts about m.
+// trust notes that m is no longer in doubt.
 func (ms *members) trust(m *Member) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	delete(ms.suspect, m)
 }
 
-// proven lists, for each room, the members in doubt that have given a sign of
-// life since they were asked for it, and the spared that were asked longer than
-// patience ago.
+// proven lists, for each room, the members in doubt that have given a sign of life
+// since they were asked, and the spared members that were asked longer than patience
+// ago.
 func (ms *members) proven(patience time.Duration) map[string][]*Member {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -251,7 +248,7 @@ func (ms *members) proven(patience time.Duration) map[string][]*Member {
 	return byRoom
 }
 
-// heard reports whether m has given a sign of life since it was asked for it.
+// heard reports whether m has given a sign of life since it was asked.
 func (ms *members) heard(m *Member) bool {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -260,14 +257,14 @@ func (ms *members) heard(m *Member) bool {
 
 func (m *Member) heardLocked() bool { return !m.socket.Answered().Before(m.asked) }
 
-// has reports whether m is still in, and whether its user has left, or is about to.
+// has reports whether m is still in, and whether its user has left or is about to.
 func (ms *members) has(m *Member) (in, left bool) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	return m.cohort != nil, m.left
 }
 
-// among returns the member of the tab whose socket is the newest; nil if there is none.
+// among returns the tab's newest member, or nil.
 func (ms *members) among(tab tabKey) *Member {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -277,15 +274,15 @@ func (ms *members) among(tab tabKey) *Member {
 	return nil
 }
 
-// count is the number of tabs that are joined here.
+// count returns the number of tabs that are joined here.
 func (ms *members) count() int {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	return len(ms.tabs)
 }
 
-// inSlot lists the members to renew in one slot, each list of one room and no
-// longer than a script call takes.
+// inSlot lists the members to renew in one slot. Each list is of one room and fits into
+// one script call.
 func (ms *members) inSlot(slot int) (lists [][]*Member) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -295,7 +292,7 @@ func (ms *members) inSlot(slot int) (lists [][]*Member) {
 	return lists
 }
 
-// inRoom lists the members of one room, likewise.
+// inRoom lists the members of one room, in lists that fit into one script call.
 func (ms *members) inRoom(room string) (lists [][]*Member) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -337,14 +334,14 @@ func (ms *members) localRooms() []string {
 	return rooms
 }
 
-// doubts lists what may or may not have taken place.
+// doubts lists the joins and leaves of unknown outcome.
 func (ms *members) doubts() []claim {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	return slices.Collect(maps.Keys(ms.doubtful))
 }
 
-// doubt remembers that a call for that generation of a tab may or may not have taken
+// doubt remembers that a call for this generation of a tab may or may not have taken
 // place.
 func (ms *members) doubt(tab tabKey, generation string) {
 	ms.mu.Lock()
@@ -354,31 +351,30 @@ func (ms *members) doubt(tab tabKey, generation string) {
 	}
 }
 
-// certain forgets a doubt: it was undone.
+// certain forgets a doubt that was settled.
 func (ms *members) certain(c claim) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	delete(ms.doubtful, c)
 }
 
-// Join makes conn.User present in room, and returns the room's occupancy
-// afterwards. From then on the replica renews the lease, until Leave or Release.
-// Before the connection is put back into a Redis that lost it, socket is asked for a
-// sign of life.
+// Join makes conn.User present in room, and returns the room's occupancy afterwards.
+// From then on the replica renews the lease, until Leave or Release. Before the replica
+// puts the connection back into a Redis that lost it, it asks socket for a sign of
+// life.
 //
-// former is the member that the same socket has already, or nil. The new one takes
-// its place, and must have another generation: so that whatever is still under way
-// for the former finds that it speaks for nobody. After an error former is still
-// there.
+// former is the member that the same socket already has, or nil. The new member takes
+// its place, and must have another generation, so that calls for the former which are
+// still under way have no effect. After an error former is still there.
 //
-// A socket that the browser has given up may be read late. So the browser has to answer
-// through socket where another than former has the connection, or where this process was
-// stopped; else the error wraps [presence.ErrSuperseded].
+// A frame may be read late from a socket that the browser has given up. So the browser
+// has to answer a ping through socket if another generation than former's has the
+// connection, or if this process was stopped. If it does not answer, the error wraps
+// [presence.ErrSuperseded].
 //
 // The other errors are those of [store.Store.Join], and [presence.ErrAddressRooms] and
-// [presence.ErrAddressMembers] where too many are here from conn.Address. A join that
-// failed with [presence.ErrUnavailable] is undone should it turn out to have taken
-// place.
+// [presence.ErrAddressMembers] if conn.Address has reached a limit. If a join failed
+// with [presence.ErrUnavailable] but has taken place, the replica undoes it.
 func (r *Replica) Join(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member) (*Member, presence.Occupancy, error) {
 	m, held, err := r.join(ctx, room, conn, socket, former, func() (store.Held, error) {
 		generation := ""
@@ -397,8 +393,8 @@ func (r *Replica) Join(ctx context.Context, room string, conn presence.Connectio
 	return m, held.Occupancy, err
 }
 
-// Attend is Join for a program's connection, which has a socket: see
-// [store.Store.Attend]. It returns what Redis has of the connection, too.
+// Attend is Join for a program's connection that has a socket: see
+// [store.Store.Attend]. It also returns the connection as Redis has it.
 func (r *Replica) Attend(ctx context.Context, room string, w store.Wanted, socket Socket) (*Member, store.Held, error) {
 	if err := r.timely(); err != nil {
 		return nil, store.Held{}, err
@@ -407,10 +403,10 @@ func (r *Replica) Attend(ctx context.Context, room string, w store.Wanted, socke
 	return r.join(ctx, room, w.Connection, socket, nil, func() (store.Held, error) { return r.store.Attend(ctx, room, w) })
 }
 
-// CanAttend returns an error of Attend if a limit would keep conn out of room, and takes no
-// place: [presence.ErrTooManyRooms], [presence.ErrAddressRooms] or
-// [presence.ErrAddressMembers]. Whether the room is full it does not say. While Redis can't be
-// asked it is nil.
+// CanAttend returns the error of Attend if a limit would keep conn out of room:
+// [presence.ErrTooManyRooms], [presence.ErrAddressRooms] or
+// [presence.ErrAddressMembers]. It takes no place, and does not check whether the room
+// is full. While Redis can't be asked it returns nil.
 func (r *Replica) CanAttend(ctx context.Context, room string, conn presence.Connection) error {
 	if err := r.members.refusal(tabKey{room, conn.ID}, conn.Address); err != nil {
 		return err
@@ -425,7 +421,8 @@ func (r *Replica) CanAttend(ctx context.Context, room string, conn presence.Conn
 	return nil
 }
 
-// refusal is why a tab that wants to join can't have a place; nil if it can.
+// refusal returns the reason why a tab that wants to join can't have a place; nil if it
+// can.
 func (ms *members) refusal(tab tabKey, address string) error {
 	if address == "" {
 		return nil
@@ -435,17 +432,17 @@ func (ms *members) refusal(tab tabKey, address string) error {
 	return ms.ledger.refusal(tab, address)
 }
 
-// lease is how long a lease of conn lasts that begins now. A lease without a time left is
-// one of a millisecond: 0 stands for the member TTL elsewhere.
+// lease returns how long a lease of conn lasts that begins now. If no time is left it
+// returns a millisecond, since 0 stands for the member TTL elsewhere.
 func (r *Replica) lease(conn presence.Connection) time.Duration {
 	return max(conn.Lease(r.opts.MemberTTL), time.Millisecond)
 }
 
-// errOutdated is why a request that may have been made long ago is refused.
+// errOutdated is why a request that may be old is refused.
 var errOutdated = fmt.Errorf("%w: this process was stopped for a while", presence.ErrUnavailable)
 
-// timely returns nil unless this process was stopped and a request that it reads now may
-// have been made long ago: who made it may have turned to another replica since.
+// timely returns an error if this process was stopped, so that the request it reads now
+// may be old. The client may have turned to another replica since it sent the request.
 func (r *Replica) timely() error {
 	if r.links.outdated() {
 		return errOutdated
@@ -453,7 +450,7 @@ func (r *Replica) timely() error {
 	return nil
 }
 
-// join is Join and Attend.
+// join is the common part of Join and Attend.
 func (r *Replica) join(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member, call func() (store.Held, error)) (*Member, store.Held, error) {
 	if err := r.members.reserve(tabKey{room, conn.ID}, conn.Address); err != nil {
 		return nil, store.Held{}, err
@@ -472,13 +469,14 @@ func (r *Replica) join(ctx context.Context, room string, conn presence.Connectio
 	return r.taken(ctx, room, held.Connection, socket, former), held, nil
 }
 
-// Resume takes over the connection conn.ID of room, if it is there, with the
-// generation of a new socket; the result is nil, without an error, if it is not, unless
-// Redis may just have lost it, which is [presence.ErrUnavailable].
-// conn.User is not used. The rest is as with Join, but that no address has too many
-// to come back, and after [presence.ErrUnavailable] nothing
-// is undone: Resume may be repeated with the same generation, and when the socket
-// has closed without that, Abandon is to be called.
+// Resume gives the connection conn.ID of room the generation of a new socket, and
+// returns the new member. If there is no such connection it returns nil without an
+// error, unless Redis may just have lost it: then the error is
+// [presence.ErrUnavailable]. Resume does not use conn.User.
+//
+// It differs from Join in two ways. The limits of an address do not apply. After
+// [presence.ErrUnavailable] nothing is undone: the caller may repeat Resume with the
+// same generation, and must call Abandon if the socket closes before that.
 func (r *Replica) Resume(ctx context.Context, room string, conn presence.Connection, socket Socket) (*Member, error) {
 	asked := time.Now()
 	was, birth, found, err := r.store.Resume(ctx, room, conn.ID, conn.Generation)
@@ -494,21 +492,21 @@ func (r *Replica) Resume(ctx context.Context, room string, conn presence.Connect
 	return r.taken(ctx, room, conn, socket, nil), nil
 }
 
-// taken takes in the member of a connection that has its lease for the member TTL, in the
-// place of former.
+// taken adds the member of a connection that Redis has just leased for the member TTL,
+// in the place of former.
 func (r *Replica) taken(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member) *Member {
 	m := &Member{room: room, conn: conn, socket: socket}
 	r.members.add(m, former)
-	if r.lease(conn) < r.opts.MemberTTL { // which is too long
+	if r.lease(conn) < r.opts.MemberTTL { // the lease in Redis is too long
 		r.beat(ctx, [][]*Member{{m}})
 	}
 	return m
 }
 
-// Adopt moves the connection from of room, which has no socket and by which userID is
-// there, to conn, the tab of a new socket: the user joins through the tab, and then
-// leaves through the other, so that nobody sees a change. The result is nil, without
-// an error, if there is no such connection. The rest is as with Resume, but that a
+// Adopt moves a user from the connection from of room, which has no socket and belongs
+// to userID, to the tab of a new socket (conn). The user first joins through the tab,
+// and then leaves through the other, so nobody sees a change. If there is no such
+// connection Adopt returns nil without an error. It is like Resume, except that a
 // repetition needs another generation.
 func (r *Replica) Adopt(ctx context.Context, room, from, userID string, conn presence.Connection, socket Socket) (*Member, error) {
 	was, found, err := r.findHTTP(ctx, room, from, userID)
@@ -533,16 +531,15 @@ func (r *Replica) Adopt(ctx context.Context, room, from, userID string, conn pre
 	return m, nil
 }
 
-// findHTTP returns the connection id of room if it has no socket and userID is there
-// by it.
+// findHTTP returns the connection id of room if it has no socket and belongs to userID.
 func (r *Replica) findHTTP(ctx context.Context, room, id, userID string) (conn presence.Connection, found bool, err error) {
 	conn, _, found, err = r.store.Find(ctx, room, id)
 	return conn, found && conn.User.ID == userID && presence.IsHTTPGeneration(conn.Generation), err
 }
 
-// Leave ends m at once, and returns the room's occupancy afterwards. After an
-// error m is still there and may leave again. A connection that another generation has
-// ends when the browser answers through m's socket, as with Join.
+// Leave ends m at once, and returns the room's occupancy afterwards. After an error m
+// is still there and may leave again. If another generation has the connection, Leave
+// ends it only when the browser answers a ping through m's socket, as with Join.
 func (r *Replica) Leave(ctx context.Context, m *Member) (presence.Occupancy, error) {
 	occupancy, err := r.leave(ctx, m.tab(), m.conn.Generation)
 	if errors.Is(err, presence.ErrSuperseded) && Answers(ctx, m.socket) {
@@ -551,11 +548,11 @@ func (r *Replica) Leave(ctx context.Context, m *Member) (presence.Occupancy, err
 	return occupancy, err
 }
 
-// answerPoll is the time between two questions whether a browser has answered.
+// answerPoll is the time between two checks whether the browser has answered.
 const answerPoll = 50 * time.Millisecond
 
-// Answers reports whether the browser answers a ping through socket before ctx ends. Then
-// it has not given that socket up: a tab has one that it uses.
+// Answers reports whether the browser answers a ping through socket before ctx ends. If
+// it does, the browser still uses this socket, since a tab uses only one.
 func Answers(ctx context.Context, socket Socket) bool {
 	poll := time.NewTicker(answerPoll)
 	defer poll.Stop()
@@ -572,7 +569,8 @@ func Answers(ctx context.Context, socket Socket) bool {
 	return false
 }
 
-// leave ends that generation of a tab, or whichever has it.
+// leave ends this generation of a tab, or with "" whichever generation has the
+// connection.
 func (r *Replica) leave(ctx context.Context, tab tabKey, generation string) (presence.Occupancy, error) {
 	r.members.leaving(tab, true)
 	occupancy, err := r.store.Leave(ctx, tab.room, tab.id, generation)
@@ -584,15 +582,14 @@ func (r *Replica) leave(ctx context.Context, tab tabKey, generation string) (pre
 	return occupancy, nil
 }
 
-// Release says that m's socket is gone. It is bounded in time by itself, since
-// the request that it belonged to has ended. An error means that the connection
-// stays until its lease runs out.
+// Release says that m's socket is gone. It bounds its own time, since the request of
+// the socket has ended. After an error the connection stays until its lease runs out.
 func (r *Replica) Release(m *Member) error {
 	r.members.remove(m)
 	return r.release(m.room, m.conn)
 }
 
-// release says that the socket is gone that had conn, for which nobody comes back after
+// release says that the socket of conn is gone. The grace does not last beyond
 // conn.Until.
 func (r *Replica) release(room string, conn presence.Connection) error {
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
@@ -603,13 +600,14 @@ func (r *Replica) release(room string, conn presence.Connection) error {
 	return err
 }
 
-// endsSoon has the room of a lease looked at when that ends, if it is shorter than the grace.
+// endsSoon makes the sweeper look at room when a lease ends that is shorter than the
+// grace.
 func (r *Replica) endsSoon(room string, lease time.Duration) {
 	if lease < r.opts.LeaveGrace {
 		r.sweeper.soon(room, lease)
 	}
 }
 
-// Abandon says that a socket is gone that may have the connection conn of room, since
-// the outcome of a Resume is not known. The rest is as with Release.
+// Abandon says that a socket is gone that may have the connection conn of room, because
+// the outcome of a Resume is not known. Otherwise it is like Release.
 func (r *Replica) Abandon(room string, conn presence.Connection) error { return r.release(room, conn) }

@@ -36,7 +36,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	return m
 }
 
-// up tells of each node of Redis whether it answers.
+// up is a gauge for each node of Redis: 1 while the node answers.
 type up struct{ links *links }
 
 //nolint:gochecknoglobals // a constant
@@ -45,7 +45,7 @@ var upDesc = prometheus.NewDesc("presence_redis_up", "1 while the node of Redis 
 // Describe describes the gauge.
 func (u up) Describe(ch chan<- *prometheus.Desc) { ch <- upDesc }
 
-// Collect tells of the nodes that there are now.
+// Collect reports the nodes that are known now.
 func (u up) Collect(ch chan<- prometheus.Metric) {
 	for _, l := range u.links.all() {
 		value := 1.0

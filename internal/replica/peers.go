@@ -18,21 +18,22 @@ const (
 	maxAnnounce = time.Second
 
 	// maxCleared is how many cleared rooms a replica announces, and clearedFor for how
-	// long. Of further rooms the other replicas learn by their next heartbeats.
+	// long. The other replicas learn of more rooms by their next heartbeats.
 	maxCleared = 100
 	clearedFor = 5 * time.Second
 )
 
-// announcement is what a replica tells the others of itself.
+// announcement is what a replica tells the other replicas about itself.
 type announcement struct {
 	Self
 
-	// Cleared are the rooms whose damaged data the replica has just deleted: replicas that
-	// hold members of them put these back.
+	// Cleared lists the rooms whose damaged data this replica has just deleted.
+	// Replicas that have members in them put these members back.
 	Cleared []cleared `json:"cleared,omitempty"`
 }
 
-// cleared is a room that a replica has cleared. Number counts those of the replica.
+// cleared is a room that a replica has cleared. Number counts the rooms that this
+// replica has cleared.
 type cleared struct {
 	Room   string `json:"room"`
 	Number int    `json:"number"`
@@ -45,7 +46,7 @@ type Self struct {
 	Version string    `json:"version"`
 	Since   time.Time `json:"since"`
 
-	// Settings are those that all replicas should share, by name.
+	// Settings are the settings that all replicas should share, by name.
 	Settings map[string]string `json:"settings"`
 }
 
@@ -53,24 +54,24 @@ type Self struct {
 type Peer struct {
 	Self
 
-	// ID is made anew at each start.
+	// ID is new at each start.
 	ID string `json:"id"`
 
-	// This says that the peer is the replica that lists them.
+	// This says that the peer is the replica that made the list.
 	This bool `json:"this"`
 
-	// Sweeps says that the peer takes its share of the rooms to sweep. It does not while
-	// replicas may have been unable to renew their leases.
+	// Sweeps says that the peer takes its share of the rooms to sweep. It takes none
+	// while replicas may have been unable to renew their leases.
 	Sweeps bool `json:"sweeps"`
 
 	// Silent is the time since its last announcement, in ms.
 	Silent int64 `json:"silent_ms"`
 }
 
-// peers are the replicas that share the Redis, as they announce themselves. They also share
-// the rooms to sweep: a room belongs to the replica with the highest score for it
-// (rendezvous hashing: Thaler and Ravishankar, 1998), so that few rooms change hands when a
-// replica comes or goes.
+// peers holds the replicas that share the Redis, as they announce themselves, and
+// divides the rooms to sweep among them. A room belongs to the replica with the highest
+// score for it (rendezvous hashing: Thaler and Ravishankar, 1998), so few rooms change
+// hands when a replica comes or goes.
 type peers struct {
 	id    string
 	self  Self
@@ -79,10 +80,10 @@ type peers struct {
 	// Owned by runSweep.
 	announced  time.Time
 	heard      time.Time
-	sweepers   []string // ids of the replicas that sweep, sorted; none: each replica sweeps all
-	generation int      // of sweepers
+	sweepers   []string // ids of the replicas that sweep, sorted; if empty, each replica sweeps all rooms
+	generation int      // counts changes of sweepers
 	warned     map[string]bool
-	taken      map[string]int // replica -> number of the last room that it cleared, known here
+	taken      map[string]int // replica -> number of its last cleared room that is known here
 
 	mu      sync.Mutex // guards:
 	list    []Peer
@@ -97,7 +98,7 @@ func newPeers(o Options) *peers {
 	}
 }
 
-// clears notes that this replica has cleared room, for the others.
+// clears notes that this replica has cleared room, so that it announces this.
 func (p *peers) clears(room string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -116,18 +117,19 @@ func (p *peers) about() string {
 	return string(about)
 }
 
-// began is when this process began to count time.
+// began is the zero of our clock.
 var began = time.Now() //nolint:gochecknoglobals // a constant of the process
 
-// clock is our clock, in ms: it never steps.
+// clock returns our clock, in ms. It is never stepped.
 func clock() int64 { return time.Since(began).Milliseconds() }
 
-// offset is how many ms a clock of Redis is ahead of ours; 0 is one that is not known yet.
+// offset is by how many ms a clock of Redis is ahead of ours; 0 means not yet known.
 type offset int64
 
-// sees returns the offset of a clock that showed at, in ms, at some instant between before
-// and after of ours; and by how many ms it was stepped, 0 for not. An answer that was long
-// under way says little: it is no step if the clock may have been what was expected.
+// sees takes what a clock of Redis showed (at), in ms, at some instant between before
+// and after of our clock. It returns the new offset, and by how many ms the clock was
+// stepped, or 0. An answer that took long is imprecise: it counts as a step only if the
+// clock can't have been what was expected.
 func (o offset) sees(at, before, after int64) (now offset, step int64) {
 	low, high := offset(at-after), offset(at-before)
 	if o == 0 {
@@ -151,9 +153,9 @@ func (r *Replica) Peers() []Peer {
 	return slices.Clone(r.peers.list)
 }
 
-// announceOnce announces this replica, if it is time to, and learns which replicas sweep.
-// sweeps says whether this one does. A replica that was away, or has just started, does
-// not: it spares leases that other replicas may end.
+// announceOnce announces this replica when it is time to, and learns which replicas
+// sweep. sweeps says whether this replica does. A replica that was away, or has just
+// started, does not, because it has to spare leases that other replicas may end.
 func (r *Replica) announceOnce(ctx context.Context, sweeps bool) {
 	p := r.peers
 	now := time.Now()
@@ -184,7 +186,7 @@ func (p *peers) share(known []store.Peer) {
 			sweepers = append(sweepers, k.ID)
 		}
 		peer := Peer{ID: k.ID, This: k.ID == p.id, Sweeps: k.Sweeps, Silent: k.Silent.Milliseconds()}
-		_ = json.Unmarshal([]byte(k.About), &peer.Self) // a later version may say something else
+		_ = json.Unmarshal([]byte(k.About), &peer.Self) // a later version of the server may announce other fields
 		list = append(list, peer)
 	}
 	slices.Sort(sweepers)
@@ -198,7 +200,7 @@ func (p *peers) share(known []store.Peer) {
 	p.list = list
 }
 
-// hear takes the announcements of other replicas.
+// hear reads the announcements of the other replicas.
 func (r *Replica) hear(ctx context.Context, known []store.Peer) {
 	p := r.peers
 	there := make(map[string]bool, len(known))
@@ -232,16 +234,17 @@ func (r *Replica) hear(ctx context.Context, known []store.Peer) {
 	maps.DeleteFunc(p.taken, func(id string, _ int) bool { return !there[id] })
 }
 
-// wasCleared puts back this replica's members of a room that another replica has cleared.
+// wasCleared puts back this replica's members of a room that another replica has
+// cleared.
 func (r *Replica) wasCleared(ctx context.Context, room string) {
 	if len(r.members.inRoom(room)) == 0 && len(r.puts.lost(room)) == 0 {
 		return
 	}
-	r.losses.over(room) // members that were put back until now are gone again
+	r.losses.over(room) // members that were put back before this are gone again
 	r.views.MarkLost(room, r.Lost(ctx, room))
 }
 
-// sweeps reports whether this replica is the one that sweeps room.
+// sweeps reports whether room belongs to this replica.
 func (p *peers) sweeps(room string) bool {
 	if len(p.sweepers) == 0 {
 		return true
@@ -256,8 +259,8 @@ func (p *peers) sweeps(room string) bool {
 	return best == p.id
 }
 
-// score is FNV-1a, 64 bits, of a replica and a room, mixed well (by the finalizer of
-// MurmurHash3): all replicas must come to the same.
+// score is 64-bit FNV-1a of a replica and a room, mixed by the finalizer of
+// MurmurHash3. All replicas must compute the same score.
 func score(id, room string) uint64 {
 	h := uint64(14695981039346656037)
 	for _, s := range [...]string{id, "\x00", room} {

@@ -13,25 +13,25 @@ import (
 	"presence/internal/store"
 )
 
-// maxPuts is how many connections without a socket are remembered. Those beyond are not
-// put back when Redis loses its data; they come back when they are renewed.
+// maxPuts is how many connections without a socket are remembered. When Redis loses its
+// data, those beyond this number are not put back; they return when they are renewed.
 const maxPuts = 1_000_000
 
-// puts are the connections without a socket that were put or renewed here: what is known
-// of each, until its lease is over.
+// puts remembers the connections without a socket that were put or renewed here, each
+// until its lease ends.
 type puts struct {
-	seed maphash.Seed // of the slots of rooms
+	seed maphash.Seed // hashes rooms to slots
 
 	mu    sync.Mutex                  // guards:
 	rooms map[string]map[string]lease // room -> connection
 	n     int
 }
 
-// lease is a connection and until when it counts, by the clock of this process.
+// lease is a connection and the end of its lease, by the clock of this process.
 type lease struct {
 	conn    presence.Connection
 	until   time.Time
-	version int64 // of the room, when its user was changed here last
+	version int64 // of the room, when this replica last changed the user; 0: never
 }
 
 func newPuts() *puts { return &puts{seed: maphash.MakeSeed(), rooms: map[string]map[string]lease{}} }
@@ -71,14 +71,14 @@ func (p *puts) forgetLocked(room, id string) {
 	}
 }
 
-// has reports whether a connection is known, and its lease is not over.
+// has reports whether a connection is known and its lease has not ended.
 func (p *puts) has(room, id string) bool {
 	left, _ := p.left(room, id)
 	return left > 0
 }
 
-// left is for how long a connection that is known counts still, and where those are who
-// asked for it.
+// left returns how long the lease of a known connection still lasts, and the address
+// that asked for it.
 func (p *puts) left(room, id string) (left time.Duration, address string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -86,7 +86,8 @@ func (p *puts) left(room, id string) (left time.Duration, address string) {
 	return time.Until(l.until), l.conn.Address
 }
 
-// end forgets connections whose lease is over, of those rooms.
+// end forgets connections whose leases have ended, in the rooms for which of returns
+// true.
 func (p *puts) end(of func(room string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -110,8 +111,8 @@ func (p *puts) inRooms() []string {
 	return slices.Collect(maps.Keys(p.rooms))
 }
 
-// extend lets the leases of rooms, nil for all, last longer, by the time for which Redis
-// could not be reached.
+// extend prolongs the leases of rooms (nil: all) by the time for which Redis could not
+// be reached.
 func (p *puts) extend(by time.Duration, rooms func(room string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -126,7 +127,8 @@ func (p *puts) extend(by time.Duration, rooms func(room string) bool) {
 	}
 }
 
-// lost lists the connections of room to put back, each for the time that it has left.
+// lost lists the connections of room to put back, each with the time that its lease
+// still lasts.
 func (p *puts) lost(room string) []store.Lost {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -140,10 +142,11 @@ func (p *puts) lost(room string) []store.Lost {
 	return lost
 }
 
-// Put makes a user present in room through a connection without a socket, for w.TTL or
-// until it is put or renewed again; the generation is made here. The rest, and the
-// errors, are as with [store.Store.Put]. A put that failed with
-// [presence.ErrUnavailable] is undone should it turn out to have brought the user in.
+// Put makes a user present in room through a connection without a socket. The lease
+// lasts for w.TTL, or until the connection is put or renewed again. Put makes the
+// generation. Everything else, also the errors, is as with [store.Store.Put]. If a put
+// failed with [presence.ErrUnavailable] but has brought the user in, the replica undoes
+// it.
 func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.Held, error) {
 	if err := r.timely(); err != nil {
 		return store.Held{}, err
@@ -167,7 +170,7 @@ func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.H
 		return held, err
 	}
 	r.saw(ctx, room, held.Birth)
-	if !known && r.forgot(room) { // this put is the first to find it lost
+	if !known && r.forgot(room) { // this put is the first call to find the loss
 		held = r.asBefore(ctx, room, before.Connection.User, held)
 	}
 	held.Connection.Address = w.Connection.Address
@@ -175,26 +178,27 @@ func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.H
 	return held, nil
 }
 
-// asBefore gives a user whom a put has just brought back into a room that had lost its data
-// the name and metadata of to, and returns what is held then.
+// asBefore is for a user whom a put has just brought back into a room that had lost its
+// data. It gives the user the name and metadata of to, as they were before, and returns
+// the connection as it is then.
 func (r *Replica) asBefore(ctx context.Context, room string, to presence.User, held store.Held) store.Held {
 	was := held.Connection.User
-	if was.Since != held.Version { // was there already
+	if was.Since != held.Version { // the user was there already
 		return held
 	}
 	if to.Since = was.Since; to == was {
 		return held
 	}
 	member, occupancy, err := r.store.Update(ctx, room, held.Connection.ID, was, to)
-	if err != nil { // somebody was faster, or it stays as it is
+	if err != nil { // somebody was faster, or Redis failed: leave it
 		return held
 	}
 	held.Connection.User, held.Occupancy = member.User, occupancy
 	return held
 }
 
-// remember notes what is known of a connection that was put or renewed: as long as it has
-// no socket, nobody else does.
+// remember notes a connection that was put or renewed here. As long as the connection
+// has no socket, nobody else remembers it.
 func (r *Replica) remember(room string, conn presence.Connection, ttl time.Duration) {
 	if !presence.IsHTTPGeneration(conn.Generation) {
 		r.puts.forget(room, conn.ID)
@@ -205,9 +209,10 @@ func (r *Replica) remember(room string, conn presence.Connection, ttl time.Durat
 	r.members.leased(tabKey{room, conn.ID}, conn.Address, time.Now().Add(ttl))
 }
 
-// Renew renews, for ttl, connections of room that have no socket, and returns each as it
-// is there, in order: the zero Connection for one that is not. The lease of a connection
-// that has a socket is left to that. Those who ask are at address.
+// Renew renews connections of room that have no socket, for ttl. It returns the
+// connections in the order of ids, with the zero Connection for each that does not
+// exist. If a connection has a socket, Renew does not change its lease. address is
+// where the request came from.
 func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time.Duration, address string) ([]presence.Connection, error) {
 	conns, known := make([]presence.Connection, len(ids)), make([]store.Lease, len(ids))
 	for i, id := range ids {
@@ -216,7 +221,7 @@ func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time
 	}
 	birth, found, err := r.store.Renew(ctx, room, conns, ttl)
 	if err == nil && r.lacks(room, birth, found) {
-		// Nobody is lost since Redis lost them.
+		// They are missing because Redis has lost them, not because they ended.
 		r.saw(ctx, room, birth)
 		r.restorePuts(ctx, room)
 		birth, found, err = r.store.Renew(ctx, room, conns, ttl)
@@ -237,8 +242,8 @@ func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time
 	return found, nil
 }
 
-// lacks reports whether some connections were not found in room though they are known
-// here, since Redis has lost its data.
+// lacks reports whether Redis has lost connections that are known here: some were not
+// found, and the room has lost its data.
 func (r *Replica) lacks(room, birth string, found []presence.Connection) bool {
 	if birth != "" && !r.forgot(room) && !r.losses.has(room, birth, time.Now()) {
 		return false
@@ -246,7 +251,7 @@ func (r *Replica) lacks(room, birth string, found []presence.Connection) bool {
 	return slices.ContainsFunc(found, func(c presence.Connection) bool { return c.User.ID == "" && r.puts.has(room, c.ID) })
 }
 
-// End ends the connection id of room at once, through whatever it is there.
+// End ends the connection id of room at once, whether it has a socket or not.
 func (r *Replica) End(ctx context.Context, room, id string) (presence.Occupancy, error) {
 	if err := r.timely(); err != nil {
 		return presence.Occupancy{}, err
@@ -255,8 +260,8 @@ func (r *Replica) End(ctx context.Context, room, id string) (presence.Occupancy,
 	return r.leave(ctx, tabKey{room, id}, "")
 }
 
-// EndAs ends the connection id of room if it has no socket and userID is there by it. It
-// reports whether that was so.
+// EndAs ends the connection id of room if it has no socket and belongs to userID. It
+// reports whether it ended the connection.
 func (r *Replica) EndAs(ctx context.Context, room, id, userID string) (occupancy presence.Occupancy, ended bool, err error) {
 	conn, found, err := r.findHTTP(ctx, room, id, userID)
 	if err != nil || !found {
@@ -267,7 +272,7 @@ func (r *Replica) EndAs(ctx context.Context, room, id, userID string) (occupancy
 	return occupancy, err == nil, err
 }
 
-// restorePuts puts the connections of room back that have no socket and are known here.
+// restorePuts puts back the connections of room that have no socket and are known here.
 func (r *Replica) restorePuts(ctx context.Context, room string) {
 	lost := r.puts.lost(room)
 	if len(lost) == 0 {
@@ -282,7 +287,8 @@ func (r *Replica) restorePuts(ctx context.Context, room string) {
 			restored++
 			r.endsSoon(room, lost[i].TTL)
 		case errors.Is(err, presence.ErrSuperseded), errors.Is(err, presence.ErrRoomFull), errors.Is(err, presence.ErrRemoved):
-			// Another has it, or its place, or nobody may.
+			// Another replica has the connection, others took its place, or its user
+			// was removed.
 			r.puts.forgetLease(room, store.Lease{ID: lost[i].Connection.ID, Generation: lost[i].Connection.Generation})
 		default:
 			r.roomFailed(ctx, room, err)
@@ -291,8 +297,8 @@ func (r *Replica) restorePuts(ctx context.Context, room string) {
 	r.restored(ctx, room, restored)
 }
 
-// recall completes what is wanted of a connection of a room that has lost its data: a user
-// who was there comes back as before.
+// recall completes a put into a room that has lost its data, so that a user who was
+// there comes back as before.
 func (p *puts) recall(room string, w store.Wanted) store.Wanted {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -309,19 +315,19 @@ func (p *puts) recall(room string, w store.Wanted) store.Wanted {
 	return w
 }
 
-// slack is how much earlier than is remembered here a lease may end in Redis: the answer
-// to a put is under way for a while.
+// slack is how much earlier a lease may end in Redis than this replica remembers, since
+// the answer to a put takes some time to arrive.
 const slack = 250 * time.Millisecond
 
-// checkPuts looks after the connections without a socket that are known here, those of the
-// rooms of one slot: nothing else would tell that the data of a room were lost that has no
-// members here. Those are forgotten that Redis has under another generation, or no more: they
-// ended, or were put through another replica. After an outage leases are made to last for
-// the time that it took.
+// checkPuts checks, in the rooms of one slot, the connections without a socket that are
+// known here. Nothing else would notice that a room without members here has lost its
+// data. It forgets connections that Redis no longer has, or has under another
+// generation: they ended, or were put through another replica. After an outage it
+// prolongs leases in Redis by the time that the outage took.
 //
-// With first, where the clock of a node was just stepped, none lasts longer there, either. A
-// later call must not do that: another replica may have renewed a lease meanwhile, and makes
-// it last again by its next call.
+// With first, and when the clock of the node was just stepped, it also shortens leases
+// that end too late. A later call must not do that, because another replica may have
+// renewed a lease meanwhile. That replica's next call makes the lease long again.
 func (r *Replica) checkPuts(ctx context.Context, slot int, first bool) {
 	byNode := map[*link][]*store.Beats{}
 	for _, room := range r.puts.inSlot(slot) {
@@ -333,7 +339,8 @@ func (r *Replica) checkPuts(ctx context.Context, slot int, first bool) {
 	}
 }
 
-// checkNode is checkPuts for what is on one node; exact says that its clock was stepped.
+// checkNode is checkPuts for the connections on one node. exact says that the node's
+// clock was stepped.
 func (r *Replica) checkNode(ctx context.Context, beats []*store.Beats, exact bool) {
 	for part := range slices.Chunk(beats, beatCalls) {
 		r.store.Extend(ctx, part, slack, exact)
@@ -342,7 +349,7 @@ func (r *Replica) checkNode(ctx context.Context, beats []*store.Beats, exact boo
 				r.roomFailed(ctx, b.Room, b.Err)
 				continue
 			}
-			// A room outlives those who were in it: without a birth it was lost.
+			// A room outlives its members, so a room without a birth has lost its data.
 			if r.saw(ctx, b.Room, b.Birth) || b.Birth == "" || r.forgot(b.Room) {
 				continue
 			}
@@ -365,7 +372,7 @@ func (p *puts) inSlot(slot int) (rooms []string) {
 	return rooms
 }
 
-// beats lists what is known of a room, by the batch.
+// beats lists the known connections of a room, in batches.
 func (p *puts) beats(room string) (beats []*store.Beats) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -386,14 +393,14 @@ func (p *puts) beats(room string) (beats []*store.Beats) {
 	return beats
 }
 
-// lease is what is known here of a connection.
+// lease returns what is known here of a connection.
 func (p *puts) lease(room, id string) store.Lease {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return store.Lease{ID: id, Generation: p.rooms[room][id].conn.Generation}
 }
 
-// forgetLease forgets a connection, unless it was put anew meanwhile.
+// forgetLease forgets a connection, unless it was put again meanwhile.
 func (p *puts) forgetLease(room string, lease store.Lease) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -8,9 +8,10 @@ import (
 	"presence/internal/presence"
 )
 
-// Remove ends all connections of a user in room, whichever they are, for
-// [presence.ReasonRemoved], and returns the room's occupancy afterwards. No replica puts
-// them back. Their sockets get to know; those at other replicas as soon as these hear of it.
+// Remove ends all connections of a user in room, of every kind, with
+// [presence.ReasonRemoved]. It returns the room's occupancy afterwards. No replica puts
+// the connections back. Sockets of the user are told; those at other replicas as soon
+// as these read of the removal.
 func (r *Replica) Remove(ctx context.Context, room, user string) (presence.Occupancy, error) {
 	if err := r.timely(); err != nil {
 		return presence.Occupancy{}, err
@@ -26,13 +27,14 @@ func (r *Replica) Remove(ctx context.Context, room, user string) (presence.Occup
 	return occupancy, err
 }
 
-// WasRemoved reports whether a user who was in room since then was removed after that, lately.
+// WasRemoved reports whether a user who was in room since then was removed later, and
+// recently.
 func (r *Replica) WasRemoved(ctx context.Context, room, user string, since int64) (bool, error) {
 	return r.store.WasRemoved(ctx, room, user, since)
 }
 
-// Removed takes the news that a user was removed from room, at that version of it: what
-// is there of the user here since before ends.
+// Removed takes the news that a user was removed from room at that version. It ends the
+// user's members and connections here that are older.
 func (r *Replica) Removed(room, user string, version int64) {
 	r.puts.gone(room, map[string]int64{user: version})
 	for _, m := range r.members.removed(room, user, version) {
@@ -40,19 +42,19 @@ func (r *Replica) Removed(room, user string, version int64) {
 	}
 }
 
-// Left takes the news that users have left room, each at that version of it: what is known
-// here of their connections without a socket from before is forgotten. Another replica ended
-// them, and this one would put them back when Redis loses its data.
+// Left takes the news that users have left room, each at a version of it. It forgets
+// their connections without a socket that are older. Another replica ended these
+// connections, and this one would put them back when Redis loses its data.
 func (r *Replica) Left(room string, users map[string]int64) { r.puts.gone(room, users) }
 
-// tell tells the socket of a member that it has ended, and why.
+// tell tells the socket of a member that the member has ended, and why.
 func tell(m *Member, why error) {
 	if e, ok := m.socket.(Ender); ok {
 		e.Ended(m, why)
 	}
 }
 
-// removed takes the members of a user out who were in room before it had that version,
+// removed takes out the members of a user who came before the room had that version,
 // and returns them.
 func (ms *members) removed(room, user string, version int64) (gone []*Member) {
 	ms.mu.Lock()
@@ -76,7 +78,7 @@ func (ms *members) removed(room, user string, version int64) (gone []*Member) {
 	return gone
 }
 
-// unlease gives back the place of a tab that has no socket.
+// unlease frees the place of a tab that has no socket.
 func (ms *members) unlease(tab tabKey) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -84,7 +86,8 @@ func (ms *members) unlease(tab tabKey) {
 	ms.ledger.free(tab, len(ms.tabs[tab]) > 0)
 }
 
-// gone forgets the connections of users who were in room before it had the version of each.
+// gone forgets the connections of users who came before the room had the version given
+// for each.
 func (p *puts) gone(room string, users map[string]int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -95,10 +98,11 @@ func (p *puts) gone(room string, users map[string]int64) {
 	}
 }
 
-// Update changes name and metadata of the user who is in room through the connection id,
-// and returns the member. change is given the user as it is, and returns it as it is to be,
-// or an error, which Update returns; it may be called again when somebody else was faster.
-// The errors are those of [presence.ErrNotPresent] and of the store.
+// Update changes the name and metadata of the user of connection id in room, and
+// returns the member. It calls change with the present user, and change returns the new
+// one, or an error that Update returns. It calls change again when somebody else has
+// changed the user in between. Other errors are [presence.ErrNotPresent] and those of
+// the store.
 func (r *Replica) Update(ctx context.Context, room, id string, change func(presence.User) (presence.User, error)) (presence.Member, presence.Occupancy, error) {
 	if err := r.timely(); err != nil {
 		return presence.Member{}, presence.Occupancy{}, err
@@ -127,7 +131,7 @@ func (r *Replica) Update(ctx context.Context, room, id string, change func(prese
 		}
 		member, occupancy, err := r.store.Update(ctx, room, id, conn.User, to)
 		if errors.Is(err, presence.ErrConflict) {
-			continue // bounded by ctx; somebody's change was made each time
+			continue // somebody else made a change each time, and ctx bounds it
 		}
 		if err == nil {
 			r.puts.update(room, id, member.User, occupancy.Version)
@@ -136,7 +140,7 @@ func (r *Replica) Update(ctx context.Context, room, id string, change func(prese
 	}
 }
 
-// update notes what the user of a connection is at that version of the room.
+// update notes the user of a connection, as of that version of the room.
 func (p *puts) update(room, id string, user presence.User, version int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -32,21 +32,20 @@ type Options struct {
 	MaxRoomsPerAddress   int
 	MaxMembersPerAddress int
 
-	// Alone says that no other replica uses this Redis, nor did one before this:
-	// at the start nobody has anything to put back.
+	// Alone says that no other replica uses this Redis, and that none did before this one
+	// started. So nobody has anything to put back at the start.
 	Alone bool
 
-	// Listed are the rooms that [Replica.Busiest] may list; nil: all.
+	// Listed limits which rooms [Replica.Busiest] may list; nil means all rooms.
 	Listed presence.Patterns
 
-	// Secret returns the secret to be put into Redis should it have none, or "".
-	// late says that every replica that knows one has had the time to put it there.
-	// Shared is called with the secret that Redis has, each time it was read. Either
-	// may be nil.
+	// Secret returns the secret to store when Redis has none, or "". late says that every
+	// replica that knows a secret has had the time to store it. Each time a probe reads a
+	// secret from Redis, it calls Shared with it. Either may be nil.
 	Secret func(late bool) string
 	Shared func(secret string)
 
-	// Self is what other replicas are told of this one.
+	// Self describes this replica to the other replicas.
 	Self Self
 
 	// Logger and Registerer: nil means no logs, no metrics.
@@ -54,8 +53,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// Replica runs the loops of one process and holds its members. It is what
-// [presence/internal/room.Rooms] trust in.
+// Replica runs the loops of one process and holds its members. It implements
+// [presence/internal/room.Trust].
 type Replica struct {
 	store   *store.Store
 	opts    Options
@@ -111,6 +110,6 @@ func (r *Replica) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Ready returns nil when a node of Redis answers, else why this replica should get no
-// visitors.
+// Ready returns nil when at least one node of Redis answers. Otherwise it returns the
+// reason why this replica should get no visitors.
 func (r *Replica) Ready() error { return r.links.ready() }

@@ -13,36 +13,38 @@ import (
 )
 
 const (
-	// sweepCalls is how many rooms share one round trip of sweeps, and lookCalls of looks.
+	// sweepCalls is how many rooms are swept in one round trip, and lookCalls how many
+	// are looked at in one.
 	sweepCalls = 100
 	lookCalls  = 1000
 
 	// maxBusiest is how many of the busiest rooms pages list.
 	maxBusiest = 12
 
-	// maxRanked is how many rooms are ranked for that list where not all are public.
+	// maxRanked is how many public rooms are ranked for that list when not all rooms are
+	// public.
 	maxRanked = 1000
 )
 
 // late is how long after a lease's end any other replica sweeps the room, if the replica
-// to which the room belongs has not.
+// to which the room belongs has not done so.
 const late = 500 * time.Millisecond
 
 // sweeper knows when each room has to be looked at next.
 //
-// A lease can't run out before the earliest deadline that the last look at the
-// room found, except those of connections released since, which have the whole
-// grace before them: so a look at that deadline, and one a grace, is enough, and
-// misses nothing. A lease that is shorter than the grace calls soon. Where a look finds
-// that a lease is over the room is swept; it is also swept once a member TTL, since that
-// audits it.
+// A look finds the earliest deadline of the room. Until then no lease can run out, except
+// those of connections that are released after the look, and these have the whole grace
+// left. So it misses nothing to look again at that deadline, or a grace after the last
+// look. The replica that takes a lease shorter than the grace calls soon. When a look
+// finds that a lease has ended, the room is swept. Each room is also swept once each
+// member TTL, because a sweep audits it.
 //
 // All replicas look, which is cheap. The replica to which the room belongs sweeps; the
-// others sweep when it is late.
+// others sweep only when it is late.
 type sweeper struct {
-	tick  time.Duration // precision
-	look  time.Duration // between two looks at the list of rooms
-	audit time.Duration // between two sweeps of a room in which no lease is over
+	tick  time.Duration // between two passes over the rooms that are due
+	look  time.Duration // between two reads of the list of rooms
+	audit time.Duration // between two sweeps of a room in which no lease has ended
 
 	// Owned by runSweep.
 	due    map[string]*visit
@@ -50,20 +52,20 @@ type sweeper struct {
 
 	mu      sync.Mutex // guards:
 	busiest []store.RoomCount
-	stepped map[*link]bool       // their clocks
+	stepped map[*link]bool       // nodes whose clocks were stepped
 	sooner  map[string]time.Time // rooms to look at before they are due
 }
 
-// visit is when a room is to be looked at, and what is known of it from the last time.
+// visit is when a room has to be looked at next, and what the last visit found.
 type visit struct {
 	at    time.Time // when to look next
-	audit time.Time // when to sweep, whatever a look finds
-	ahead offset    // of the Redis that has the room
-	used  bool      // somebody is in it
-	clamp bool      // leases may end later than any should
+	audit time.Time // when to sweep in any case
+	ahead offset    // how far the clock of the room's node is ahead of ours
+	used  bool      // somebody is in the room
+	clamp bool      // leases may end too late, since the clock was stepped
 
-	mine       bool // the room belongs to this replica, among
-	generation int  // this set of replicas that sweep
+	mine       bool // the room belongs to this replica
+	generation int  // peers.generation for which mine was computed
 }
 
 func newSweeper(o Options) *sweeper {
@@ -74,7 +76,8 @@ func newSweeper(o Options) *sweeper {
 	}
 }
 
-// soon has room looked at when a lease ends there that lasts that long from now.
+// soon makes the sweeper look at room when a lease of this duration, which begins now,
+// ends.
 func (s *sweeper) soon(room string, lease time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,14 +87,15 @@ func (s *sweeper) soon(room string, lease time.Duration) {
 	}
 }
 
-// unsure has all rooms of a node looked after anew, as its clock was stepped.
+// unsure makes the sweeper visit all rooms of a node anew, because the node's clock was
+// stepped.
 func (s *sweeper) unsure(l *link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stepped[l] = true
 }
 
-// hurry takes over the notes of soon and unsure.
+// hurry applies what soon and unsure have noted.
 func (s *sweeper) hurry(of func(room string) *link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,15 +117,15 @@ func (s *sweeper) hurry(of func(room string) *link) {
 	clear(s.sooner)
 }
 
-// Busiest lists the rooms with the most users, as they were a few seconds ago, the largest
-// first. Empty ones are left out.
+// Busiest lists the rooms with the most users, as they were a few seconds ago, the
+// largest first. It leaves out empty rooms.
 func (r *Replica) Busiest() []store.RoomCount {
 	r.sweeper.mu.Lock()
 	defer r.sweeper.mu.Unlock()
 	return r.sweeper.busiest
 }
 
-// runSweep sweeps what is due until ctx ends.
+// runSweep sweeps the rooms that are due, until ctx ends.
 func (r *Replica) runSweep(ctx context.Context) error {
 	tick := time.NewTicker(r.sweeper.tick)
 	defer tick.Stop()
@@ -131,7 +135,8 @@ func (r *Replica) runSweep(ctx context.Context) error {
 			r.sweepOnce(ctx)
 		case <-ctx.Done():
 			if r.links.of("").ready() == nil {
-				// The others sweep its rooms at once. If this fails, they sweep late.
+				// The other replicas then sweep our rooms at once. If this call fails,
+				// they sweep them late.
 				_ = r.store.Depart(context.WithoutCancel(ctx), r.peers.id)
 			}
 			return nil
@@ -139,10 +144,11 @@ func (r *Replica) runSweep(ctx context.Context) error {
 	}
 }
 
-// round is what is to be done to rooms of one node.
+// round is the work to do for rooms of one node.
 type round struct{ looks, sweeps, clamped []string }
 
-// sweepOnce sweeps the rooms in which a lease has run out.
+// sweepOnce looks at the rooms that are due, and sweeps those in which a lease has run
+// out.
 func (r *Replica) sweepOnce(ctx context.Context) {
 	s := r.sweeper
 	works, sweeps, whole := false, false, true
@@ -161,7 +167,7 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 			if !r.store.Clustered() {
 				return
 			}
-			rooms = r.localRooms() // other nodes have rooms still
+			rooms = r.localRooms() // the other nodes still have rooms
 		}
 		s.listed = now
 		s.list(rooms, err != nil || !whole)
@@ -189,7 +195,7 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 			todo.looks = append(todo.looks, room)
 		}
 	}
-	var nodes sync.WaitGroup // which do not wait for each other
+	var nodes sync.WaitGroup // the nodes do not wait for each other
 	for l, todo := range rounds {
 		if len(rounds) == 1 {
 			r.sweepNode(ctx, l, todo)
@@ -200,7 +206,7 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 	nodes.Wait()
 }
 
-// sweepNode does what is to be done to rooms of one node.
+// sweepNode does the work for rooms of one node.
 func (r *Replica) sweepNode(ctx context.Context, l *link, todo *round) {
 	since, held, sweep := l.held()
 	if !sweep {
@@ -228,7 +234,8 @@ func (r *Replica) sweepNode(ctx context.Context, l *link, todo *round) {
 	}
 }
 
-// localRooms lists the rooms of which members or connections without a socket are known here.
+// localRooms lists the rooms in which this replica has members or connections without a
+// socket.
 func (r *Replica) localRooms() []string { return append(r.members.localRooms(), r.puts.inRooms()...) }
 
 // mine reports whether room belongs to this replica.
@@ -239,8 +246,9 @@ func (r *Replica) mine(room string, v *visit) bool {
 	return v.mine
 }
 
-// clock is what the clock of the room's Redis should show now, in ms; 0 where that is not
-// known. What is known of the room itself is better than what probes told of its node.
+// clock returns what the clock of the room's Redis shows now, in ms; 0 if that is not
+// known. The room's own offset is more reliable than the one that probes found for its
+// node.
 func (v *visit) clock(l *link) int64 {
 	if v.ahead != 0 {
 		return clock() + int64(v.ahead)
@@ -248,8 +256,8 @@ func (v *visit) clock(l *link) int64 {
 	return l.clock()
 }
 
-// lookAt looks when the next lease ends in each room, and returns those that are to be
-// swept now. ok is false if Redis did not answer.
+// lookAt finds when the next lease ends in each room, and returns the rooms to sweep now.
+// ok is false if Redis did not answer.
 func (r *Replica) lookAt(ctx context.Context, l *link, rooms []string) (over []string, ok bool) {
 	for i, looked := range r.store.Look(ctx, rooms) {
 		room := rooms[i]
@@ -257,7 +265,7 @@ func (r *Replica) lookAt(ctx context.Context, l *link, rooms []string) (over []s
 			if r.roomFailed(ctx, room, looked.Err) {
 				return nil, false
 			}
-			over = append(over, room) // finds out what is wrong
+			over = append(over, room) // the sweep finds out what is wrong
 			continue
 		}
 		v := r.sweeper.due[room]
@@ -297,8 +305,8 @@ func (r *Replica) rankOnce(ctx context.Context) {
 	r.sweeper.busiest = busiest
 }
 
-// busiest reads the busiest of the public rooms. The result does not depend on other
-// rooms: where not all rooms are public, it ranks the first public ones by name.
+// busiest reads the busiest of the public rooms. The result does not depend on rooms that
+// are not public: unless all rooms are, it ranks the first maxRanked public ones by name.
 func (r *Replica) busiest(ctx context.Context) ([]store.RoomCount, error) {
 	if r.opts.Listed == nil || r.opts.Listed.All() {
 		return r.store.Busiest(ctx, maxBusiest) //nolint:wrapcheck // says what was tried
@@ -318,7 +326,8 @@ func (r *Replica) busiest(ctx context.Context) ([]store.RoomCount, error) {
 	return slices.Clone(rooms[:min(len(rooms), maxBusiest)]), nil
 }
 
-// auditUsed has all rooms with users swept, which also notes their numbers in the index.
+// auditUsed makes all rooms with users be swept now. A sweep also notes their numbers in
+// the index.
 func (s *sweeper) auditUsed() {
 	for _, v := range s.due {
 		if v.used {
@@ -327,8 +336,8 @@ func (s *sweeper) auditUsed() {
 	}
 }
 
-// list takes over the list of rooms in use. Those that are not on it are forgotten,
-// or kept while the list is not known to be whole.
+// list takes over the list of rooms in use. It forgets rooms that are not on the list,
+// unless keep says that the list may be incomplete.
 func (s *sweeper) list(rooms []string, keep bool) {
 	due := make(map[string]*visit, len(rooms))
 	if keep {
@@ -336,25 +345,26 @@ func (s *sweeper) list(rooms []string, keep bool) {
 	}
 	for _, room := range rooms {
 		if due[room] = s.due[room]; due[room] == nil {
-			due[room] = &visit{} // at once
+			due[room] = &visit{} // look at once
 		}
 	}
 	s.due = due
 }
 
-// sweepRooms sweeps rooms, again and again where there is more to remove than
-// one call may, and reports whether Redis answered.
+// sweepRooms sweeps rooms, and sweeps a room again while it has more to remove than one
+// call may remove. It reports whether Redis answered.
 func (r *Replica) sweepRooms(ctx context.Context, l *link, rooms []string, terms store.Terms) bool {
 	s := r.sweeper
 	var empty []string
-	stepped := false // the clock of Redis
+	stepped := false // whether the clock of Redis was
 	for len(rooms) > 0 {
 		var more []string
 		terms.Expected = make([]int64, len(rooms))
 		for i, room := range rooms {
 			terms.Expected[i] = s.due[room].clock(l)
 		}
-		// After that: a probe may just have found that the clock was stepped.
+		// Ask this after computing the clocks: a probe may just have found that the clock
+		// was stepped.
 		if since, held, _ := l.held(); held {
 			terms.Held, terms.Since = true, since
 		}
@@ -380,10 +390,10 @@ func (r *Replica) sweepRooms(ctx context.Context, l *link, rooms []string, terms
 			ahead, step := v.ahead.sees(swept.Now, before, after)
 			v.ahead, v.used = ahead, swept.Next >= 0
 			if swept.Stepped {
-				v.at = time.Now().Add(s.tick) // the call was late
+				v.at = time.Now().Add(s.tick) // perhaps only the call was late
 				if !known {
-					// Another node's clock was expected. A probe has the time to say
-					// whether that one was stepped.
+					// The sweep expected the clock of another node. Wait until a probe
+					// has had the time to say whether this node's clock was stepped.
 					v.at = time.Now().Add(2 * l.probe)
 				}
 				stepped = stepped || step != 0

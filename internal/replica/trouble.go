@@ -15,32 +15,33 @@ const (
 	// troubleInterval is the shortest time between two log lines about one room.
 	troubleInterval = time.Minute
 
-	// maxTroubled is how many rooms are remembered. Of more, nothing is logged
-	// until one of them can be forgotten.
+	// maxTroubled is how many rooms are remembered. When there are more, nothing is
+	// logged about the others until a room can be forgotten.
 	maxTroubled = 1000
 
-	// movePatience is for how long a room may be on its way to another node of a Cluster
+	// movePatience is how long a room may take to move to another node of a Cluster
 	// before it is marked stale.
 	movePatience = 2 * time.Second
 )
 
-// troubles are the rooms that have an error of their own, which is nobody else's.
+// troubles remembers the rooms that have a problem of their own, which affects no other
+// room.
 type troubles struct {
 	mu      sync.Mutex // guards:
 	logged  map[string]time.Time
-	unswept map[string]bool // rooms that could not be swept: who is in them is not known
+	unswept map[string]bool // rooms that could not be swept, so Redis may list users who are gone
 	moving  map[string]span // rooms on their way to another node
 }
 
-// span is when something was seen first and last.
+// span holds when something was first and last seen.
 type span struct{ first, last time.Time }
 
 func newTroubles() *troubles {
 	return &troubles{logged: map[string]time.Time{}, unswept: map[string]bool{}, moving: map[string]span{}}
 }
 
-// moves notes that room is on its way to another node, and reports whether it is so for
-// longer than anybody should wait.
+// moves notes that room is moving to another node, and reports whether the move takes
+// longer than movePatience.
 func (t *troubles) moves(room string, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,7 +56,7 @@ func (t *troubles) moves(room string, now time.Time) bool {
 	return now.Sub(s.first) > movePatience
 }
 
-// due reports whether an error of room is to be logged at now.
+// due reports whether an error of room should be logged now.
 func (t *troubles) due(room string, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -76,7 +77,7 @@ func (t *troubles) due(room string, now time.Time) bool {
 	return true
 }
 
-// sweep notes whether room could be swept, and reports whether that is new.
+// sweep notes whether room could be swept, and reports whether that has changed.
 func (t *troubles) sweep(room string, ok bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -91,7 +92,7 @@ func (t *troubles) sweep(room string, ok bool) bool {
 	return true
 }
 
-// keep forgets the rooms that are not in use.
+// keep forgets the rooms that are no longer in use.
 func (t *troubles) keep(used func(room string) bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -102,7 +103,7 @@ func (t *troubles) keep(used func(room string) bool) {
 	}
 }
 
-// hasGhosts reports whether people may be in room in Redis who are gone, since it
+// hasGhosts reports whether Redis may list users in room who are gone, because the room
 // can't be swept.
 func (t *troubles) hasGhosts(room string) bool {
 	t.mu.Lock()
@@ -110,14 +111,15 @@ func (t *troubles) hasGhosts(room string) bool {
 	return t.unswept[room]
 }
 
-// roomFailed takes an error of a call about one room, or with room "" about the
-// list of rooms, and reports whether it says that Redis is away. Otherwise it is
-// that room's alone, and logged once in a while.
+// roomFailed takes the error of a call about one room, or with room "" about the list
+// of rooms. It reports whether the error means that Redis is away. Any other error is
+// the room's own, and is logged once a minute at most.
 func (r *Replica) roomFailed(ctx context.Context, room string, err error) (away bool) {
 	if errors.Is(err, presence.ErrUnavailable) {
 		switch {
 		case r.store.Clustered() && room == "":
-			// What all rooms share has no place among them: probes tell.
+			// The probes find out whether the nodes answer. This call is about what all
+			// rooms share.
 		case errors.Is(err, store.ErrAvoided), r.isMoving(room, err):
 		default:
 			r.redisFailed(ctx, r.links.of(room), err)
@@ -133,13 +135,13 @@ func (r *Replica) roomFailed(ctx context.Context, room string, err error) (away 
 	return false
 }
 
-// repair has a damaged room begin anew: its data are deleted, unless another replica did
-// so a moment ago, and all replicas put back what they hold. Until they have, the room is
-// stale.
+// repair makes a damaged room begin anew. It deletes the room's data, unless another
+// replica did so a moment ago, and all replicas put back their members. Until they
+// have, the room is stale.
 func (r *Replica) repair(ctx context.Context, room string) {
 	l := r.links.of(room)
 	if l.trusted() != nil {
-		return // nothing is shown as it is anyway, and what is there may be half put back
+		return // the room is stale anyway, and perhaps only half put back
 	}
 	cleared, err := r.store.Clear(ctx, room, l.settle)
 	if err != nil {
@@ -148,9 +150,9 @@ func (r *Replica) repair(ctx context.Context, room string) {
 	}
 	if cleared {
 		r.metrics.repaired.Inc()
-		r.losses.over(room) // what was put back until now is gone again
+		r.losses.over(room) // members that were put back before this are gone again
 		r.peers.clears(room)
 	}
 	r.views.MarkLost(room, r.Lost(ctx, room))
-	r.sweptRoom(room, true) // nobody who is gone is left in it
+	r.sweptRoom(room, true) // the room is empty now: nobody is listed who is gone
 }
