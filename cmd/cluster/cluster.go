@@ -43,9 +43,9 @@ type cluster struct {
 
 	redisAddr string
 	embedded  *miniredis.Miniredis // nil where Redis is a process
-	redis     *process             // nil where it is embedded
-	replicas  []*process
-	balancer  *process // nil where there is none
+	redis     *program             // nil where it is embedded
+	replicas  []*program
+	balancer  *program // nil where there is none
 	missing   string   // why
 
 	mu sync.Mutex // guards writing to out
@@ -86,7 +86,7 @@ func (c *cluster) run(ctx context.Context) error {
 
 	// start starts processes, which are stopped when until ends, and returns
 	// when all answer.
-	start := func(until context.Context, group *sync.WaitGroup, processes ...*process) error {
+	start := func(until context.Context, group *sync.WaitGroup, processes ...*program) error {
 		for _, p := range processes {
 			if err := p.start(); err != nil {
 				return err
@@ -187,9 +187,9 @@ func (c *cluster) prepare(ctx context.Context) error {
 func at(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 // replica describes a server process. Its pages show the same name.
-func (c *cluster) replica(n int, listen, admin string) *process {
+func (c *cluster) replica(n int, listen, admin string) *program {
 	name := fmt.Sprintf("replica-%d", n)
-	return &process{
+	return &program{
 		name: name, url: "http://" + listen, addr: listen, admin: admin,
 		path: c.server,
 		args: []string{
@@ -219,7 +219,7 @@ func (c *cluster) prepareRedis() error {
 		return err
 	}
 	c.redisAddr = at(port)
-	c.redis = &process{
+	c.redis = &program{
 		name: "Redis", addr: c.redisAddr, path: binary,
 		args: []string{
 			"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
@@ -265,7 +265,7 @@ var (
 )
 
 // await waits until a process that was started answers.
-func (c *cluster) await(ctx context.Context, p *process) error {
+func (c *cluster) await(ctx context.Context, p *program) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	tick := time.NewTicker(askInterval)
@@ -273,8 +273,8 @@ func (c *cluster) await(ctx context.Context, p *process) error {
 	now := p.running()
 	for !p.answers(ctx) {
 		select {
-		case <-now.ended:
-			return fmt.Errorf("%s: %w (%v):\n%s", p.name, errEnded, now.how(), p.lastWords())
+		case <-now.Ended():
+			return fmt.Errorf("%s: %w (%v):\n%s", p.name, errEnded, now.State(), p.lastWords())
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w:\n%s", p.name, errNoAnswer, p.lastWords())
 		case <-tick.C:
@@ -286,14 +286,14 @@ func (c *cluster) await(ctx context.Context, p *process) error {
 // supervise does what an orchestrator does: when a process dies it says so, and starts
 // the process again. When ctx ends it stops the process, and returns when the process has
 // ended.
-func (c *cluster) supervise(ctx context.Context, p *process) {
+func (c *cluster) supervise(ctx context.Context, p *program) {
 	for {
 		now := p.running()
 		select {
 		case <-ctx.Done():
-			p.stop()
+			now.Stop(stopTimeout)
 			return
-		case <-now.ended:
+		case <-now.Ended():
 		}
 		if ctx.Err() != nil {
 			return
@@ -302,7 +302,7 @@ func (c *cluster) supervise(ctx context.Context, p *process) {
 		if c.restart > 0 {
 			again = fmt.Sprintf("it starts again in %v", c.restart)
 		}
-		c.say("%s  %s (pid %d) died: %v; %s; %s", clock(), p.name, now.pid, now.how(), p.loss, again)
+		c.say("%s  %s (pid %d) died: %v; %s; %s", clock(), p.name, now.ID(), now.State(), p.loss, again)
 		if c.restart == 0 {
 			return
 		}
@@ -316,7 +316,7 @@ func (c *cluster) supervise(ctx context.Context, p *process) {
 			return
 		}
 		if err := c.await(ctx, p); err == nil {
-			c.say("%s  %s is back (pid %d)", clock(), p.name, p.running().pid)
+			c.say("%s  %s is back (pid %d)", clock(), p.name, p.running().ID())
 		}
 	}
 }
@@ -338,10 +338,10 @@ func (c *cluster) overview() {
 	}
 	_, port, _ := net.SplitHostPort(entry[len("http://"):])
 	c.say("\n  Presence: %d replicas over one Redis\n\n  open       http://localhost:%s\n", len(c.replicas), port)
-	line := func(name, addr string, p *process) {
+	line := func(name, addr string, p *program) {
 		pid := "in this process"
 		if p != nil {
-			pid = fmt.Sprintf("pid %d", p.running().pid)
+			pid = fmt.Sprintf("pid %d", p.running().ID())
 		}
 		if p != nil && p.admin != "" {
 			pid = fmt.Sprintf("%-12s http://%s/metrics", pid, p.admin)
@@ -367,7 +367,7 @@ func (c *cluster) overview() {
 	if c.restart > 0 {
 		after = fmt.Sprintf(", and is back after %v", c.restart)
 	}
-	c.say("  try        kill -9 %d: %s dies%s", last.running().pid, last.name, after)
+	c.say("  try        kill -9 %d: %s dies%s", last.running().ID(), last.name, after)
 	if c.redis != nil {
 		_, port, _ := net.SplitHostPort(c.redisAddr)
 		c.say("             redis-cli -p %s SCARD 'presence:{lobby}:online'", port)

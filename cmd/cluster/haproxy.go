@@ -20,12 +20,12 @@ func (c *cluster) findHAProxy() (binary, missing string) {
 
 // prepareHAProxy describes a balancer with the configuration for production, in
 // which only addresses are replaced.
-func (c *cluster) prepareHAProxy(binary, listen string, replicas []string) (*process, error) {
+func (c *cluster) prepareHAProxy(binary, listen string, replicas []string) (*program, error) {
 	file := filepath.Join(c.dir, "haproxy.cfg")
 	if err := os.WriteFile(file, []byte(deploy.HAProxyOnLoopback(listen, replicas)), 0o600); err != nil { //nolint:gosec // in our own folder
 		return nil, fmt.Errorf("configuration of HAProxy: %w", err)
 	}
-	return &process{
+	return &program{
 		name: "HAProxy", url: "http://" + listen, addr: listen, path: binary,
 		args:    []string{"-db", "-f", file},
 		log:     filepath.Join(c.dir, "haproxy.log"),

@@ -3,15 +3,15 @@ package redistest
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"presence/internal/process"
 )
 
 // Server is a process that speaks Redis' protocol: a redis-server, or a sentinel.
@@ -20,7 +20,7 @@ type Server struct {
 	Addr string
 
 	t      testing.TB
-	cmd    *exec.Cmd
+	run    *process.Process // nil: killed
 	args   []string
 	env    []string     // nil: as that of the test
 	secure *Certificate // nil: no TLS
@@ -88,10 +88,10 @@ func StartSentinelAt(t testing.TB, port int, secure *Certificate, config string)
 // Restart starts the server again, empty, after Kill.
 func (s *Server) Restart() {
 	s.t.Helper()
-	s.cmd = exec.Command(s.args[0], s.args[1:]...) //nolint:gosec,noctx // the test's own command; Kill ends it
-	s.cmd.Env = s.env
-	EndWithTest(s.cmd)
-	if err := s.cmd.Start(); err != nil {
+	cmd := exec.Command(s.args[0], s.args[1:]...) //nolint:gosec,noctx // the test's own command; Kill ends it
+	cmd.Env = s.env
+	var err error
+	if s.run, err = process.Start(cmd); err != nil {
 		s.t.Fatalf("start %s: %v", s.args[0], err)
 	}
 	Eventually(s.t, 10*time.Second, s.Addr+" answers", func() bool { return Listens(s.Addr) && s.Do("ping") == "PONG" }) // else the client complains on stderr
@@ -99,23 +99,23 @@ func (s *Server) Restart() {
 
 // Kill ends the process at once, as kill -9 does.
 func (s *Server) Kill() {
-	if s.cmd == nil {
-		return
+	if s.run != nil {
+		s.run.Kill()
+		s.run = nil
 	}
-	_ = s.cmd.Process.Signal(syscall.SIGKILL) // works on a stopped process too
-	_ = s.cmd.Wait()
-	s.cmd = nil
 }
 
 // Pause stops the process as a frozen machine is stopped, until Continue.
-func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
+func (s *Server) Pause() {
+	if s.run != nil {
+		s.run.Pause()
+	}
+}
 
 // Continue ends Pause.
-func (s *Server) Continue() { s.signal(syscall.SIGCONT) }
-
-func (s *Server) signal(sig os.Signal) {
-	if s.cmd != nil {
-		_ = s.cmd.Process.Signal(sig)
+func (s *Server) Continue() {
+	if s.run != nil {
+		s.run.Continue()
 	}
 }
 

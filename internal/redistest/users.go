@@ -44,7 +44,7 @@ func usersFile(t testing.TB) string {
 
 // refusedNothing fails the test if the server refused a command to a user, by its log.
 func (s *Server) refusedNothing() {
-	if s.cmd == nil {
+	if s.run == nil {
 		return // killed, and its log with it
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

@@ -3,7 +3,6 @@ package bench
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"presence/internal/process"
 	"presence/internal/redistest"
 )
 
@@ -51,7 +51,6 @@ func newCrowd(t *testing.T, host, path, key string) *crowd {
 // that with the test.
 func talk(t *testing.T, cmd *exec.Cmd) (in io.WriteCloser, out *bufio.Reader) {
 	t.Helper()
-	redistest.EndWithTest(cmd)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -61,12 +60,13 @@ func talk(t *testing.T, cmd *exec.Cmd) (in io.WriteCloser, out *bufio.Reader) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	run, err := process.Start(cmd) // which closes out when the process ends: after the last answer
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = in.Close()
-		_ = cmd.Wait()
+		<-run.Ended()
 	})
 	return in, bufio.NewReader(pipe)
 }
@@ -310,22 +310,13 @@ func startServer(t *testing.T, env string) (addr string) {
 	t.Helper()
 	addr = fmt.Sprintf("127.0.0.1:%d", redistest.FreePort(t))
 	cmd := exec.Command(os.Args[0]) //nolint:noctx // this binary, killed below
-	redistest.EndWithTest(cmd)
 	cmd.Env = append(os.Environ(), env+"="+addr)
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
+	run, err := process.Start(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	redistest.Eventually(t, 10*time.Second, "the server answers", func() bool {
-		conn, err := new(net.Dialer).DialContext(context.Background(), "tcp", addr)
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err == nil
-	})
+	t.Cleanup(run.Kill)
+	redistest.Eventually(t, 10*time.Second, "the server answers", func() bool { return redistest.Listens(addr) })
 	return addr
 }

@@ -2,7 +2,6 @@ package deploy
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"net"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"presence/internal/process"
 	"presence/internal/redistest"
 )
 
@@ -161,23 +161,16 @@ func startRedis(t *testing.T, users string) string {
 		t.Fatal(err)
 	}
 	var said bytes.Buffer
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "redis-server", config, "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", t.TempDir(), "--aclfile", users)
+	cmd := exec.Command("redis-server", config, "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", t.TempDir(), "--aclfile", users) //nolint:noctx // killed below
 	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
+	run, err := process.Start(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait() // an error is its having been killed, or said
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-ended
-	})
+	t.Cleanup(run.Kill)
 	redistest.Eventually(t, 10*time.Second, "redis-server listens", func() bool {
 		select {
-		case <-ended:
+		case <-run.Ended():
 			t.Fatalf("redis-server does not start:\n%s", said.String())
 		default:
 		}

@@ -6,11 +6,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
 	"presence/deploy"
+	"presence/internal/process"
 	"presence/internal/redistest"
 )
 
@@ -18,9 +18,6 @@ import (
 type HAProxy struct {
 	URL  string
 	Addr string
-
-	cmd *exec.Cmd
-	log *bytes.Buffer
 }
 
 // StartHAProxy starts a balancer with the shipped configuration, in which only
@@ -41,18 +38,18 @@ func StartHAProxyWith(t testing.TB, change func(config string) string, replicas 
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h := &HAProxy{Addr: addr, URL: "http://" + addr, log: &bytes.Buffer{}}
-	h.cmd = exec.Command(binary, "-db", "-f", path) //nolint:gosec,noctx // the test's own command; ended below
-	h.cmd.Stdout, h.cmd.Stderr = h.log, h.log
-	redistest.EndWithTest(h.cmd)
-	if err := h.cmd.Start(); err != nil {
+	h := &HAProxy{Addr: addr, URL: "http://" + addr}
+	cmd := exec.Command(binary, "-db", "-f", path) //nolint:gosec,noctx // the test's own command; killed below
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	run, err := process.Start(cmd)
+	if err != nil {
 		t.Fatalf("start haproxy: %v", err)
 	}
 	t.Cleanup(func() {
-		_ = h.cmd.Process.Signal(syscall.SIGKILL)
-		_ = h.cmd.Wait()
+		run.Kill()
 		if t.Failed() {
-			t.Logf("haproxy with\n%s\nsaid\n%s", config, h.log)
+			t.Logf("haproxy with\n%s\nsaid\n%s", config, &log)
 		}
 	})
 	redistest.Eventually(t, 10*time.Second, "haproxy accepts connections", func() bool { return redistest.Listens(addr) })

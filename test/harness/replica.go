@@ -12,10 +12,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
+	"presence/internal/process"
 	"presence/internal/redistest"
 )
 
@@ -46,7 +46,7 @@ var build = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("build the server: %w", err)
 	}
-	if err := theUndertaker.begin(dir); err != nil {
+	if removal, err = removeAfterwards(dir); err != nil {
 		_ = os.RemoveAll(dir)
 		return "", fmt.Errorf("build the server: %w", err)
 	}
@@ -58,47 +58,23 @@ var build = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// undertaker is a shell that outlives this process for a moment, however this process
-// ends: so not even a test that ran out of time leaves replicas behind. It also removes
-// the folder of the binary, since no test knows that it is the last to use it.
-type undertaker struct {
-	mu    sync.Mutex // guards:
-	shell io.WriteCloser
-}
+// removal keeps a shell waiting that removes the folder of the binary when this process has
+// ended, in any way: no test knows that it is the last to use the folder.
+var removal io.Closer //nolint:unused // closes when this process ends, and not before
 
-var theUndertaker undertaker
-
-// undertake reads which processes started and which ended, until the test process ends.
-// Then it kills the others.
-const undertake = `trap "" INT TERM
-while read -r what pid; do
-	case $what in
-	started) pids="$pids $pid " ;;
-	ended) pids="${pids%%" $pid "*}${pids#*" $pid "}" ;;
-	esac
-done
-test -z "$pids" || kill -9 $pids
-rm -rf "$0"`
-
-func (u *undertaker) begin(dir string) error {
-	cmd := exec.Command("sh", "-c", undertake, dir) //nolint:noctx // ends with this process
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	var err error
-	if u.shell, err = cmd.StdinPipe(); err != nil {
-		return err
+func removeAfterwards(dir string) (io.Closer, error) {
+	cmd := exec.Command("sh", "-c", `trap "" INT TERM; read -r _; rm -rf "$0"`, dir) //nolint:noctx // ends after this process
+	input, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
 	}
-	return cmd.Start()
-}
-
-func (u *undertaker) tell(what string, pid int) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	_, _ = fmt.Fprintln(u.shell, what, pid) // without it there is less order, and no failure
+	return input, cmd.Start()
 }
 
 // Replica is one server process on the loopback interface.
 type Replica struct {
+	*process.Process // the present one, or the last one
+
 	URL      string // of the pages, such as http://127.0.0.1:12345
 	Addr     string // the same without http://
 	AdminURL string
@@ -106,9 +82,6 @@ type Replica struct {
 	t    testing.TB
 	args []string // of the caller
 	log  *os.File
-
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when the process has
 }
 
 // Start starts a replica with the flags args, on free ports, and returns when it
@@ -153,20 +126,14 @@ func newReplica(t testing.TB, args []string) *Replica {
 func (r *Replica) launch() {
 	r.t.Helper()
 	args := append([]string{"-listen", r.Addr, "-admin-listen", strings.TrimPrefix(r.AdminURL, "http://")}, r.args...)
-	cmd, ended := exec.Command(Binary(r.t), args...), make(chan struct{}) //nolint:noctx // Kill ends it
+	cmd := exec.Command(Binary(r.t), args...) //nolint:noctx // Kill ends it
 	cmd.Stdout, cmd.Stderr = r.log, r.log
 	// What the tester has set for servers of their own is not meant for this one.
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "PRESENCE_") })
-	if err := cmd.Start(); err != nil {
+	var err error
+	if r.Process, err = process.Start(cmd); err != nil {
 		r.t.Fatalf("start a replica: %v", err)
 	}
-	theUndertaker.tell("started", cmd.Process.Pid)
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait() // how it ended is in ProcessState
-		theUndertaker.tell("ended", cmd.Process.Pid)
-	}()
-	r.cmd, r.ended = cmd, ended
 }
 
 // await waits until an admin endpoint answers with 200.
@@ -175,8 +142,8 @@ func (r *Replica) await(endpoint string) {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	redistest.Eventually(r.t, startTimeout, fmt.Sprintf("/%s of %s is 200", endpoint, r.AdminURL), func() bool {
 		select {
-		case <-r.ended:
-			r.t.Fatalf("the replica ended: %v", r.cmd.ProcessState)
+		case <-r.Ended():
+			r.t.Fatalf("the replica ended: %v", r.State())
 		default:
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -194,43 +161,19 @@ func (r *Replica) await(endpoint string) {
 	})
 }
 
-// Kill ends the process at once, as kill -9 does, and returns when it is gone.
-func (r *Replica) Kill() {
-	_ = r.cmd.Process.Kill() // an error is its having ended
-	<-r.ended
-}
-
 // Stop asks the process to end, as orchestrators do, and returns when it has:
 // its exit code, and how long it took. A process that was killed has code -1.
 func (r *Replica) Stop() (code int, took time.Duration) {
 	r.t.Helper()
 	begin := time.Now()
-	r.Terminate()
-	limit := time.NewTimer(stopTimeout)
-	defer limit.Stop()
-	select {
-	case <-r.ended:
-	case <-limit.C:
+	if !r.Process.Stop(stopTimeout) {
 		r.t.Errorf("the replica did not stop within %v", stopTimeout)
-		r.Kill()
 	}
-	return r.cmd.ProcessState.ExitCode(), time.Since(begin)
+	return r.ExitCode(), time.Since(begin)
 }
 
-// Terminate asks the process to end, and returns at once.
-func (r *Replica) Terminate() { _ = r.cmd.Process.Signal(syscall.SIGTERM) }
-
-// Ended is closed when the process has ended.
-func (r *Replica) Ended() <-chan struct{} { return r.ended }
-
 // ExitCode is that of the process, which must have ended; -1 if it was killed.
-func (r *Replica) ExitCode() int { return r.cmd.ProcessState.ExitCode() }
-
-// Pause stops the process as a frozen machine is stopped, until Continue.
-func (r *Replica) Pause() { _ = r.cmd.Process.Signal(syscall.SIGSTOP) }
-
-// Continue ends Pause.
-func (r *Replica) Continue() { _ = r.cmd.Process.Signal(syscall.SIGCONT) }
+func (r *Replica) ExitCode() int { return r.State().ExitCode() }
 
 // Restart starts the replica again, on the same ports and with the same flags,
 // and returns when it is ready. The process must have ended.
@@ -244,7 +187,7 @@ func (r *Replica) Restart() {
 func (r *Replica) Relaunch() {
 	r.t.Helper()
 	select {
-	case <-r.ended:
+	case <-r.Ended():
 	default:
 		r.t.Fatal("restart of a replica that runs")
 	}

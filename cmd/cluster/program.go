@@ -10,11 +10,12 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
+
+	"presence/internal/process"
 )
 
-// process is a program that runs, and that can be started again after it ended.
-type process struct {
+// program is one of those that run, and can be started again after it has ended.
+type program struct {
 	name string
 	url  string // "" where it has none
 	addr string
@@ -28,67 +29,38 @@ type process struct {
 	answers func(context.Context) bool
 
 	mu  sync.Mutex // guards:
-	now *running
+	now *process.Process
 }
 
-// running is one run of a process.
-type running struct {
-	pid   int
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when it has
-}
-
-// how says how a run ended.
-func (r *running) how() string { return r.cmd.ProcessState.String() }
-
-// start starts the process. Its output is added to the log.
-func (p *process) start() error {
+// start starts the program. Its output is added to the log.
+func (p *program) start() error {
 	log, err := os.OpenFile(p.log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
-	defer func() { _ = log.Close() }()     // the process has its own
-	cmd := exec.Command(p.path, p.args...) //nolint:gosec,noctx // our own programs; stop ends them, and gives them time
+	defer func() { _ = log.Close() }()     // the program has its own
+	cmd := exec.Command(p.path, p.args...) //nolint:gosec,noctx // our own programs; supervise ends them, and gives them time
 	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, environ()
-	cmd.SysProcAttr = ownGroup()
-	if err := cmd.Start(); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C does not reach it: supervise ends it
+	r, err := process.Start(cmd)
+	if err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
-	r := &running{pid: cmd.Process.Pid, cmd: cmd, ended: make(chan struct{})}
-	go func() { // ends with the process
-		defer close(r.ended)
-		_ = cmd.Wait() // how it ended is in ProcessState
-	}()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.now = r
 	return nil
 }
 
-// running is the present run, or the last one. start must have succeeded.
-func (p *process) running() *running {
+// running returns the present run, or the last one. start must have succeeded.
+func (p *program) running() *process.Process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.now
 }
 
-// stop asks the process to end, kills it if it does not, and returns when it has
-// ended.
-func (p *process) stop() {
-	r := p.running()
-	_ = r.cmd.Process.Signal(syscall.SIGTERM) // an error is its having ended
-	limit := time.NewTimer(stopTimeout)
-	defer limit.Stop()
-	select {
-	case <-r.ended:
-	case <-limit.C:
-		_ = r.cmd.Process.Kill()
-		<-r.ended
-	}
-}
-
 // lastWords are the last lines of the log.
-func (p *process) lastWords() string {
+func (p *program) lastWords() string {
 	text, err := os.ReadFile(p.log)
 	if err != nil {
 		return err.Error()
