@@ -11,33 +11,34 @@ import (
 // reachPatience bounds how long a page waits for a version that its visitor has seen.
 const reachPatience = time.Second
 
-// Peek returns the numbers of a room without becoming a viewer; members are listed only if
-// the room has viewers here. With an error, and a stale view, Redis is away and nothing is
-// known.
+// Peek returns the numbers of a room without becoming a viewer. The view lists members
+// only if the room has viewers here. If Redis is away and nothing is known, it returns an
+// error and a stale view.
 func (rs *Rooms) Peek(ctx context.Context, name string) (View, error) {
 	return rs.read(ctx, store.Have{Room: name, Numbers: true})
 }
 
-// Look returns the whole room, as Peek does its numbers.
+// Look returns the whole room in the same way.
 func (rs *Rooms) Look(ctx context.Context, name string) (View, error) {
 	return rs.read(ctx, store.Have{Room: name})
 }
 
-// Heard notes that a room has reached a version: later questions to this replica are not
-// answered with an older one.
+// Heard notes that a room has reached a version. After that this replica answers no
+// question with an older one.
 func (rs *Rooms) Heard(name string, version int64) {
 	rs.changed(store.Event{Room: name, Occupancy: presence.Occupancy{Version: version}})
 }
 
-// Reach has the view of a room that has viewers here read again if it is older than version,
-// one that the caller has seen. It waits for that a moment only.
+// Reach reads again a room that has viewers here, if its view is older than version,
+// which the caller has seen. It waits for that only a moment.
 func (rs *Rooms) Reach(ctx context.Context, name string, version int64) {
 	ctx, cancel := context.WithTimeout(ctx, reachPatience)
 	defer cancel()
 	rs.freshen(ctx, version, name)
 }
 
-// view returns the view of a room that has viewers here; else one that was never read.
+// view returns the view of a room that has viewers here; otherwise a view that was never
+// read.
 func (rs *Rooms) view(name string) View {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -48,8 +49,8 @@ func (rs *Rooms) view(name string) View {
 }
 
 // freshen reads those of the rooms that have viewers here and whose views are older than
-// version, or the last version heard of: answers are up to date at once, while viewers see
-// changes at their own pace. A room that can't be read stays as it is.
+// version, or than the last version that was heard of. So answers are up to date at once,
+// while viewers see changes at their own pace. A room that can't be read stays as it is.
 func (rs *Rooms) freshen(ctx context.Context, version int64, names ...string) {
 	for {
 		var batch []*room
@@ -75,7 +76,7 @@ func (rs *Rooms) freshen(ctx context.Context, version int64, names ...string) {
 			return
 		}
 		select {
-		case <-wait: // it may have been read before the news came
+		case <-wait: // look again: that read may have begun before the change
 		case <-ctx.Done():
 			return
 		}
@@ -85,10 +86,11 @@ func (rs *Rooms) freshen(ctx context.Context, version int64, names ...string) {
 // behindLocked reports whether the view is older than version, or the last version heard of.
 func (rm *room) behindLocked(version int64) bool {
 	view := rm.view.Load()
-	return !view.AsOf.IsZero() && !view.Stale && view.Version < max(version, rm.told)
+	return !view.AsOf.IsZero() && !view.Stale && view.Version < max(version, rm.heardVersion)
 }
 
-// read reads one room for a question of the API, unless the room has viewers here.
+// read reads one room for a question of the API. If the room has viewers here, it returns
+// their view.
 func (rs *Rooms) read(ctx context.Context, have store.Have) (view View, err error) {
 	rs.freshen(ctx, 0, have.Room)
 	if view = rs.view(have.Room); !view.AsOf.IsZero() {
@@ -111,7 +113,7 @@ func (rs *Rooms) read(ctx context.Context, have store.Have) (view View, err erro
 	return view, nil
 }
 
-// ask asks the store about a room by call, when it may be shown what Redis holds. name is
+// ask makes a call to the store about a room, once the room's data may be shown. name is
 // "" for all rooms.
 func (rs *Rooms) ask(ctx context.Context, name string, call func() error) error {
 	if err := rs.trust.Await(ctx, name); err != nil {
@@ -124,8 +126,8 @@ func (rs *Rooms) ask(ctx context.Context, name string, call func() error) error 
 	return err
 }
 
-// current returns an error if what was read of rooms is of data that Redis has lost since,
-// or is just losing. "" stands for the list of rooms.
+// current returns an error if rooms were read from data that Redis has lost since, or is
+// just losing. "" stands for the list of rooms.
 func (rs *Rooms) current(ctx context.Context, rooms ...string) error {
 	epochs, err := rs.store.Epochs(ctx, rooms...)
 	if err == nil && !rs.trust.Current(ctx, epochs...) {
@@ -177,9 +179,9 @@ func (rs *Rooms) Scan(ctx context.Context, name string, from store.Cursor, count
 	return view, next, err
 }
 
-// Pick returns the numbers of rooms, in order, each with those of users who are in it as
-// its members. While Redis is away the views are the last that are known, and stale; the
-// error is that one is not known, or not all of its members.
+// Pick returns the numbers of rooms, in order. The members of each view are those of
+// users who are in the room. While Redis is away the views are the last known ones, and
+// stale. It returns an error if a room, or some of its members, are not known.
 func (rs *Rooms) Pick(ctx context.Context, users []string, rooms ...string) ([]View, error) {
 	rs.freshen(ctx, 0, rooms...)
 	views := make([]View, len(rooms))
@@ -236,7 +238,7 @@ func (rs *Rooms) pick(ctx context.Context, users, rooms []string) (map[string]Vi
 	return views, failed
 }
 
-// among returns those of members whose ids are among users, in the order of users.
+// among returns the members whose ids are in users, in the order of users.
 func among(members []presence.Member, users []string) []presence.Member {
 	if len(users) == 0 {
 		return nil

@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are what an operator sees of the rooms.
+// metrics are the metrics of the rooms.
 type metrics struct {
 	pushes    prometheus.Counter
 	reminders prometheus.Counter
@@ -41,7 +41,8 @@ func newMetrics(reg prometheus.Registerer, rs *Rooms) *metrics {
 	return m
 }
 
-// seen notes that nearly all viewers are being shown a change that was heard of then.
+// seen notes that nearly all viewers have now been shown a change that was heard of at
+// heard.
 func (m *metrics) seen(heard time.Time) {
 	if !heard.IsZero() {
 		m.shown.Observe(time.Since(heard).Seconds())

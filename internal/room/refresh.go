@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// resyncInterval is how often rooms are read that nobody said had changed:
-	// it bounds what a lost message can do.
+	// resyncInterval is how often rooms are read of which no change was heard. It bounds
+	// how late a lost message can make a count.
 	resyncInterval = 5 * time.Second
 
 	// refreshRooms is how many rooms are read in one round trip.
@@ -22,22 +22,22 @@ const (
 	retryRead = 250 * time.Millisecond
 )
 
-// changed takes a message, or the advice to read a room again, from the watch.
+// changed takes a message from the watch, or its advice to read a room again.
 func (rs *Rooms) changed(e store.Event) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rm := rs.byName[e.Room]
 	if rm == nil || !e.Resync && e.Occupancy.Version <= rm.view.Load().Version {
-		return // the room has no viewer any more, or was read after this change already
+		return // the room has no viewer any more, or has already been read after this change
 	}
-	if !e.Resync && rm.heard.IsZero() {
-		rm.heard = time.Now()
+	if !e.Resync && rm.heardAt.IsZero() {
+		rm.heardAt = time.Now()
 	}
-	rm.told = max(rm.told, e.Occupancy.Version)
+	rm.heardVersion = max(rm.heardVersion, e.Occupancy.Version)
 	rs.markDirtyLocked(rm)
 }
 
-// markDirtyLocked has rm read as soon as one of its audiences can be shown it.
+// markDirtyLocked makes rm be read as soon as one of its audiences can be shown it.
 func (rs *Rooms) markDirtyLocked(rm *room) {
 	if !rm.dirty {
 		rm.dirty = true
@@ -45,7 +45,7 @@ func (rs *Rooms) markDirtyLocked(rm *room) {
 	}
 }
 
-// Reread has a room read again, if it has viewers.
+// Reread makes a room be read again, if it has viewers.
 func (rs *Rooms) Reread(name string) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -54,8 +54,9 @@ func (rs *Rooms) Reread(name string) {
 	}
 }
 
-// Settled says that what is read of rooms, nil for all, from now on counts, whatever it is:
-// Redis answers again, and replicas have put back what they hold.
+// Settled says that reads of rooms (nil: all) can be trusted again: Redis answers, and
+// the replicas have put back their members. The next read replaces the view, even if the
+// room's data were lost in between.
 func (rs *Rooms) Settled(rooms func(room string) bool) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -66,10 +67,10 @@ func (rs *Rooms) Settled(rooms func(room string) bool) {
 		rm.lost, rm.retry = true, time.Time{}
 		rs.markDirtyLocked(rm)
 	}
-	rs.rouse() // also for those that became dirty when nothing could be read
+	rs.rouse() // also reads rooms that became dirty while nothing could be read
 }
 
-// resync has every room read again.
+// resync makes every room be read again.
 func (rs *Rooms) resync() {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -78,7 +79,7 @@ func (rs *Rooms) resync() {
 	}
 }
 
-// MarkStale marks the views of rooms, nil for all, until they are read again.
+// MarkStale marks the views of rooms (nil: all) as stale until the rooms are read again.
 func (rs *Rooms) MarkStale(rooms func(room string) bool) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -89,8 +90,8 @@ func (rs *Rooms) MarkStale(rooms func(room string) bool) {
 	}
 }
 
-// MarkLost marks the view of a room whose data Redis has lost, until it is read again,
-// not before at.
+// MarkLost marks the view of a room whose data Redis has lost, until the room is read
+// again. That read happens at that time or later.
 func (rs *Rooms) MarkLost(name string, at time.Time) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -112,24 +113,24 @@ func (rs *Rooms) markStaleLocked(rm *room) {
 	}
 }
 
-// showNewLocked makes view the one that is seen of rm.
+// showNewLocked makes view the newest view of rm.
 func (rs *Rooms) showNewLocked(rm *room, view View, change *presence.Change) {
 	view.Sequence = rs.sequence.Add(1)
 	rm.view.Store(&view)
 	for _, a := range rm.audiences {
 		a.news(change)
-		if !view.Stale && a.heard.IsZero() {
-			a.heard = rm.read
+		if !view.Stale && a.heardAt.IsZero() {
+			a.heardAt = rm.readHeardAt
 		}
 	}
 	if !view.Stale {
-		rm.read = time.Time{}
+		rm.readHeardAt = time.Time{}
 	}
 	rs.rouse()
 }
 
-// refresh reads rooms that changed, and from time to time all, and has them shown,
-// until ctx ends.
+// refresh reads rooms that changed, and from time to time all rooms, and gives them to
+// their audiences, until ctx ends.
 func (rs *Rooms) refresh(ctx context.Context) {
 	resync := time.NewTicker(resyncInterval)
 	defer resync.Stop()
@@ -155,8 +156,9 @@ func (rs *Rooms) refresh(ctx context.Context) {
 	}
 }
 
-// refreshOnce reads rooms that are due, and reports whether more may be. The nodes of a
-// Cluster do not wait for each other: what is read of them is among reads.
+// refreshOnce reads rooms that are due, and reports whether more rooms may be. The nodes
+// of a Cluster do not wait for each other: their reads run in goroutines, which reads
+// waits for.
 func (rs *Rooms) refreshOnce(ctx context.Context, reads *sync.WaitGroup) (more bool) {
 	batch := rs.takeDue(time.Now())
 	if len(batch) == 0 {
@@ -193,13 +195,13 @@ func (rs *Rooms) setReading(node string, on bool) {
 	rs.rouse()
 }
 
-// waitsLocked reports whether rm can't be read now, since it, or others of its node, are
-// being read.
+// waitsLocked reports whether rm can't be read now, because rm or other rooms of its node
+// are being read.
 func (rs *Rooms) waitsLocked(rm *room) bool {
 	return rm.busy || len(rs.reading) > 0 && rs.reading[rs.store.NodeOf(rm.name)]
 }
 
-// readTaken reads rooms that [room.takeLocked] has taken.
+// readTaken reads rooms that [room.takeLocked] has marked as being read.
 func (rs *Rooms) readTaken(ctx context.Context, batch []*room) {
 	defer rs.release(batch)
 	haves := make([]store.Have, len(batch))
@@ -227,10 +229,10 @@ func (rs *Rooms) release(batch []*room) {
 	rs.rouse()
 }
 
-// readBatch reads rooms, and returns those that have to be read whole since their changes
-// do not lead on.
+// readBatch reads rooms. It returns the rooms that have to be read whole, because the
+// changes do not continue from the view.
 func (rs *Rooms) readBatch(ctx context.Context, batch []*room, haves []store.Have) (again []*room) {
-	asOf := time.Now() // a later answer is no newer
+	asOf := time.Now() // a view is as old as its question
 	readings, err := rs.store.Read(ctx, haves...)
 	if err != nil {
 		readings = make([]store.Reading, len(batch))
@@ -238,12 +240,12 @@ func (rs *Rooms) readBatch(ctx context.Context, batch []*room, haves []store.Hav
 			readings[i].Err = err
 		}
 	}
-	silent := map[string]bool{}       // nodes
-	current := map[store.Epoch]bool{} // whether each is
+	silent := map[string]bool{}       // nodes that did not answer
+	current := map[store.Epoch]bool{} // whether each epoch is current
 	for i, rm := range batch {
 		r := readings[i]
 		if errors.Is(r.Err, presence.ErrUnavailable) && silent[rs.store.NodeOf(rm.name)] {
-			rs.putBack([]*room{rm}) // told already
+			rs.putBack([]*room{rm}) // the node's failure has been reported already
 			continue
 		}
 		if r.Err != nil {
@@ -260,15 +262,16 @@ func (rs *Rooms) readBatch(ctx context.Context, batch []*room, haves []store.Hav
 		switch {
 		case !is:
 			rs.putBack([]*room{rm})
-		case !rs.take(ctx, rm, r, asOf):
+		case !rs.apply(ctx, rm, r, asOf):
 			again = append(again, rm)
 		}
 	}
 	return again
 }
 
-// readFailed deals with a room that could not be read: it is tried again soon if Redis
-// is to blame; else the room is damaged, is marked, and is tried at the next resync.
+// readFailed handles a room that could not be read. If Redis is away, the room is read
+// again soon. Otherwise the room is damaged: it is marked as stale, and read again at the
+// next resync.
 func (rs *Rooms) readFailed(ctx context.Context, rm *room, err error) (away bool) {
 	if rs.trust.Failed(ctx, rm.name, err) {
 		rs.putBack([]*room{rm})
@@ -287,10 +290,10 @@ func (rm *room) tryLocked() {
 	rm.tried = make(chan struct{})
 }
 
-// take makes what was read of rm, when it was as of asOf, its view, unless that can't be
-// trusted any more. It reports false if the changes do not lead from the view to what the
-// room is: then the whole room has to be read.
-func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading, asOf time.Time) bool {
+// apply makes the reading r, which began at asOf, the view of rm, unless the data can't be
+// trusted any more. It reports false if the changes do not lead from the view to the
+// room's present state: then the whole room has to be read.
+func (rs *Rooms) apply(ctx context.Context, rm *room, r store.Reading, asOf time.Time) bool {
 	left := map[string]int64{}
 	for _, c := range r.Changes {
 		for _, l := range c.Left {
@@ -299,7 +302,7 @@ func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading, asOf time.
 				rs.trust.Removed(rm.name, l.User, c.Version)
 			case presence.ReasonLeft:
 				left[l.User] = c.Version
-			case presence.ReasonClosed, presence.ReasonTimeout: // the lease ran out, wherever it is remembered
+			case presence.ReasonClosed, presence.ReasonTimeout: // the lease ran out; each replica that remembers it knows when
 			}
 		}
 	}
@@ -318,7 +321,8 @@ func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading, asOf time.
 	lost := lostSince(old.Snapshot, r)
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	// Asked within the lock: the one that takes the trust away marks the view next.
+	// Ask this within the lock: a goroutine that withdraws the trust marks the view
+	// afterwards.
 	if rs.trust.Trusted(rm.name) != nil {
 		rs.putBackLocked(rm)
 		return true
@@ -328,13 +332,13 @@ func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading, asOf time.
 		return true
 	}
 	rm.lost = false
-	if !rm.dirty { // nothing was heard of while it was being read
-		rm.told = next.Version
+	if !rm.dirty { // no change was heard of during the read
+		rm.heardVersion = next.Version
 	}
 	defer rm.tryLocked()
 	view := View{Snapshot: next, Stale: stale, AsOf: asOf}
 	if old = *rm.view.Load(); !old.AsOf.IsZero() && view.Stale == old.Stale && view.Occupancy == old.Occupancy && view.Birth == old.Birth {
-		view.Sequence = old.Sequence // seen anew, but nothing new
+		view.Sequence = old.Sequence // read again, but nothing is new
 		rm.view.Store(&view)
 		return true
 	}
@@ -342,9 +346,9 @@ func (rs *Rooms) take(ctx context.Context, rm *room, r store.Reading, asOf time.
 	return true
 }
 
-// follow returns the room that was read, by a reader who had old, and the change that
-// leads to it; nil if there is none, or it can't be said. ok is false if what was read
-// does not lead on from old.
+// follow returns the room after a reading by a reader who had old, and the change that
+// leads to it; nil if there is none, or it is not known. ok is false if the reading does
+// not continue from old.
 func follow(old presence.Snapshot, r store.Reading) (next presence.Snapshot, change *presence.Change, ok bool) {
 	if r.Whole {
 		return r.Snapshot, nil, true
@@ -362,9 +366,9 @@ func follow(old presence.Snapshot, r store.Reading) (next presence.Snapshot, cha
 	return next, change, next.Occupancy == r.Occupancy
 }
 
-// lostSince reports whether a room that was old, and of which r was read now, has lost
-// its data meanwhile, by a flush, an eviction, a failover: it is another one, though
-// somebody was in the old one, or an older one.
+// lostSince reports whether a room that was old has lost its data before it was read as
+// r, by a flush, an eviction or a failover. That is so if its version went back, or if it
+// has another birth although users were in it.
 func lostSince(old presence.Snapshot, r store.Reading) bool {
 	if r.Birth == old.Birth {
 		return r.Version < old.Version || r.Version == old.Version && r.Occupancy != old.Occupancy
@@ -372,8 +376,8 @@ func lostSince(old presence.Snapshot, r store.Reading) bool {
 	return old.Users > 0
 }
 
-// takeDue takes up to refreshRooms rooms that are to be read now and marks them clean: a
-// change that is heard of while they are being read makes them dirty again.
+// takeDue returns up to refreshRooms rooms that have to be read now, and marks them
+// clean. A change that is heard of during the read makes a room dirty again.
 func (rs *Rooms) takeDue(now time.Time) (batch []*room) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -388,13 +392,13 @@ func (rs *Rooms) takeDue(now time.Time) (batch []*room) {
 	return batch
 }
 
-// takeLocked marks rm clean, for somebody to read it now.
+// takeLocked marks rm clean and as being read. The caller reads it.
 func (rm *room) takeLocked() {
 	rm.busy, rm.dirty = true, false
-	rm.read, rm.heard = rm.heard, time.Time{}
+	rm.readHeardAt, rm.heardAt = rm.heardAt, time.Time{}
 }
 
-// readInLocked returns how long after now rm, which is dirty, is to be read: as soon as
+// readInLocked returns how long after now rm, which is dirty, has to be read: as soon as
 // one of its audiences could be shown it.
 func (rs *Rooms) readInLocked(rm *room, now time.Time) time.Duration {
 	soonest := time.Duration(-1)
@@ -406,7 +410,7 @@ func (rs *Rooms) readInLocked(rm *room, now time.Time) time.Duration {
 	return max(soonest, rm.retry.Sub(now))
 }
 
-// giveDue gives each audience that is behind, and can be given it, the newest view, and
+// giveDue gives the newest view to each audience that lacks it and can be given it. It
 // returns the time until there is more to do, and whether there is any.
 func (rs *Rooms) giveDue(now time.Time) (next time.Duration, ok bool) {
 	rs.mu.Lock()
@@ -419,7 +423,7 @@ func (rs *Rooms) giveDue(now time.Time) (next time.Duration, ok bool) {
 	for _, rm := range rs.byName {
 		newest := rm.view.Load().Sequence
 		for _, a := range rm.audiences {
-			if a.shown == newest {
+			if a.givenSequence == newest {
 				continue
 			}
 			if wait := a.wait(now, rs.opts.Coalesce); wait > 0 {
@@ -429,17 +433,17 @@ func (rs *Rooms) giveDue(now time.Time) (next time.Duration, ok bool) {
 			rs.giveLocked(rm, a, now)
 		}
 		switch {
-		case !rm.dirty || rs.waitsLocked(rm): // what reads it goes on from there
+		case !rm.dirty || rs.waitsLocked(rm): // the end of the read rouses us
 		case rs.trust.Trusted(rm.name) == nil:
 			later(max(rs.readInLocked(rm, now), time.Millisecond))
-		default: // nobody says when a single room is to be trusted again
+		default: // no event says when a single room can be trusted again
 			later(max(rm.retry.Sub(now), retryRead))
 		}
 	}
 	return next, ok
 }
 
-// putBack makes rooms dirty again whose reading failed.
+// putBack makes rooms dirty again whose read failed.
 func (rs *Rooms) putBack(batch []*room) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -449,8 +453,8 @@ func (rs *Rooms) putBack(batch []*room) {
 }
 
 func (rs *Rooms) putBackLocked(rm *room) {
-	if !rm.read.IsZero() {
-		rm.heard = rm.read
+	if !rm.readHeardAt.IsZero() {
+		rm.heardAt = rm.readHeardAt
 	}
 	if at := time.Now().Add(retryRead); at.After(rm.retry) {
 		rm.retry = at

@@ -17,15 +17,15 @@ import (
 // DefaultCoalesce is the shortest time between two views that an audience is shown.
 const DefaultCoalesce = 100 * time.Millisecond
 
-// Trust is the knowledge of whether what Redis holds may be shown. Its methods may be
-// called from any goroutine.
+// Trust knows whether the data in Redis may be shown. Its methods may be called from any
+// goroutine.
 type Trust interface {
 	// Trusted returns nil when what Redis holds of room may be shown.
 	Trusted(room string) error
 
-	// Await waits, while replicas put back what Redis lost, until what it holds of
-	// room may be shown, and returns why it may not: at once when Redis is away, and
-	// when ctx ends.
+	// Await waits until the data of room in Redis may be shown, while replicas put back
+	// what Redis lost. Otherwise it returns the reason why they may not: at once when
+	// Redis is away, or when ctx ends.
 	Await(ctx context.Context, room string) error
 
 	// Current reports whether epochs belong to the data that Redis has now, and whether
@@ -46,7 +46,7 @@ type Trust interface {
 	// Removed takes the news that a user was removed from room at that version.
 	Removed(room, user string, version int64)
 
-	// Left takes the news that users have left room by themselves, each at that version.
+	// Left takes the news that users have left room, each at that version.
 	Left(room string, users map[string]int64)
 
 	// Lost takes the news that Redis has lost the data of room, and returns when
@@ -64,12 +64,12 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// View is a room as it is seen here.
+// View is a room as this replica sees it.
 type View struct {
 	presence.Snapshot
 
-	// Stale says that Redis is away or not to be trusted yet: this is what was
-	// read last, or nothing.
+	// Stale says that Redis is away or can't be trusted yet. Then the view is the last
+	// one that was read, or empty.
 	Stale bool
 
 	// AsOf is when the room was read, by the clock of this process; zero if never.
@@ -78,8 +78,8 @@ type View struct {
 	// Sequence rises with every view of the room. It is 0 where the room has no viewer.
 	Sequence int64
 
-	// Change leads from the view that the audience was shown before to this one; nil
-	// if that can't be said, and the audience has to show the whole room.
+	// Change leads to this view from the one that the audience was shown before. It is
+	// nil if the change is not known, and the audience has to show the whole room.
 	Change *presence.Change
 }
 
@@ -91,30 +91,30 @@ type Rooms struct {
 	watch   *store.Watch
 	metrics *metrics
 
-	wake  chan struct{} // holds one: there is something to read or to show
+	wake  chan struct{} // holds one token: there is something to read or to show
 	shows sync.WaitGroup
 
-	sequence atomic.Int64 // of the newest view of all
+	sequence atomic.Int64 // of the newest view of all rooms
 
 	mu      sync.Mutex // guards:
 	byName  map[string]*room
 	reading map[string]bool // nodes of a Cluster whose rooms are being read
 }
 
-// room is one of them.
+// room is a room that has viewers.
 type room struct {
 	name string
 	view atomic.Pointer[View]
 
-	audiences map[Audience]*audience
-	tried     chan struct{} // closed when the first read has ended, also in an error; viewers wait for it
-	dirty     bool          // has to be read
-	busy      bool          // is being read; once at a time, so that what was read is in order
-	retry     time.Time     // but not before
-	heard     time.Time     // when a change was heard of that has not been read yet; zero: none
-	read      time.Time     // the same of what was read last
-	lost      bool          // Redis lost the room's data: what is read next counts, whatever it is
-	told      int64         // the highest version that was heard of, or read for a question of the API
+	audiences    map[Audience]*audience
+	tried        chan struct{} // closed when the present or next read has ended, also by an error; viewers wait for it
+	dirty        bool          // has to be read
+	busy         bool          // is being read; only once at a time, so that readings come in order
+	retry        time.Time     // the room is not read before this
+	heardAt      time.Time     // when this replica heard of the first change that has not been read; zero: none
+	readHeardAt  time.Time     // the same time, of the change that was read last
+	lost         bool          // Redis lost the room's data: the next reading replaces the view in any case
+	heardVersion int64         // the highest version that was heard of, or was read for a question of the API
 }
 
 // New returns the rooms of st. Nothing is read before [Rooms.Run].
@@ -135,7 +135,7 @@ func New(st *store.Store, trust Trust, opts Options) *Rooms {
 	return rs
 }
 
-// Viewer is a page or stream that shows a room, as one of an audience.
+// Viewer is a page or stream that shows a room. It belongs to an audience.
 type Viewer struct {
 	rooms    *Rooms
 	room     *room
@@ -146,14 +146,14 @@ type Viewer struct {
 // View returns the present view of the room. Its Change is not set.
 func (v *Viewer) View() View { return *v.room.view.Load() }
 
-// Saw says that view is being shown. A viewer who once said so, also of no view at
-// all, is behind until it says so of the newest: from time to time the audience is
-// shown that again.
+// Saw says that the viewer is showing view. After the first call, a viewer is behind
+// until it calls Saw with the newest view, and is shown that view again from time to
+// time.
 func (v *Viewer) Saw(view View) { v.seen.Store(view.Sequence) }
 
-// Enter begins to look at a room, as one of the audience a. It waits for the room to be
-// read if it was not yet, but not for longer than ctx allows: what is not known then is
-// shown as stale. Exit must be called in the end.
+// Enter begins to look at a room, as a viewer of the audience a. If the room has not been
+// read yet, Enter waits for that until ctx ends; what is not known then is shown as
+// stale. The caller must call Exit in the end.
 func (rs *Rooms) Enter(ctx context.Context, name string, a Audience) *Viewer {
 	rs.mu.Lock()
 	rm := rs.byName[name]
@@ -165,7 +165,7 @@ func (rs *Rooms) Enter(ctx context.Context, name string, a Audience) *Viewer {
 	}
 	of := rm.audiences[a]
 	if of == nil {
-		of = &audience{Audience: a, viewers: map[*Viewer]bool{}, shown: rm.view.Load().Sequence}
+		of = &audience{Audience: a, viewers: map[*Viewer]bool{}, givenSequence: rm.view.Load().Sequence}
 		rm.audiences[a] = of
 	}
 	v := &Viewer{rooms: rs, room: rm, audience: of}
@@ -179,7 +179,7 @@ func (rs *Rooms) Enter(ctx context.Context, name string, a Audience) *Viewer {
 	return v
 }
 
-// awaitView waits for the first view of rm, which is read once for all who wait.
+// awaitView waits for the first view of rm. One read serves all who wait.
 func (rs *Rooms) awaitView(ctx context.Context, rm *room) {
 	if !rm.view.Load().AsOf.IsZero() || rs.trust.Await(ctx, rm.name) != nil {
 		return
@@ -206,9 +206,9 @@ func (v *Viewer) Exit() {
 	rs.endLocked(v.room, v.audience)
 }
 
-// endLocked ends an audience without viewers, and the room if it has no other audience. It
-// does not while the audience is shown a view: if the audience came back meanwhile, as a
-// new one, it would be shown two views at once.
+// endLocked removes an audience without viewers, and then the room if it has no other
+// audience. It keeps an audience that is being shown a view: if the audience came back as
+// a new one meanwhile, it would be shown two views at once.
 func (rs *Rooms) endLocked(rm *room, a *audience) {
 	if len(a.viewers) > 0 || a.busy || rm.audiences[a.Audience] != a {
 		return
@@ -216,7 +216,7 @@ func (rs *Rooms) endLocked(rm *room, a *audience) {
 	delete(rm.audiences, a.Audience)
 	if len(rm.audiences) == 0 && rs.byName[rm.name] == rm {
 		delete(rs.byName, rm.name)
-		// Within the lock: a newcomer's Add must come after this.
+		// This needs the lock: the Add for a new viewer must come later.
 		rs.watch.Remove(rm.name)
 	}
 }
@@ -233,7 +233,7 @@ func (rs *Rooms) Counts() (rooms, viewers int) {
 	return len(rs.byName), viewers
 }
 
-// Run reads and shows until ctx ends, and returns when all has ended.
+// Run reads and shows rooms until ctx ends, and returns when all goroutines have ended.
 func (rs *Rooms) Run(ctx context.Context) error {
 	var watching sync.WaitGroup
 	watching.Go(func() { _ = rs.watch.Run(ctx) }) // returns nil
@@ -243,7 +243,7 @@ func (rs *Rooms) Run(ctx context.Context) error {
 	return nil
 }
 
-// rouse lets refresh look at the rooms.
+// rouse wakes refresh, which looks at the rooms.
 func (rs *Rooms) rouse() {
 	select {
 	case rs.wake <- struct{}{}:

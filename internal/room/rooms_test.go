@@ -530,7 +530,7 @@ func TestReach(t *testing.T) {
 		}
 		reached, reads := v.View(), w.reads("")
 		w.Reach(t.Context(), lobby, math.MaxInt64)
-		if n := w.reads("") - reads; n != 1 || v.View().Sequence != reached.Sequence || v.Told() != reached.Version {
+		if n := w.reads("") - reads; n != 1 || v.View().Sequence != reached.Sequence || v.HeardVersion() != reached.Version {
 			t.Errorf("for a version that is made up the room was read %d times, and is %+v", n, v.View())
 		}
 		w.Reach(t.Context(), "nobody", 1)

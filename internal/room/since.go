@@ -7,8 +7,8 @@ import (
 	"presence/internal/store"
 )
 
-// Since returns the changes of a room that follow a version, if its log reaches back that
-// far; else the whole room.
+// Since returns the changes of a room that follow a version. If the room's log does not
+// reach back that far, it returns the whole room.
 func (rs *Rooms) Since(ctx context.Context, name string, version int64) (reading store.Reading, err error) {
 	err = rs.ask(ctx, name, func() error {
 		readings, err := rs.store.Read(ctx, store.Have{Room: name, Version: version})
@@ -26,10 +26,10 @@ func (rs *Rooms) Since(ctx context.Context, name string, version int64) (reading
 	return reading, err
 }
 
-// Told returns the version of the room that was heard of last: its view may be an older
-// one still.
-func (v *Viewer) Told() int64 {
+// HeardVersion returns the last version of the room that this replica has heard of. The view may
+// still be an older one.
+func (v *Viewer) HeardVersion() int64 {
 	v.rooms.mu.Lock()
 	defer v.rooms.mu.Unlock()
-	return v.room.told
+	return v.room.heardVersion
 }

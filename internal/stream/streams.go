@@ -150,7 +150,7 @@ func (ss *Streams) Serve(w http.ResponseWriter, r *http.Request, want Want) erro
 		}
 		for _, name := range want.Rooms {
 			sub := ss.enter(ctx, s, feedKey{name, want.Counts})
-			sub.joined, sub.least = joined, max(joined, sub.viewer.Told())
+			sub.joined, sub.least = joined, max(joined, sub.viewer.HeardVersion())
 			s.subs = append(s.subs, sub)
 		}
 		if want.After > 0 && s.ids && !want.Counts {
