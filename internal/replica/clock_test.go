@@ -191,3 +191,25 @@ func TestStepKeepsRenewalsElsewhere(t *testing.T) {
 		})
 	}
 }
+
+// A replica that starts can't know for how long leases could not be renewed, whatever time
+// the clock of Redis shows: only a Redis that is new has none that ran out meanwhile.
+func TestLeasesAreSparedAtTheStartAfterAStepBack(t *testing.T) {
+	for _, by := range []time.Duration{0, -time.Hour} {
+		bubble(t, func(t *testing.T, fake *redistest.Fake) {
+			a := start(t, fake)
+			time.Sleep(30 * time.Second)
+			a.enter("Ann")
+			fake.Step(by)
+			time.Sleep(30 * time.Second)
+			a.link.Cut()
+			a.kill()
+			time.Sleep(store.DefaultMemberTTL + time.Second)
+			b := start(t, fake)
+			time.Sleep(b.links.start - time.Second)
+			if names := b.names(); names != "[Ann]" {
+				t.Errorf("by %v: there are %s", by, names)
+			}
+		})
+	}
+}

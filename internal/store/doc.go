@@ -14,7 +14,7 @@
 //	prefix:{R}:refs      HASH    user id -> number of connections, only where there are several
 //	prefix:{R}:users     HASH    user id -> since when, name, metadata: "<since> <name>[\n<meta>]"; of a guest <meta> begins with a blank
 //	prefix:{R}:roster    ZSET    user id -> since when; all of a room of up to 256 users
-//	prefix:{R}:version   string  version and birth of the room, "<version> <birth>"
+//	prefix:{R}:version   string  version and birth of the room, "<version> <birth>", and of a repaired one " <time>"
 //	prefix:{R}:log       STREAM  what changed, an entry a version; see below
 //	prefix:{R}:removed   ZSET    user id -> version at which the user was removed, for ten minutes
 //	prefix:rooms         ZSET    rooms in use -> when last registered, ms by Redis TIME
@@ -27,9 +27,10 @@
 //	prefix:secret        string  the key of session cookies and ids, where no file gives one
 //	prefix:{R}           pub/sub changes of the room, as JSON: version, users, connections, names
 //
-// The birth of a room is the time at which its data began, in microseconds. After its data
-// were damaged, the birth is "c" and the time by which all replicas will have put back the
-// connections they hold. Until then nobody can read the room.
+// The birth of a room is the time at which its data began, in microseconds. Where they began
+// anew since they were damaged, it is followed by the time by which all replicas will have put
+// back the connections they hold. Until then nobody can read the room. The first renewal or
+// change after that removes this time, so that a clock which is stepped back can't show it again.
 //
 // The keys of a room live for four times the member TTL or the leave grace, whichever
 // is longer, after the last change or heartbeat. So an abandoned room vanishes by itself,

@@ -6,13 +6,13 @@
 -- Reply: 1 or 0: deleted, or made anew lately
 --
 -- Several replicas find out about the same damage. What the first has put back already
--- is not for the others to delete. The birth of the room says when all of them will have
--- put back what they hold: until then nobody who reads it takes it for whole.
+-- is not for the others to delete. After the birth of the room stands when all of them will
+-- have put back what they hold: until then nobody who reads it takes it for whole.
 -- Needs room.lua.
 local value = redis.pcall('GET', VERSION) -- it may be what is damaged
-local birth = type(value) == 'string' and tonumber(string.match(value, '^%d+ c?(%d+)$'))
+local birth = type(value) == 'string' and tonumber(string.match(value, '^%d+ (%d+)'))
 local spell = ARGV[4] * 1000
 if birth and math.abs(us - birth) < spell then return 0 end
 call('DEL', unpack(KEYS))
-call('SET', VERSION, int(us) .. ' ' .. CLEARED .. int(us + spell), 'PX', SPARE)
+call('SET', VERSION, int(us) .. ' ' .. int(us) .. ' ' .. int(us + spell), 'PX', SPARE)
 return 1

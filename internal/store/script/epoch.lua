@@ -15,5 +15,5 @@ if type(epoch) ~= 'string' or epoch == '' then
   redis.call('SET', KEYS[1], epoch)
 end
 local made = tonumber(string.match(epoch, '^(%d+)%-') or '')
-if not made then return {epoch, -1, ms} end
-return {epoch, math.max(0, ms - made), ms}
+if not made or made > ms then return {epoch, -1, ms} end -- or the clock was stepped back
+return {epoch, ms - made, ms}

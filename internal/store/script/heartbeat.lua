@@ -16,8 +16,7 @@ for i = 5, #ARGV do
   beats[n + 2] = ARGV[i]
   n = n + 2
 end
-local _, birth = born()
-local reply = {birth}
+local reply = {current()}
 -- CH counts changed scores: fewer than sent means missing, or renewed within this very ms.
 if call('ZADD', BEATS, 'XX', 'CH', unpack(beats)) ~= #ARGV - 4 then
   local scores = call('ZMSCORE', BEATS, unpack(ARGV, 5))

@@ -16,8 +16,7 @@ local ids = {}
 for i = 6, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end
 keep(deadline)
 local known = call('HMGET', CONNS, unpack(ids))
-local _, birth = born()
-local reply, beats, dead, values, owners = {birth}, {}, {}, {}, {}
+local reply, beats, dead, values, owners = {current()}, {}, {}, {}, {}
 local scores
 if renew then
   local members = {}

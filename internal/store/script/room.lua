@@ -14,7 +14,6 @@ local META = 4096 -- bytes of metadata beyond which an entry counts as of a larg
 local BULK = 131072 -- bytes of entries of one size that the log holds
 local LOGGED = 130000 -- ms that the log lives: 2 minutes from the last change, and a spell
 local SPELL = 10000000 -- us of a room in which its log is given its life once
-local SOON = 10000000 -- most us that putting back takes; what is later is of a clock that was stepped
 
 -- A value of conns is "<generation><user>", a member of beats is
 -- "<connection><generation>"; a generation has four characters. A value of users
@@ -23,7 +22,6 @@ local SOON = 10000000 -- most us that putting back takes; what is later is of a 
 local RELEASED = '....' -- the generation of a connection whose socket is gone
 local HTTP = '~' -- begins the generation of a connection that has no socket
 local GUEST = ' ' -- begins the metadata of a guest
-local CLEARED = 'c' -- begins the birth of a room whose data were damaged
 
 local call = redis.call
 local time = call('TIME')
@@ -74,21 +72,31 @@ local function count()
   return counted
 end
 
--- version and birth of the room; 0 and '' for one that is not there.
+-- version and birth of the room, 0 and '' for one that is not there; of a damaged room that
+-- began anew the time by which replicas will have put back who was in it, else ''; and whether
+-- that is still to come. Of a clock that was stepped back to before the birth it is not.
 local function born()
-  local version, birth = string.match(call('GET', VERSION) or '', '^(%d+) (c?%d+)$')
-  return tonumber(version or 0), birth or ''
+  local version, birth, whole = string.match(call('GET', VERSION) or '', '^(%d+) (%d+) ?(%d*)$')
+  if not version then return 0, '', '', false end
+  local awaited = whole ~= '' and us >= tonumber(birth) and us < tonumber(whole)
+  return tonumber(version), birth, whole, awaited
+end
+
+-- current returns the birth of the room, after keep. It removes the time that follows the birth
+-- once it is over: a clock that is stepped back later would show that time again.
+local function current()
+  local version, birth, whole, awaited = born()
+  if whole ~= '' and not awaited then call('SET', VERSION, int(version) .. ' ' .. birth, 'KEEPTTL') end
+  return birth
 end
 
 -- damaged ends the script: the keys are not what scripts left.
 local function damaged(what) error({err = 'ERR script: damaged room: ' .. what}) end
 
--- complete ends the script while replicas put back who was in a damaged room: the birth of
--- its new data is a mark, and when all of them will have.
+-- complete ends the script while replicas put back who was in a damaged room.
 local function complete()
-  local _, birth = born()
-  local left = string.sub(birth, 1, 1) == CLEARED and tonumber(string.sub(birth, 2)) - us or 0
-  if left > 0 and left < SOON then damaged('not all are put back yet') end
+  local _, _, _, awaited = born()
+  if awaited then damaged('not all are put back yet') end
 end
 
 -- audit ends the script unless the sizes of the keys fit together. Scripts leave them so;
@@ -203,7 +211,7 @@ local function settle()
   end
   local before = count()
   local connections = leased or call('ZCARD', BEATS)
-  local last, birth = born()
+  local last, birth, whole, awaited = born()
   local named = #came + #went + #changed
   if named == 0 then return {before, connections, last, birth}, 0, 0 end
 
@@ -215,7 +223,7 @@ local function settle()
     call('DEL', LOG)
   end
   local text = int(version)
-  call('SET', VERSION, text .. ' ' .. birth, 'PX', life)
+  call('SET', VERSION, text .. ' ' .. birth .. (awaited and ' ' .. whole or ''), 'PX', life)
 
   local online = before
   if #more > 0 then
