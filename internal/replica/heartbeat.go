@@ -104,8 +104,8 @@ func (r *Replica) undoOnce(ctx context.Context) {
 				}
 				return nil // the next tick tries again
 			}
-			r.members.certain(c)
-			if m := r.members.among(c.tabKey); m != nil {
+			r.members.forgetDoubt(c)
+			if m := r.members.newest(c.tabKey); m != nil {
 				r.members.ask(m, false)
 			}
 			return nil
@@ -208,11 +208,11 @@ func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 		case errors.Is(err, presence.ErrRoomFull):
 			// Others have taken its place. It does not come back by itself when one of
 			// them leaves.
-			r.members.leave(m.tab())
+			r.members.removeTab(m.tab())
 			r.roomFailed(ctx, room, err)
 			tell(m, err)
 		case errors.Is(err, presence.ErrRemoved):
-			r.members.leave(m.tab())
+			r.members.removeTab(m.tab())
 			tell(m, err)
 		default:
 			r.roomFailed(ctx, room, err) // the next heartbeat finds it lost again

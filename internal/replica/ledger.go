@@ -118,7 +118,7 @@ func (l *ledger) free(tab tabKey, hasMembers bool) {
 }
 
 // reserve takes a place for a tab that wants to join, or returns the reason why it can't
-// have one. The caller must call answered when the outcome of the join is known.
+// have one. The caller must call unreserve when the outcome of the join is known.
 //
 // A backend has the address "", which has no account and no limit.
 func (ms *members) reserve(tab tabKey, address string) error {
@@ -134,8 +134,8 @@ func (ms *members) reserve(tab tabKey, address string) error {
 	return err
 }
 
-// answered ends a reservation. If the tab has no member now, it loses its place.
-func (ms *members) answered(tab tabKey) {
+// unreserve ends a reservation. If the tab has no member now, it loses its place.
+func (ms *members) unreserve(tab tabKey) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	if p := ms.ledger.places[tab]; p != nil && p.asking > 0 {

@@ -78,10 +78,10 @@ func (l *losses) see(room, id string) bool {
 	return known != "" && known != id
 }
 
-// has reports whether this replica has members in an earlier life of room than the one
+// hasOlder reports whether this replica has members in an earlier life of room than the one
 // with birth id. asked is when the read began that found id. If the known birth was noted
 // after that, the read proves nothing.
-func (l *losses) has(room, id string, asked time.Time) bool {
+func (l *losses) hasOlder(room, id string, asked time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	known := l.births[room]
@@ -165,9 +165,9 @@ func (l *losses) take() map[string]bool {
 	return taken
 }
 
-// left returns how long it takes until a lost room can be trusted again; 0 or less if it
+// untilTrusted returns how long it takes until a lost room can be trusted again; 0 or less if it
 // can be trusted now.
-func (l *losses) left(room string) time.Duration {
+func (l *losses) untilTrusted(room string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	until, ok := l.until[room]
@@ -185,7 +185,7 @@ func (r *Replica) Trusted(room string) error {
 	if err := r.links.of(room).trusted(); err != nil {
 		return err
 	}
-	if r.losses.left(room) > 0 {
+	if r.losses.untilTrusted(room) > 0 {
 		return errSettling
 	}
 	return nil
@@ -202,7 +202,7 @@ func (r *Replica) Await(ctx context.Context, room string) error {
 		}
 		var wait <-chan time.Time
 		if soon == nil {
-			left := r.losses.left(room)
+			left := r.losses.untilTrusted(room)
 			if left <= 0 {
 				return nil
 			}
@@ -265,7 +265,7 @@ func (r *Replica) Lost(ctx context.Context, room string) time.Time {
 // Saw takes the birth of a room from a read that began at asked. If this replica has
 // members of the room, and only in an earlier life of it, the room has lost its data.
 func (r *Replica) Saw(ctx context.Context, room, birth string, asked time.Time) {
-	if r.losses.has(room, birth, asked) {
+	if r.losses.hasOlder(room, birth, asked) {
 		r.saw(ctx, room, birth)
 	}
 }
@@ -303,7 +303,7 @@ func (r *Replica) missing(ctx context.Context, room, birth string, asked time.Ti
 // forgot reports whether Redis has just lost the data of room. Then Redis lost the
 // members that a call does not find.
 func (r *Replica) forgot(room string) bool {
-	return r.links.of(room).forgot() || r.losses.left(room) > 0
+	return r.links.of(room).forgot() || r.losses.untilTrusted(room) > 0
 }
 
 // errSettling is the reason why rooms are not read while replicas put back members.

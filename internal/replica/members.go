@@ -147,9 +147,9 @@ func (ms *members) remove(m *Member) {
 	ms.removeLocked(m)
 }
 
-// leaving notes that the user of a tab is about to leave or, if leaving failed, is not.
+// markLeaving notes that the user of a tab is about to leave or, if leaving failed, is not.
 // While a leave is under way, nothing of the tab is put back.
-func (ms *members) leaving(tab tabKey, is bool) {
+func (ms *members) markLeaving(tab tabKey, is bool) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	for _, m := range ms.tabs[tab] {
@@ -157,9 +157,9 @@ func (ms *members) leaving(tab tabKey, is bool) {
 	}
 }
 
-// leave takes out all members of a tab whose user has left. That includes old sockets
+// removeTab takes out all members of a tab whose user has left. That includes old sockets
 // of the tab.
-func (ms *members) leave(tab tabKey) {
+func (ms *members) removeTab(tab tabKey) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	for _, m := range slices.Clone(ms.tabs[tab]) {
@@ -264,8 +264,8 @@ func (ms *members) has(m *Member) (in, left bool) {
 	return m.cohort != nil, m.left
 }
 
-// among returns the tab's newest member, or nil.
-func (ms *members) among(tab tabKey) *Member {
+// newest returns the tab's newest member, or nil.
+func (ms *members) newest(tab tabKey) *Member {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	if all := ms.tabs[tab]; len(all) > 0 {
@@ -351,8 +351,8 @@ func (ms *members) doubt(tab tabKey, generation string) {
 	}
 }
 
-// certain forgets a doubt that was settled.
-func (ms *members) certain(c claim) {
+// forgetDoubt forgets a doubt that was settled.
+func (ms *members) forgetDoubt(c claim) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	delete(ms.doubtful, c)
@@ -455,7 +455,7 @@ func (r *Replica) join(ctx context.Context, room string, conn presence.Connectio
 	if err := r.members.reserve(tabKey{room, conn.ID}, conn.Address); err != nil {
 		return nil, store.Held{}, err
 	}
-	defer r.members.answered(tabKey{room, conn.ID})
+	defer r.members.unreserve(tabKey{room, conn.ID})
 	held, err := call()
 	if err != nil {
 		if errors.Is(err, presence.ErrUnavailable) {
@@ -466,7 +466,7 @@ func (r *Replica) join(ctx context.Context, room string, conn presence.Connectio
 	r.saw(ctx, room, held.Birth)
 	r.puts.forget(room, conn.ID)
 	held.Connection.Address, held.Connection.Until = conn.Address, conn.Until
-	return r.taken(ctx, room, held.Connection, socket, former), held, nil
+	return r.addMember(ctx, room, held.Connection, socket, former), held, nil
 }
 
 // Resume gives the connection conn.ID of room the generation of a new socket, and
@@ -489,12 +489,12 @@ func (r *Replica) Resume(ctx context.Context, room string, conn presence.Connect
 	r.saw(ctx, room, birth)
 	r.puts.forget(room, conn.ID)
 	conn.User = was.User
-	return r.taken(ctx, room, conn, socket, nil), nil
+	return r.addMember(ctx, room, conn, socket, nil), nil
 }
 
-// taken adds the member of a connection that Redis has just leased for the member TTL,
+// addMember adds the member of a connection that Redis has just leased for the member TTL,
 // in the place of former.
-func (r *Replica) taken(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member) *Member {
+func (r *Replica) addMember(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member) *Member {
 	m := &Member{room: room, conn: conn, socket: socket}
 	r.members.add(m, former)
 	if r.lease(conn) < r.opts.MemberTTL { // the lease in Redis is too long
@@ -522,10 +522,10 @@ func (r *Replica) Adopt(ctx context.Context, room, from, userID string, conn pre
 		return nil, err
 	}
 	conn.User = held.Connection.User
-	m := r.taken(ctx, room, conn, socket, nil)
+	m := r.addMember(ctx, room, conn, socket, nil)
 	r.puts.forget(room, from)
 	other := tabKey{room, from}
-	if _, err := r.leave(ctx, other, was.Generation); err != nil {
+	if _, err := r.endTab(ctx, other, was.Generation); err != nil {
 		r.members.doubt(other, was.Generation)
 	}
 	return m, nil
@@ -541,9 +541,9 @@ func (r *Replica) findHTTP(ctx context.Context, room, id, userID string) (conn p
 // is still there and may leave again. If another generation has the connection, Leave
 // ends it only when the browser answers a ping through m's socket, as with Join.
 func (r *Replica) Leave(ctx context.Context, m *Member) (presence.Occupancy, error) {
-	occupancy, err := r.leave(ctx, m.tab(), m.conn.Generation)
+	occupancy, err := r.endTab(ctx, m.tab(), m.conn.Generation)
 	if errors.Is(err, presence.ErrSuperseded) && Answers(ctx, m.socket) {
-		return r.leave(ctx, m.tab(), "")
+		return r.endTab(ctx, m.tab(), "")
 	}
 	return occupancy, err
 }
@@ -569,16 +569,16 @@ func Answers(ctx context.Context, socket Socket) bool {
 	return false
 }
 
-// leave ends this generation of a tab, or with "" whichever generation has the
+// endTab ends this generation of a tab, or with "" whichever generation has the
 // connection.
-func (r *Replica) leave(ctx context.Context, tab tabKey, generation string) (presence.Occupancy, error) {
-	r.members.leaving(tab, true)
+func (r *Replica) endTab(ctx context.Context, tab tabKey, generation string) (presence.Occupancy, error) {
+	r.members.markLeaving(tab, true)
 	occupancy, err := r.store.Leave(ctx, tab.room, tab.id, generation)
 	if err != nil {
-		r.members.leaving(tab, false)
+		r.members.markLeaving(tab, false)
 		return occupancy, err
 	}
-	r.members.leave(tab)
+	r.members.removeTab(tab)
 	return occupancy, nil
 }
 

@@ -237,7 +237,7 @@ func (r *Replica) hear(ctx context.Context, known []store.Peer) {
 // wasCleared puts back this replica's members of a room that another replica has
 // cleared.
 func (r *Replica) wasCleared(ctx context.Context, room string) {
-	if len(r.members.inRoom(room)) == 0 && len(r.puts.lost(room)) == 0 {
+	if len(r.members.inRoom(room)) == 0 && len(r.puts.toRestore(room)) == 0 {
 		return
 	}
 	r.losses.over(room) // members that were put back before this are gone again

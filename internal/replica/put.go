@@ -73,13 +73,13 @@ func (p *puts) forgetLocked(room, id string) {
 
 // has reports whether a connection is known and its lease has not ended.
 func (p *puts) has(room, id string) bool {
-	left, _ := p.left(room, id)
+	left, _ := p.remaining(room, id)
 	return left > 0
 }
 
-// left returns how long the lease of a known connection still lasts, and the address
+// remaining returns how long the lease of a known connection still lasts, and the address
 // that asked for it.
-func (p *puts) left(room, id string) (left time.Duration, address string) {
+func (p *puts) remaining(room, id string) (left time.Duration, address string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.rooms[room][id]
@@ -127,9 +127,9 @@ func (p *puts) extend(by time.Duration, rooms func(room string) bool) {
 	}
 }
 
-// lost lists the connections of room to put back, each with the time that its lease
+// toRestore lists the connections of room to put back, each with the time that its lease
 // still lasts.
-func (p *puts) lost(room string) []store.Lost {
+func (p *puts) toRestore(room string) []store.Lost {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -155,7 +155,7 @@ func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.H
 	if err := r.members.reserve(tab, w.Connection.Address); err != nil {
 		return store.Held{}, err
 	}
-	defer r.members.answered(tab)
+	defer r.members.unreserve(tab)
 	w.Connection.Generation = presence.NewHTTPGeneration()
 	known := r.forgot(room)
 	before := r.puts.recall(room, w)
@@ -245,7 +245,7 @@ func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time
 // lacks reports whether Redis has lost connections that are known here: some were not
 // found, and the room has lost its data.
 func (r *Replica) lacks(room, birth string, found []presence.Connection) bool {
-	if birth != "" && !r.forgot(room) && !r.losses.has(room, birth, time.Now()) {
+	if birth != "" && !r.forgot(room) && !r.losses.hasOlder(room, birth, time.Now()) {
 		return false
 	}
 	return slices.ContainsFunc(found, func(c presence.Connection) bool { return c.User.ID == "" && r.puts.has(room, c.ID) })
@@ -257,7 +257,7 @@ func (r *Replica) End(ctx context.Context, room, id string) (presence.Occupancy,
 		return presence.Occupancy{}, err
 	}
 	r.puts.forget(room, id)
-	return r.leave(ctx, tabKey{room, id}, "")
+	return r.endTab(ctx, tabKey{room, id}, "")
 }
 
 // EndAs ends the connection id of room if it has no socket and belongs to userID. It
@@ -268,13 +268,13 @@ func (r *Replica) EndAs(ctx context.Context, room, id, userID string) (occupancy
 		return presence.Occupancy{}, false, err
 	}
 	r.puts.forget(room, id)
-	occupancy, err = r.leave(ctx, tabKey{room, id}, conn.Generation)
+	occupancy, err = r.endTab(ctx, tabKey{room, id}, conn.Generation)
 	return occupancy, err == nil, err
 }
 
 // restorePuts puts back the connections of room that have no socket and are known here.
 func (r *Replica) restorePuts(ctx context.Context, room string) {
-	lost := r.puts.lost(room)
+	lost := r.puts.toRestore(room)
 	if len(lost) == 0 {
 		return
 	}

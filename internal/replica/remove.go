@@ -36,8 +36,8 @@ func (r *Replica) WasRemoved(ctx context.Context, room, user string, since int64
 // Removed takes the news that a user was removed from room at that version. It ends the
 // user's members and connections here that are older.
 func (r *Replica) Removed(room, user string, version int64) {
-	r.puts.gone(room, map[string]int64{user: version})
-	for _, m := range r.members.removed(room, user, version) {
+	r.puts.forgetUsers(room, map[string]int64{user: version})
+	for _, m := range r.members.removeUser(room, user, version) {
 		tell(m, presence.ErrRemoved)
 	}
 }
@@ -45,7 +45,7 @@ func (r *Replica) Removed(room, user string, version int64) {
 // Left takes the news that users have left room, each at a version of it. It forgets
 // their connections without a socket that are older. Another replica ended these
 // connections, and this one would put them back when Redis loses its data.
-func (r *Replica) Left(room string, users map[string]int64) { r.puts.gone(room, users) }
+func (r *Replica) Left(room string, users map[string]int64) { r.puts.forgetUsers(room, users) }
 
 // tell tells the socket of a member that the member has ended, and why.
 func tell(m *Member, why error) {
@@ -54,9 +54,9 @@ func tell(m *Member, why error) {
 	}
 }
 
-// removed takes out the members of a user who came before the room had that version,
+// removeUser takes out the members of a user who came before the room had that version,
 // and returns them.
-func (ms *members) removed(room, user string, version int64) (gone []*Member) {
+func (ms *members) removeUser(room, user string, version int64) (gone []*Member) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	for _, cohorts := range ms.slots {
@@ -86,9 +86,9 @@ func (ms *members) unlease(tab tabKey) {
 	ms.ledger.free(tab, len(ms.tabs[tab]) > 0)
 }
 
-// gone forgets the connections of users who came before the room had the version given
+// forgetUsers forgets the connections of users who came before the room had the version given
 // for each.
-func (p *puts) gone(room string, users map[string]int64) {
+func (p *puts) forgetUsers(room string, users map[string]int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id, l := range p.rooms[room] {
@@ -110,7 +110,7 @@ func (r *Replica) Update(ctx context.Context, room, id string, change func(prese
 	for sought := false; ; {
 		conn, connections, found, err := r.store.Find(ctx, room, id)
 		if err == nil && !found {
-			if left, address := r.puts.left(room, id); left > 0 && !sought { // Redis may have lost it
+			if left, address := r.puts.remaining(room, id); left > 0 && !sought { // Redis may have lost it
 				sought = true
 				if _, err = r.Renew(ctx, room, []string{id}, left, address); err == nil {
 					continue
