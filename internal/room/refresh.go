@@ -148,7 +148,7 @@ func (rs *Rooms) refresh(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for rs.refreshOnce(ctx, &reads) {
+		for rs.refreshOnce(ctx, &reads) && ctx.Err() == nil {
 		}
 		if next, ok := rs.giveDue(time.Now()); ok {
 			timer.Reset(next)
@@ -245,7 +245,7 @@ func (rs *Rooms) readBatch(ctx context.Context, batch []*room, haves []store.Hav
 	for i, rm := range batch {
 		r := readings[i]
 		if errors.Is(r.Err, presence.ErrUnavailable) && silent[rs.store.NodeOf(rm.name)] {
-			rs.putBack([]*room{rm}) // the node's failure has been reported already
+			rs.putBack(ctx, rm) // the node's failure has been reported already
 			continue
 		}
 		if r.Err != nil {
@@ -261,7 +261,7 @@ func (rs *Rooms) readBatch(ctx context.Context, batch []*room, haves []store.Hav
 		}
 		switch {
 		case !is:
-			rs.putBack([]*room{rm})
+			rs.putBack(ctx, rm)
 		case !rs.apply(ctx, rm, r, asOf):
 			again = append(again, rm)
 		}
@@ -274,7 +274,7 @@ func (rs *Rooms) readBatch(ctx context.Context, batch []*room, haves []store.Hav
 // next resync.
 func (rs *Rooms) readFailed(ctx context.Context, rm *room, err error) (away bool) {
 	if rs.trust.Failed(ctx, rm.name, err) {
-		rs.putBack([]*room{rm})
+		rs.putBack(ctx, rm)
 		return true
 	}
 	rs.mu.Lock()
@@ -324,7 +324,7 @@ func (rs *Rooms) apply(ctx context.Context, rm *room, r store.Reading, asOf time
 	// Ask this within the lock: a goroutine that withdraws the trust marks the view
 	// afterwards.
 	if rs.trust.Trusted(rm.name) != nil {
-		rs.putBackLocked(rm)
+		rs.putBackLocked(ctx, rm)
 		return true
 	}
 	if lost && !rm.lost {
@@ -443,20 +443,19 @@ func (rs *Rooms) giveDue(now time.Time) (next time.Duration, ok bool) {
 	return next, ok
 }
 
-// putBack makes rooms dirty again whose read failed.
-func (rs *Rooms) putBack(batch []*room) {
+// putBack makes a room dirty again whose read failed.
+func (rs *Rooms) putBack(ctx context.Context, rm *room) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	for _, rm := range batch {
-		rs.putBackLocked(rm)
-	}
+	rs.putBackLocked(ctx, rm)
 }
 
-func (rs *Rooms) putBackLocked(rm *room) {
+func (rs *Rooms) putBackLocked(ctx context.Context, rm *room) {
 	if !rm.readHeardAt.IsZero() {
 		rm.heardAt = rm.readHeardAt
 	}
-	if at := time.Now().Add(retryRead); at.After(rm.retry) {
+	// When the caller has gone, the failure says nothing about Redis: others read at once.
+	if at := time.Now().Add(retryRead); ctx.Err() == nil && at.After(rm.retry) {
 		rm.retry = at
 	}
 	rm.dirty = true

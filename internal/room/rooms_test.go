@@ -540,6 +540,27 @@ func TestReach(t *testing.T) {
 	})
 }
 
+// A visitor who asks for a later version and goes away at once, again and again, holds up
+// nobody: the room is read on, and all see what changes.
+func TestReachThatIsGivenUp(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		c := &crowd{}
+		v := w.look(lobby, c)
+		defer v.Exit()
+		pass(time.Second)
+		w.join(lobby, "Ann")
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 10 {
+			w.Reach(gone, lobby, math.MaxInt64)
+			pass(DefaultCoalesce)
+		}
+		if view := c.last(); view.Users != 1 || view.Stale {
+			t.Errorf("a second after the join, the viewers are shown %+v", view)
+		}
+	})
+}
+
 // The last page of a room closes while it is being shown something, and the next one
 // opens: the two are one audience.
 func TestAudienceThatComesBackWhileItIsShownSomething(t *testing.T) {
