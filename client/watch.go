@@ -149,14 +149,9 @@ func (w *watch) stream(ctx context.Context) (lived bool, err error) {
 	defer cancel(nil)
 	watchdog := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer watchdog.Stop()
-	defer func() {
-		if cause := context.Cause(ctx); errors.Is(cause, errSilent) || errors.Is(cause, errRenewal) {
-			err = cause
-		}
-	}()
 	body, err := w.open(ctx)
 	if err != nil {
-		return false, err
+		return false, lost(ctx, err)
 	}
 	defer body.Close() //nolint:errcheck // nothing is written
 	opened := time.Now()
@@ -173,7 +168,7 @@ func (w *watch) stream(ctx context.Context) (lived bool, err error) {
 		}
 		lived = lived || time.Since(opened) >= w.retry
 		if err != nil {
-			return lived, err
+			return lived, lost(ctx, err)
 		}
 		if kind == "end" {
 			end := &EndError{}
@@ -201,6 +196,14 @@ func (w *watch) stream(ctx context.Context) (lived bool, err error) {
 			w.last = in.id
 		}
 	}
+}
+
+// lost returns why a stream could not be opened or read: err, unless it was given up here.
+func lost(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); errors.Is(cause, errSilent) || errors.Is(cause, errRenewal) {
+		return cause
+	}
+	return err
 }
 
 // lifeOf is how long a token is valid from now on, by the clock of this machine; 0 if the

@@ -272,6 +272,7 @@ func TestWatchByTokens(t *testing.T) {
 // scripted is a server that answers as a test says, in a bubble.
 type scripted struct {
 	client *client.Client
+	http   *http.Client
 
 	mu sync.Mutex // guards:
 	n  int
@@ -311,12 +312,21 @@ func script(t *testing.T, answer func(call int, w http.ResponseWriter, r *http.R
 			served.Wait()
 			answers.Wait()
 		})
-		var err error
-		if s.client, err = client.New("http://presence.test/below", client.Options{HTTPClient: &http.Client{Transport: transport, Timeout: 5 * time.Second}}); err != nil {
-			t.Fatal(err)
-		}
+		s.http = &http.Client{Transport: transport, Timeout: 5 * time.Second}
+		s.client = s.with(t, client.Options{})
 		test(t, s)
 	})
+}
+
+// with returns a client of the server.
+func (s *scripted) with(t *testing.T, o client.Options) *client.Client {
+	t.Helper()
+	o.HTTPClient = s.http
+	c, err := client.New("http://presence.test/below", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // tell sends a part of a stream.
@@ -429,6 +439,34 @@ func TestWatchOfASilentStream(t *testing.T) {
 			t.Errorf("lost %q, want %q", lost, want)
 		}
 	})
+}
+
+// The token has to be renewed while the loop body runs. When it has run, the loop may end, or
+// the stream has ended for good: then no other stream follows.
+func TestWatchOfASlowReaderWithAToken(t *testing.T) {
+	for _, breaks := range []bool{true, false} {
+		script(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+			tell(w, "event: count\ndata: {\"users\":1}\n\nevent: end\ndata: {\"code\":\"removed\",\"retry\":\"never\"}\n\n")
+			<-r.Context().Done()
+		}, func(t *testing.T, s *scripted) {
+			c := s.with(t, client.Options{Token: func(context.Context) (string, error) {
+				return sign("u1", time.Now().Add(time.Minute)), nil
+			}})
+			var last error
+			for _, err := range c.Watch(t.Context(), "lobby", client.WatchOptions{Join: "c1"}) {
+				if last = err; err == nil {
+					time.Sleep(50 * time.Second)
+				}
+				if breaks {
+					break
+				}
+			}
+			end, ended := errors.AsType[*client.EndError](last)
+			if s.calls() != 1 || !breaks && (!ended || end.Code != client.Removed) {
+				t.Errorf("%d streams, and the last error is %v", s.calls(), last)
+			}
+		})
+	}
 }
 
 // What is no event is ignored, or ends the stream; nothing of it ends the watch.
