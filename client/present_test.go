@@ -49,6 +49,26 @@ func goesOn(t *testing.T, j *client.Connection) {
 	}
 }
 
+// goesOnByCalls joins for ten minutes, and fails the test unless the connection goes on, by so
+// many calls, until the context ends.
+func goesOnByCalls(t *testing.T, s *scripted, least, most int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	j, err := s.client.Join(ctx, "lobby", "c1", client.Presence{User: "u1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(10 * time.Minute)
+	goesOn(t, j)
+	if s.calls() < least || s.calls() > most {
+		t.Errorf("%d calls in 10 minutes", s.calls())
+	}
+	cancel()
+	if <-j.Done(); !errors.Is(j.Err(), context.Canceled) {
+		t.Error(j.Err())
+	}
+}
+
 func TestJoinUntilLeave(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, w *world) {
 		for _, ttl := range []time.Duration{0, 5 * time.Second} {
@@ -197,18 +217,7 @@ func TestJoinThatIsNotFoundOnce(t *testing.T) {
 			_, _ = w.Write([]byte(`{"renewed":1,"renew_in":10,"lost":[]}`))
 		}
 	}, func(t *testing.T, s *scripted) {
-		ctx, cancel := context.WithCancel(t.Context())
-		j, err := s.client.Join(ctx, "lobby", "c1", client.Presence{User: "u1"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * time.Minute)
-		goesOn(t, j)
-		if s.calls() < 60 || s.calls() > 90 {
-			t.Errorf("%d calls in 10 minutes", s.calls())
-		}
-		cancel()
-		<-j.Done()
+		goesOnByCalls(t, s, 60, 90)
 	})
 }
 
@@ -225,20 +234,7 @@ func TestJoinWithAServerInTrouble(t *testing.T) {
 			w.WriteHeader(http.StatusBadGateway)
 		}
 	}, func(t *testing.T, s *scripted) {
-		ctx, cancel := context.WithCancel(t.Context())
-		j, err := s.client.Join(ctx, "lobby", "c1", client.Presence{User: "u1"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * time.Minute)
-		goesOn(t, j)
-		if s.calls() < 60 || s.calls() > 150 {
-			t.Errorf("%d calls in 10 minutes", s.calls())
-		}
-		cancel()
-		if <-j.Done(); !errors.Is(j.Err(), context.Canceled) {
-			t.Error(j.Err())
-		}
+		goesOnByCalls(t, s, 60, 150)
 	})
 }
 

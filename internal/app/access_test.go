@@ -113,18 +113,25 @@ func TestAPIIsCalledFromAnyOriginAndFormsAreNot(t *testing.T) {
 	}
 }
 
-func TestCallsWithoutAKeyAreLimitedByAddress(t *testing.T) {
-	keys, err := access.ParseKeys(keyLine)
+// limitedByKeys returns an App that knows the keys of lines, and a handler that answers each call
+// that the App does not limit with 204.
+func limitedByKeys(t *testing.T, lines string, keyRate int) (*App, http.Handler) {
+	t.Helper()
+	keys, err := access.ParseKeys(lines)
 	if err != nil {
 		t.Fatal(err)
 	}
+	who, err := access.New(access.Options{Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &App{access: who, calls: newCalls(keyRate)}
+	return a, a.limited(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+}
+
+func TestCallsWithoutAKeyAreLimitedByAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		who, err := access.New(access.Options{Keys: keys})
-		if err != nil {
-			t.Fatal(err)
-		}
-		a := &App{access: who, calls: newCalls(0)}
-		h := a.limited(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+		_, h := limitedByKeys(t, keyLine, 0)
 		call := func(address, authorization string) *httptest.ResponseRecorder {
 			r := httptest.NewRequest(http.MethodGet, "/v1/rooms/lobby", nil)
 			r.RemoteAddr = address
@@ -175,21 +182,13 @@ func TestCallsWithoutAKeyAreLimitedByAddress(t *testing.T) {
 }
 
 func TestCallsAreLimitedByTokenAndByKey(t *testing.T) {
-	keys, err := access.ParseKeys(keyLine + fmt.Sprintf("other sha256:%x rooms=* rights=read\n", sha256.Sum256([]byte("psk_other"))))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lines := keyLine + fmt.Sprintf("other sha256:%x rooms=* rights=read\n", sha256.Sum256([]byte("psk_other")))
 	synctest.Test(t, func(t *testing.T) {
-		who, err := access.New(access.Options{Keys: keys})
-		if err != nil {
-			t.Fatal(err)
-		}
 		const keyRate = 10
-		a := &App{access: who, calls: newCalls(keyRate)}
+		a, h := limitedByKeys(t, lines, keyRate)
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- a.calls.run(ctx) }()
-		h := a.limited(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 		n := 0
 		call := func(path, authorization string) int { // each from another network
 			n++

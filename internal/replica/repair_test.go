@@ -254,9 +254,7 @@ func TestRoomLostInAnOutage(t *testing.T) {
 		failOver := fake.Copy()
 		a.watching()
 		time.Sleep(30 * time.Second)
-		if _, _, err := a.Join(t.Context(), lobby, connection("Ann", "gen1"), mortal{&dead}, nil); err != nil {
-			t.Fatal(err)
-		}
+		a.joinBy("Ann", mortal{&dead})
 		time.Sleep(5 * time.Second)
 		fake.Down()
 		time.Sleep(3 * time.Second)
@@ -280,9 +278,7 @@ func TestSlowMemberIsPutBackInTimeBeforeAHeartbeat(t *testing.T) {
 			bubble(t, func(t *testing.T, fake *redistest.Fake) {
 				a, b := start(t, fake), start(t, fake).watching()
 				var slow atomic.Bool
-				if _, _, err := a.Join(t.Context(), lobby, connection("Ann", presence.NewGeneration()), mortal{&slow}, nil); err != nil {
-					t.Fatal(err)
-				}
+				a.joinBy("Ann", mortal{&slow})
 				time.Sleep(2*DefaultHeartbeatInterval + at)
 				slow.Store(true)
 				fake.FlushAll()

@@ -185,7 +185,13 @@ func (p *process) pushes() int {
 // heard of for ever.
 func (p *process) join(name string) *Member {
 	p.t.Helper()
-	m, _, err := p.Join(p.t.Context(), lobby, connection(name, presence.NewGeneration()), living{}, nil)
+	return p.joinBy(name, living{})
+}
+
+// joinBy is join with another socket.
+func (p *process) joinBy(name string, socket Socket) *Member {
+	p.t.Helper()
+	m, _, err := p.Join(p.t.Context(), lobby, connection(name, presence.NewGeneration()), socket, nil)
 	if err != nil {
 		p.t.Fatalf("join %s: %v", name, err)
 	}
@@ -408,9 +414,7 @@ func TestLossOfDataDropsNobodyWhoIsSlowToAnswer(t *testing.T) {
 		a, b := start(t, fake), start(t, fake).watching()
 		var dead atomic.Bool
 		for _, name := range []string{"slow", "moved"} {
-			if _, _, err := a.Join(t.Context(), lobby, connection(name, "gen1"), mortal{&dead}, nil); err != nil {
-				t.Fatal(err)
-			}
+			a.joinBy(name, mortal{&dead})
 			time.Sleep(room.DefaultCoalesce)
 			synctest.Wait()
 		}
@@ -524,9 +528,7 @@ func TestReplicaCutOffLongerThanTheTTLMakesNoGhostsAndDropsNobody(t *testing.T) 
 		a, b := start(t, fake), start(t, fake).watching()
 		var dead atomic.Bool
 		for _, name := range []string{"moved", "gone"} {
-			if _, _, err := a.Join(t.Context(), lobby, connection(name, "gen1"), mortal{&dead}, nil); err != nil {
-				t.Fatal(err)
-			}
+			a.joinBy(name, mortal{&dead})
 			time.Sleep(room.DefaultCoalesce)
 			synctest.Wait()
 		}
@@ -572,9 +574,7 @@ func TestLeaveIsNotUndoneByAnOldSocketOfTheTab(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
 		var dead atomic.Bool
-		if _, _, err := a.Join(t.Context(), lobby, connection("Ann", "gen1"), mortal{&dead}, nil); err != nil {
-			t.Fatal(err)
-		}
+		a.joinBy("Ann", mortal{&dead})
 		time.Sleep(time.Minute)
 		dead.Store(true) // the network is gone; a does not know yet
 		moved := b.resume("Ann")

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"presence/internal/app"
-	"presence/internal/presence"
 )
 
 // plain is a browser without JavaScript, and the replicas it goes to.
@@ -20,20 +19,12 @@ type plain struct {
 	cookies map[string]cookie
 }
 
-// plainly runs a test of a browser without JavaScript at two replicas, in a bubble.
-func plainly(t *testing.T, test func(t *testing.T, b *plain), changes ...func(*app.Config)) {
+// plainly runs a test of a browser without JavaScript at two replicas, in a bubble. change
+// may be nil.
+func plainly(t *testing.T, change func(*app.Config), test func(t *testing.T, b *plain)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, plan{seed: 1})
-		for _, change := range changes {
-			w.change = change
-		}
-		for place := range 2 {
-			w.procs = append(w.procs, w.run(place))
-		}
-		t.Cleanup(w.end)
-		time.Sleep(ttl)
-		test(t, &plain{world: w, cookies: map[string]cookie{}})
+		test(t, &plain{world: calm(t, 2, change), cookies: map[string]cookie{}})
 	})
 }
 
@@ -111,27 +102,13 @@ func shows(t *testing.T, page, name string, users string) {
 	}
 }
 
-// there is who is in the lobby.
-func (b *plain) there() string {
-	synctest.Wait()
-	var names []string
-	conns, _ := b.redis[0].HKeys("presence:{lobby}:conns")
-	for _, conn := range conns {
-		user := b.redis[0].HGet("presence:{lobby}:conns", conn)[presence.GenerationSize:]
-		_, name, _ := strings.Cut(b.redis[0].HGet("presence:{lobby}:users", user), " ")
-		name, _, _ = strings.Cut(name, "\n") // no metadata
-		names = append(names, name)
-	}
-	return strings.Join(names, " ")
-}
-
 // The page that follows a form shows what the form did, also where somebody looks at the
 // room and no message about the change has come yet, and at another replica than the form
 // was sent to. So does a page by which somebody comes back whose lease had ended.
 func TestPageAfterAFormShowsWhatTheFormDid(t *testing.T) {
 	for what, elsewhere := range map[string]int{"the same replica": 0, "another replica": 1} {
 		t.Run(what, func(t *testing.T) {
-			plainly(t, func(t *testing.T, b *plain) {
+			plainly(t, nil, func(t *testing.T, b *plain) {
 				var strangers []*http.Cookie
 				for _, p := range b.procs {
 					p.open(t, "/", strangers)
@@ -145,7 +122,7 @@ func TestPageAfterAFormShowsWhatTheFormDid(t *testing.T) {
 				shows(t, b.get(elsewhere), "", "0")
 				b.join("Ann")
 				time.Sleep(ttl + 8*time.Second) // no longer than the cookie lasts
-				if who := b.there(); who != "" {
+				if who := b.inLobby(); who != "" {
 					t.Fatalf("%s is there", who)
 				}
 				shows(t, b.get(elsewhere), "Ann", "1")
@@ -171,7 +148,7 @@ func (b *plain) remove() {
 // Who was removed is told so once, and is not put back by a reload. Who then joins by the form
 // is put back again, as everybody is.
 func TestRemovedVisitorWithoutJavaScript(t *testing.T) {
-	plainly(t, func(t *testing.T, b *plain) {
+	plainly(t, nil, func(t *testing.T, b *plain) {
 		const told = "You are no longer in this room: you have been removed."
 		b.get(0)
 		b.join("Ann")
@@ -190,7 +167,7 @@ func TestRemovedVisitorWithoutJavaScript(t *testing.T) {
 		b.get(1) // by the lease that it renews
 		for range 2 {
 			time.Sleep(ttl + 8*time.Second)
-			if who := b.there(); who != "" {
+			if who := b.inLobby(); who != "" {
 				t.Fatalf("%s is there", who)
 			}
 			shows(t, b.get(1), "Ann", "1")
@@ -200,7 +177,7 @@ func TestRemovedVisitorWithoutJavaScript(t *testing.T) {
 
 // A visitor who can't be put back, since the room is full by then, is told.
 func TestVisitorWithoutJavaScriptFindsTheRoomFull(t *testing.T) {
-	plainly(t, func(t *testing.T, b *plain) {
+	plainly(t, func(c *app.Config) { c.MaxMembersPerRoom = 1 }, func(t *testing.T, b *plain) {
 		b.get(0)
 		b.join("Ann")
 		time.Sleep(ttl + 8*time.Second)
@@ -213,5 +190,5 @@ func TestVisitorWithoutJavaScriptFindsTheRoomFull(t *testing.T) {
 		}
 		other.leave(0)
 		shows(t, b.get(1), "Ann", "1")
-	}, func(c *app.Config) { c.MaxMembersPerRoom = 1 })
+	})
 }

@@ -27,13 +27,8 @@ func TestPageEndsWithItsToken(t *testing.T) {
 	for path, public := range map[string]bool{"/rooms/team-1": false, "/rooms/open-1": true} {
 		t.Run(path, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, plan{seed: 1})
-				w.change = func(c *app.Config) { c.TokenSecretFile, c.PublicRooms = file, "open-*" }
-				p := w.run(0)
-				w.procs = append(w.procs, p)
-				t.Cleanup(w.end)
-				time.Sleep(ttl)
-
+				w := calm(t, 1, func(c *app.Config) { c.TokenSecretFile, c.PublicRooms = file, "open-*" })
+				p := w.procs[0]
 				jar := map[string]*http.Cookie{}
 				expire := map[string]time.Time{}
 				cookies := func() (list []*http.Cookie) {

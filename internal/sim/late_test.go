@@ -14,7 +14,6 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"presence/internal/presence"
 	"presence/test/memnet"
 )
 
@@ -107,18 +106,13 @@ func (s *socket) giveUp() {
 }
 
 // stalls runs a test of a tab that has two sockets, at one replica or at two, the first
-// of which is held up. there is who is in the lobby, by all connections.
-func stalls(t *testing.T, test func(t *testing.T, first, second func() *socket, there func() string)) {
+// of which is held up. inLobby returns the name of each connection in the lobby.
+func stalls(t *testing.T, test func(t *testing.T, first, second func() *socket, inLobby func() string)) {
 	t.Helper()
 	for places := range 2 {
 		t.Run(fmt.Sprint(places+1, " replicas"), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, plan{seed: 1})
-				for place := range places + 1 {
-					w.procs = append(w.procs, w.run(place))
-				}
-				t.Cleanup(w.end)
-				time.Sleep(ttl)
+				w := calm(t, places+1, nil)
 				a, b := w.procs[0], w.procs[places]
 				r := request(http.MethodGet, "/", "")
 				r.Header.Set("Accept", "text/html")
@@ -127,32 +121,20 @@ func stalls(t *testing.T, test func(t *testing.T, first, second func() *socket, 
 					t.Fatal(err)
 				}
 				cookies := (&http.Response{Header: page.header}).Cookies()
-				there := func() string {
-					synctest.Wait()
-					var names []string
-					conns, _ := w.redis[0].HKeys("presence:{lobby}:conns")
-					for _, conn := range conns {
-						user := w.redis[0].HGet("presence:{lobby}:conns", conn)[presence.GenerationSize:]
-						_, name, _ := strings.Cut(w.redis[0].HGet("presence:{lobby}:users", user), " ")
-						name, _, _ = strings.Cut(name, "\n") // no metadata
-						names = append(names, name)
-					}
-					return strings.Join(names, " ")
-				}
 				test(t,
 					func() *socket { return a.open(t, "/", cookies) },
 					func() *socket { return b.open(t, "/", cookies) },
-					there)
+					w.inLobby)
 			})
 		})
 	}
 }
 
-// stays fails the test unless that is who is there, for longer than any lease lasts.
-func stays(t *testing.T, there func() string, want string) {
+// stays fails the test unless exactly want is in the lobby, for longer than any lease lasts.
+func stays(t *testing.T, inLobby func() string, want string) {
 	t.Helper()
 	for range 80 {
-		if got := there(); got != want {
+		if got := inLobby(); got != want {
 			t.Fatalf("%q is there, want %q", got, want)
 		}
 		time.Sleep(250 * time.Millisecond)
@@ -164,7 +146,7 @@ func stays(t *testing.T, there func() string, want string) {
 func TestJoinOfASocketThatWasGivenUpTakesNothing(t *testing.T) {
 	for what, farewell := range map[string]bool{"and closed": true, "without a farewell": false} {
 		t.Run(what, func(t *testing.T) {
-			stalls(t, func(t *testing.T, first, second func() *socket, there func() string) {
+			stalls(t, func(t *testing.T, first, second func() *socket, inLobby func() string) {
 				old := first()
 				old.conn.Hold(true)
 				old.send(`{"action":"join","data":{"username":"Late"}}`)
@@ -176,7 +158,7 @@ func TestJoinOfASocketThatWasGivenUpTakesNothing(t *testing.T) {
 				}
 				second().join("Newer")
 				old.conn.Hold(false)
-				stays(t, there, "Newer")
+				stays(t, inLobby, "Newer")
 			})
 		})
 	}
@@ -184,7 +166,7 @@ func TestJoinOfASocketThatWasGivenUpTakesNothing(t *testing.T) {
 
 // The same with a Leave: the tab is there through its newer socket, and stays.
 func TestLeaveOfASocketThatWasGivenUpEndsNothing(t *testing.T) {
-	stalls(t, func(t *testing.T, first, second func() *socket, there func() string) {
+	stalls(t, func(t *testing.T, first, second func() *socket, inLobby func() string) {
 		old := first()
 		old.join("Ann")
 		old.conn.Hold(true)
@@ -192,7 +174,7 @@ func TestLeaveOfASocketThatWasGivenUpEndsNothing(t *testing.T) {
 		old.giveUp()
 		second()
 		old.conn.Hold(false)
-		stays(t, there, "Ann")
+		stays(t, inLobby, "Ann")
 	})
 }
 
@@ -200,7 +182,7 @@ func TestLeaveOfASocketThatWasGivenUpEndsNothing(t *testing.T) {
 func TestSocketThatAnswersHasTheLastWord(t *testing.T) {
 	for action, want := range map[string]string{`{"action":"join","data":{"username":"Newer"}}`: "Newer", `{"action":"leave"}`: ""} {
 		t.Run(want, func(t *testing.T) {
-			stalls(t, func(t *testing.T, first, second func() *socket, there func() string) {
+			stalls(t, func(t *testing.T, first, second func() *socket, inLobby func() string) {
 				old := first()
 				newer := second()
 				if want == "" {
@@ -210,7 +192,7 @@ func TestSocketThatAnswersHasTheLastWord(t *testing.T) {
 				old.conn.Deafen() // the browser no longer uses it
 				newer.send(action)
 				time.Sleep(2 * time.Second)
-				if got := there(); got != want || !newer.got(`"success":true`) {
+				if got := inLobby(); got != want || !newer.got(`"success":true`) {
 					t.Errorf("%q is there, want %q", got, want)
 				}
 			})

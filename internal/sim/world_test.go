@@ -21,6 +21,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"presence/internal/app"
+	"presence/internal/presence"
 	"presence/internal/redistest"
 	"presence/test/memnet"
 	"presence/test/outside"
@@ -132,6 +133,34 @@ func (w *world) note(format string, args ...any) {
 // after has do done in d, with the lock held.
 func (w *world) after(d time.Duration, do func()) {
 	w.events = append(w.events, event{time.Now().Add(d), do})
+}
+
+// calm returns a world of so many replicas that all work, in which only the test acts. change
+// may be nil.
+func calm(t *testing.T, replicas int, change func(*app.Config)) *world {
+	t.Helper()
+	w := newWorld(t, plan{seed: 1})
+	w.change = change
+	for place := range replicas {
+		w.procs = append(w.procs, w.run(place))
+	}
+	t.Cleanup(w.end)
+	time.Sleep(ttl)
+	return w
+}
+
+// inLobby returns the name of the user of each connection in the lobby, as Redis has them.
+func (w *world) inLobby() string {
+	synctest.Wait()
+	var names []string
+	conns, _ := w.redis[0].HKeys("presence:{lobby}:conns")
+	for _, conn := range conns {
+		user := w.redis[0].HGet("presence:{lobby}:conns", conn)[presence.GenerationSize:]
+		_, name, _ := strings.Cut(w.redis[0].HGet("presence:{lobby}:users", user), " ")
+		name, _, _ = strings.Cut(name, "\n") // no metadata
+		names = append(names, name)
+	}
+	return strings.Join(names, " ")
 }
 
 // proc is a replica as a process: with its own way to Redis and to browsers.

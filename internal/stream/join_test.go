@@ -21,6 +21,12 @@ func (p *process) numbers() (users, connections int) {
 	return readings[0].Users, readings[0].Connections
 }
 
+// two starts two replicas over one Redis.
+func two(t *testing.T) (p, other *process) {
+	fake := redistest.NewFake(t)
+	return start(t, fake), start(t, fake)
+}
+
 func (p *process) expectNumbers(users, connections int) {
 	p.t.Helper()
 	if u, c := p.numbers(); u != users || c != connections {
@@ -30,8 +36,7 @@ func (p *process) expectNumbers(users, connections int) {
 
 func TestAStreamIsPresence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fake := redistest.NewFake(t)
-		p, other := start(t, fake), start(t, fake)
+		p, other := two(t)
 		eyes := other.watch("rooms=lobby")
 		eyes.expect("snapshot 0 []")
 		c := p.watch("rooms=lobby&join=c1&user=ann")
@@ -55,8 +60,7 @@ func TestAStreamIsPresence(t *testing.T) {
 // Nobody is there for longer than their token lasts, and nobody leaves who has another.
 func TestAStreamsUserLeavesWithTheirToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fake := redistest.NewFake(t)
-		p, other := start(t, fake), start(t, fake)
+		p, other := two(t)
 		eyes := other.watch("rooms=lobby")
 		eyes.expect("snapshot 0 []")
 		c := p.watch("rooms=lobby&join=c1&user=ann&ttl=20s")
@@ -94,8 +98,7 @@ func TestAStreamThatIsPresenceSeesItself(t *testing.T) {
 
 func TestAConnectionIsTakenOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fake := redistest.NewFake(t)
-		p, other := start(t, fake), start(t, fake)
+		p, other := two(t)
 		eyes := other.watch("rooms=lobby")
 		first := p.watch("rooms=lobby&join=c1&user=ann")
 		second := p.watch("rooms=lobby&join=c1&user=ann")
@@ -114,8 +117,7 @@ func TestAConnectionIsTakenOver(t *testing.T) {
 
 func TestAJoinedStreamIsEndedByOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fake := redistest.NewFake(t)
-		p, other := start(t, fake), start(t, fake)
+		p, other := two(t)
 		alone := p.watch("rooms=lobby&join=c1&user=ann")
 		one, two := p.watch("rooms=lobby&join=c2&user=ben"), other.watch("rooms=lobby&join=c3&user=ben")
 		time.Sleep(time.Second)

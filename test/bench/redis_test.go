@@ -314,16 +314,7 @@ func memory(m *measure) {
 		m.each([]string{ours, centrifuge}, func(round int, of string) {
 			m.turn(of, round, float64(members), func(t *testing.T) map[figure]float64 {
 				w := newWorld(t)
-				var before float64
-				if of == ours {
-					before = w.memory()
-					w.populate(theRoom, members)
-				} else {
-					p := startPeer(t, w.server, "-mapping")
-					before = w.memory()
-					p.do(t, "add", 500, 0, members)
-				}
-				return map[figure]float64{memoryEach: (w.memory() - before) / float64(members)}
+				return w.memoryOf(members, of, func() { w.populate(theRoom, members) }, "add", 500)
 			})
 		})
 	}
@@ -336,21 +327,27 @@ func roomsMemory(m *measure) {
 	m.each([]string{ours, centrifuge}, func(round int, of string) {
 		m.turn(of, round, rooms, func(t *testing.T) map[figure]float64 {
 			w := newWorld(t)
-			var before float64
-			if of == ours {
-				before = w.memory()
+			return w.memoryOf(10*rooms, of, func() {
 				w.by(64, rooms, func(i int) error {
 					w.populate(fmt.Sprint("room", i), 10)
 					return nil
 				})
-			} else {
-				p := startPeer(t, w.server, "-mapping")
-				before = w.memory()
-				p.do(t, "spread", 64, 0, 10*rooms)
-			}
-			return map[figure]float64{memoryEach: (w.memory() - before) / (10 * rooms)}
+			}, "spread", 64)
 		})
 	})
+}
+
+// memoryOf fills Redis with members, and measures what each takes. fill does it for us, and the
+// peer does what by so many callers.
+func (w *world) memoryOf(members int, of string, fill func(), what string, callers int) map[figure]float64 {
+	w.t.Helper()
+	if of != ours {
+		p := startPeer(w.t, w.server, "-mapping")
+		fill = func() { p.do(w.t, what, callers, 0, members) }
+	}
+	before := w.memory()
+	fill()
+	return map[figure]float64{memoryEach: (w.memory() - before) / float64(members)}
 }
 
 // memory is what Redis uses when it has finished to move what it keeps in larger tables.
