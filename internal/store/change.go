@@ -10,29 +10,28 @@ import (
 	"presence/internal/presence"
 )
 
-// Held is a connection that is in a room, and the room, as a call left them.
+// Held is a connection in a room, and the room, after a call.
 type Held struct {
 	presence.Occupancy
 
-	// Birth is that of the room's data; see [presence.Snapshot].
+	// Birth is the birth of the room's data; see [presence.Snapshot].
 	Birth string
 
-	// Connection has the generation that holds it, and the user as others see it.
+	// Connection has the generation that now has it, and the user as others see it.
 	Connection presence.Connection
 
-	// Came says that a put brought the connection in, or that it was another user's
-	// before.
+	// Came says that a put added the connection, or took it from another user.
 	Came bool
 }
 
-// Join makes conn.User present in room through conn, for the member TTL. A connection
-// that is there already is renewed and passes to conn's generation; one that joined as
-// another user before leaves as that user. A name that differs becomes the user's.
+// Join makes conn.User present in room through conn, for the member TTL. If the
+// connection exists, Join renews it and gives it conn's generation. If it joined as
+// another user before, that user leaves. A new name becomes the user's name.
 //
 // The error wraps [presence.ErrRoomFull], [presence.ErrTooManyRooms] or
-// [presence.ErrFull] when a limit is reached, and [presence.ErrDamaged] for a room whose
-// data are. With [presence.ErrUnavailable] nothing is known of whether the join took place: it may be repeated, or undone with
-// Leave.
+// [presence.ErrFull] when a limit is reached, and [presence.ErrDamaged] if the room's
+// data are damaged. After [presence.ErrUnavailable] the join may or may not have taken
+// place: the caller may repeat it, or undo it with Leave.
 func (s *Store) Join(ctx context.Context, room string, conn presence.Connection) (Held, error) {
 	return s.Follow(ctx, room, conn, anyone)
 }
@@ -40,40 +39,43 @@ func (s *Store) Join(ctx context.Context, room string, conn presence.Connection)
 // anyone stands for any generation.
 const anyone = "*"
 
-// Follow is Join for a connection that nobody has, or the generation former. If another
-// generation has it the error wraps [presence.ErrSuperseded], and nothing was changed.
+// Follow is Join if no generation has the connection, or the generation former has it. If
+// another generation has it, the error wraps [presence.ErrSuperseded], and nothing
+// changes.
 func (s *Store) Follow(ctx context.Context, room string, conn presence.Connection, former string) (Held, error) {
 	return s.enter(ctx, &op{kind: opJoin, room: room, conn: conn, ttl: s.opts.MemberTTL, name: true, former: former})
 }
 
-// Wanted is what a program wants a connection to be.
+// Wanted is the state of a connection that a program asks for.
 type Wanted struct {
-	// Connection: its generation is for a connection that nobody has, or another user;
-	// who is there gets another that is made of it. User.Name and User.Meta are those of a user who
-	// is new, unless set otherwise below.
+	// Connection is the connection to put. Its generation is used if no connection
+	// exists, or another user has it. If the same user has it, the connection gets
+	// another generation, made from this one. User.Name and User.Meta are for a new user,
+	// unless SetName and SetMeta say more.
 	Connection presence.Connection
 
-	// TTL is how long the lease lasts; it replaces the one there is.
+	// TTL is how long the lease lasts. It replaces the present lease.
 	TTL time.Duration
 
-	// SetName and SetMeta say that name and metadata are the user's from now on.
+	// SetName and SetMeta say that the name and the metadata also replace those of a user
+	// who is present.
 	SetName, SetMeta bool
 }
 
-// Put makes a user present in room through a connection without a socket, or renews
-// it. A connection of the same user that has a socket keeps the generation of that, and
-// its lease. The rest is as with Join.
+// Put makes a user present in room through a connection without a socket, or renews the
+// connection. If the same user's connection has a socket, it keeps that socket's
+// generation and lease. Otherwise Put is like Join.
 func (s *Store) Put(ctx context.Context, room string, w Wanted) (Held, error) {
 	return s.enter(ctx, &op{kind: opPut, room: room, conn: w.Connection, ttl: w.TTL, name: w.SetName, meta: w.SetMeta})
 }
 
-// Attend is Join for a program's connection that has a socket, of which Put leaves the
-// generation. Without a w.TTL it lasts for the member TTL.
+// Attend is Join for a program's connection that has a socket. A later Put does not
+// change its generation. If w.TTL is 0, the lease lasts for the member TTL.
 func (s *Store) Attend(ctx context.Context, room string, w Wanted) (Held, error) {
 	return s.enter(ctx, &op{kind: opAttend, room: room, conn: w.Connection, ttl: cmp.Or(w.TTL, s.opts.MemberTTL), name: w.SetName, meta: w.SetMeta})
 }
 
-// enter is Join, Put and Attend.
+// enter is the common part of Join, Put and Attend.
 func (s *Store) enter(ctx context.Context, o *op) (Held, error) {
 	r, err := s.do(ctx, o)
 	if err != nil {
@@ -82,10 +84,11 @@ func (s *Store) enter(ctx context.Context, o *op) (Held, error) {
 	return r.held, nil
 }
 
-// Resume passes the connection id, if it is in room, to generation, and returns
-// it with its user. Nobody sees a change. Without such a connection found is false.
+// Resume gives the connection id of room another generation, and returns it with its
+// user. Nobody sees a change. If there is no such connection, found is false.
 //
-// After [presence.ErrUnavailable] nothing is known; it may be repeated.
+// After [presence.ErrUnavailable] the outcome is not known, and the caller may repeat the
+// call.
 func (s *Store) Resume(ctx context.Context, room, id, generation string) (conn presence.Connection, birth string, found bool, err error) {
 	r, err := s.do(ctx, &op{kind: opResume, room: room, conn: presence.Connection{ID: id, Generation: generation}})
 	if err != nil {
@@ -94,12 +97,12 @@ func (s *Store) Resume(ctx context.Context, room, id, generation string) (conn p
 	return r.held.Connection, r.held.Birth, r.held.Came, nil
 }
 
-// Leave ends the connection id in room at once. With a generation only that one
-// is ended, with "" the one that has the connection now. It is no error when nobody
-// has it; if another generation does, the error wraps [presence.ErrSuperseded]. The
-// result is the room's occupancy afterwards.
+// Leave ends the connection id of room at once. If generation is not "", it ends the
+// connection only if that generation has it; if another one has it, the error wraps
+// [presence.ErrSuperseded]. It is no error if the connection does not exist. Leave
+// returns the room's occupancy afterwards.
 //
-// After [presence.ErrUnavailable] Leave may be repeated.
+// After [presence.ErrUnavailable] the caller may repeat Leave.
 func (s *Store) Leave(ctx context.Context, room, id, generation string) (presence.Occupancy, error) {
 	r, err := s.do(ctx, &op{kind: opLeave, room: room, conn: presence.Connection{ID: id, Generation: generation}})
 	if err != nil {
@@ -108,17 +111,17 @@ func (s *Store) Leave(ctx context.Context, room, id, generation string) (presenc
 	return r.held.Occupancy, nil
 }
 
-// Release says that the socket of that generation is gone: the connection ends
-// after the leave grace unless Resume or Join takes it over. It changes nothing
-// for a connection that another generation has by now.
+// Release says that the socket of that generation is gone. The connection ends after the
+// leave grace, unless Resume or Join takes it over. If another generation has the
+// connection now, Release changes nothing.
 //
-// After [presence.ErrUnavailable] it may be repeated; if it is not, the
+// After [presence.ErrUnavailable] the caller may repeat Release. If it does not, the
 // connection ends when its lease runs out.
 func (s *Store) Release(ctx context.Context, room, id, generation string) error {
 	return s.ReleaseFor(ctx, room, id, generation, s.opts.LeaveGrace)
 }
 
-// ReleaseFor is Release with a grace of its own.
+// ReleaseFor is Release with another grace.
 func (s *Store) ReleaseFor(ctx context.Context, room, id, generation string, grace time.Duration) error {
 	if _, err := s.do(ctx, &op{kind: opRelease, room: room, conn: presence.Connection{ID: id, Generation: generation}, ttl: grace}); err != nil {
 		return fmt.Errorf("release in %s: %w", room, err)
@@ -126,11 +129,10 @@ func (s *Store) ReleaseFor(ctx context.Context, room, id, generation string, gra
 	return nil
 }
 
-// Update changes name and metadata of a user who is in room through the connection id,
-// from those of was to those of to, and returns the member. The error wraps
-// [presence.ErrNotPresent] if the user is not there through it, and
-// [presence.ErrConflict] if the user has other name or metadata by now: read them, and
-// try again.
+// Update changes the name and metadata of the user of connection id in room from those of
+// was to those of to. It returns the member. The error wraps [presence.ErrNotPresent] if
+// the connection does not exist or has another user. It wraps [presence.ErrConflict] if
+// the user has another name or other metadata by now: then read the user and try again.
 func (s *Store) Update(ctx context.Context, room, id string, was, to presence.User) (presence.Member, presence.Occupancy, error) {
 	args := append(s.args(room, 4), id, was.ID, valueOf(was), tail(to))
 	c := s.roomCall(updateScript, room, args)
@@ -160,25 +162,23 @@ func (s *Store) Update(ctx context.Context, room, id string, was, to presence.Us
 type Lost struct {
 	Connection presence.Connection
 
-	// TTL is how long the lease lasts from now; 0 stands for the member TTL.
+	// TTL is how long the lease lasts from now; 0 means the member TTL.
 	TTL time.Duration
 
-	// Answered says that its browser has just answered through its socket. It is taken
-	// from a generation without a socket then, which others may remember longer than
-	// that is so.
+	// Answered says that the browser has just answered through the connection's socket.
+	// Then Restore also takes the connection from a generation without a socket: another
+	// replica may remember that one longer than it is true.
 	Answered bool
 }
 
-// Restore puts back connections of one room that Redis lost, or whose last socket
-// is gone. Users come back with the time since when they are there, and so to their
-// places in the roster; name and metadata are those of Lost only for a user who is not
-// there.
+// Restore puts back connections of one room that Redis lost, or whose last socket is
+// gone. Users get back their time of arrival, and so their places in the roster. The name
+// and metadata of Lost are used only for users who are not present.
 //
 // The result has one error for each connection: nil when it is there again,
-// [presence.ErrSuperseded] when another generation has it,
-// [presence.ErrRemoved] when its user was removed since,
-// [presence.ErrRoomFull] and [presence.ErrFull] when a limit is reached, or
-// [presence.ErrUnavailable], after which Restore may be repeated.
+// [presence.ErrSuperseded] when another generation has it, [presence.ErrRemoved] when its
+// user was removed since, [presence.ErrRoomFull] or [presence.ErrFull] when a limit is
+// reached, or [presence.ErrUnavailable], after which the caller may repeat Restore.
 func (s *Store) Restore(ctx context.Context, room string, lost []Lost) (birth string, errs []error) {
 	errs = make([]error, len(lost))
 	var calls []*call
@@ -210,7 +210,7 @@ func (s *Store) Restore(ctx context.Context, room string, lost []Lost) (birth st
 	return birth, errs
 }
 
-// joinCall is one call of the join script for ops, which are of one kind and room.
+// joinCall returns a call of the join script for ops, which are of one kind and room.
 func (s *Store) joinCall(how string, ops []*op) *call {
 	room := ops[0].room
 	args := append(s.args(room, 3+8*len(ops)), how, s.opts.MaxMembers, s.opts.MemberTTL.Milliseconds())
@@ -239,8 +239,8 @@ func (s *Store) joinCall(how string, ops []*op) *call {
 	return s.roomCall(joinScript, room, args)
 }
 
-// joined reads the reply of the join script into one result for each connection. What
-// the caller knows of it, the ids and what a join has set, is the caller's to add.
+// joined reads the reply of the join script into one result for each connection. The
+// caller adds what it knows already: the ids and what a join has set.
 func (s *Store) joined(c *call, how string, results []result) {
 	err := c.err
 	if err == nil {
@@ -266,8 +266,8 @@ func (s *Store) joined(c *call, how string, results []result) {
 	}
 }
 
-// joinOutcome reads what became of one connection that joined: since when its user is
-// there, or why it is not.
+// joinOutcome reads the outcome of one connection that joined: its user's time of
+// arrival, or the reason of a refusal.
 func joinOutcome(r *reply) (out result) {
 	switch v := r.next().(type) {
 	case string:
@@ -283,7 +283,7 @@ func joinOutcome(r *reply) (out result) {
 	return out
 }
 
-// putOutcome reads what became of one connection that was put or restored.
+// putOutcome reads the outcome of one connection that was put or restored.
 func putOutcome(r *reply) (out result) {
 	outcome, generation, value := r.int(), r.text(), r.text()
 	if out.err = refusal(outcome); out.err != nil || r.err != nil {
@@ -295,7 +295,7 @@ func putOutcome(r *reply) (out result) {
 	return out
 }
 
-// refusal is the error of an outcome of the join script; nil if it is none.
+// refusal returns the error for an outcome of the join script; nil if it was accepted.
 func refusal(outcome int64) error {
 	switch outcome {
 	case 0:
@@ -310,7 +310,8 @@ func refusal(outcome int64) error {
 	return nil
 }
 
-// pairsCall is one call of a script that takes id and generation of each connection.
+// pairsCall returns a call of a script whose arguments are the id and generation of each
+// connection.
 func (s *Store) pairsCall(script script, room string, conns []presence.Connection, own ...any) *call {
 	args := append(s.args(room, len(own)+2*len(conns)), own...)
 	for _, c := range conns {

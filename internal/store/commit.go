@@ -13,28 +13,28 @@ import (
 )
 
 const (
-	// lanes is how many group-commit loops there are. A room belongs to one of
-	// them, so that its changes keep their order.
+	// lanes is the number of group-commit loops. A room belongs to one of them, so its
+	// changes keep their order.
 	lanes = 4
 
-	// clusterLanes is the same in a Cluster, whose nodes have one each: those beyond
-	// share them.
+	// clusterLanes is the number of loops in a Cluster. Each node has its own loop; more
+	// nodes than this share loops.
 	clusterLanes = 16
 
-	// laneQueue is how many changes may wait in a lane. When it is full callers
-	// wait, each no longer than its own context.
+	// laneQueue is how many changes may wait in a lane. When it is full callers wait,
+	// each until its context ends.
 	laneQueue = 4096
 
 	// laneBatch is the most changes that are taken out of the queue for one
 	// round trip.
 	laneBatch = 2048
 
-	// keepInterval is how long after a join its room is on the list of those in use
-	// at the latest, whatever Redis has lost.
+	// keepInterval is the longest time from a join until the room is on the list of rooms
+	// in use again, if Redis has lost the list.
 	keepInterval = time.Second
 )
 
-// opKind is what a caller wants done to one connection.
+// opKind is the kind of change that a caller asks for.
 type opKind uint8
 
 const (
@@ -49,7 +49,7 @@ const (
 // joins reports whether an op of this kind can open a room.
 func (k opKind) joins() bool { return k == opJoin || k == opAttend || k == opPut }
 
-// how is what the join script calls an op that joins.
+// how returns the join script's word for an op that joins.
 func (k opKind) how() string {
 	switch k {
 	case opAttend:
@@ -61,33 +61,33 @@ func (k opKind) how() string {
 	}
 }
 
-// op is one change that one caller waits for.
+// op is one change, for which one caller waits.
 type op struct {
 	kind   opKind
 	room   string
 	conn   presence.Connection
-	ttl    time.Duration // opJoin, opAttend, opPut; of opRelease the grace
-	name   bool          // conn's name is the user's from now on; not of opRelease
-	meta   bool          // likewise
+	ttl    time.Duration // of opJoin, opAttend and opPut the lease; of opRelease the grace
+	name   bool          // conn's name replaces the user's; not of opRelease
+	meta   bool          // conn's metadata replace the user's; not of opRelease
 	former string        // opJoin: the generation that it follows, or anyone
 
 	answered bool // Lost.Answered
 
-	ctx  context.Context //nolint:containedctx // the caller's: an op whose caller has gone is not sent
-	done chan result     // buffered: the lane never waits for a caller
+	ctx  context.Context //nolint:containedctx // the caller's context: an op is not sent after it has ended
+	done chan result     // buffered, so that the lane never waits for a caller
 }
 
-// result is what became of an op.
+// result is the outcome of an op.
 type result struct {
 	held Held
 	err  error
 }
 
-// errStopped is what callers get when the store no longer runs.
+// errStopped is the error for callers when the store no longer runs.
 var errStopped = errors.New("the store has stopped")
 
-// do hands o to the lane of its room and waits for the result, or for ctx. An
-// op that has not been sent when ctx ends never will be.
+// do hands o to the lane of its room and waits for the result or the end of ctx. If ctx
+// ends before the op is sent, the op is never sent.
 func (s *Store) do(ctx context.Context, o *op) (result, error) {
 	o.ctx, o.done = ctx, make(chan result, 1)
 	l := s.laneOf(o.room)
@@ -108,21 +108,21 @@ func (s *Store) do(ctx context.Context, o *op) (result, error) {
 	}
 }
 
-// seed makes the assignment of rooms to lanes differ between processes, so that
-// nobody can choose rooms that share one.
+// seed makes the assignment of rooms to lanes differ between processes. So nobody can
+// choose rooms that share a lane.
 var seed = maphash.MakeSeed()
 
-// lane is one group-commit loop: it takes whatever has gathered, sends it in
-// one round trip, and takes what has gathered meanwhile. Nothing waits for more
-// to come, so a lone join is not delayed.
+// lane is one group-commit loop. It takes the ops that have gathered, sends them in one
+// round trip, and takes the ops that have gathered meanwhile. It never waits for more
+// ops, so a lone join is not delayed.
 type lane struct {
 	store   *Store
 	queue   chan *op
 	stopped chan struct{}
 	stop    sync.Once
 
-	// Owned by run: when this process last registered a room before a join, and the
-	// rooms joined since keep.
+	// Owned by run: when this process last registered each room before a join, and the
+	// rooms joined since the last keep.
 	registered map[string]time.Time
 	joined     map[string]bool
 }
@@ -137,10 +137,10 @@ func newLane(s *Store) *lane {
 	}
 }
 
-// run sends what comes until ctx ends.
+// run sends ops until ctx ends.
 func (l *lane) run(ctx context.Context) error {
 	defer l.stop.Do(func() { close(l.stopped) })
-	var held []*op // left over from the last round, since a round changes a connection only once
+	var held []*op // ops left over from the last round, since a round changes a connection only once
 	var due <-chan time.Time
 	for {
 		if due == nil && len(l.joined) > 0 {
@@ -180,8 +180,8 @@ func (l *lane) run(ctx context.Context) error {
 	}
 }
 
-// distinct splits ops into those of which each is about a connection of its own,
-// and the rest, in order.
+// distinct splits ops into those that are the first for their connection, and the rest.
+// It keeps the order.
 func distinct(ops []*op) (first, rest []*op) {
 	type key struct{ room, id string }
 	seen := make(map[key]bool, len(ops))
@@ -197,24 +197,24 @@ func distinct(ops []*op) (first, rest []*op) {
 	return first, rest
 }
 
-// group is the ops that share one script call.
+// group is a set of ops that share one script call.
 type group struct {
 	call *call
 	ops  []*op
 }
 
-// commit sends ops whose callers still wait and tells each the result.
+// commit sends the ops whose callers still wait, and gives each caller the result.
 func (l *lane) commit(ctx context.Context, ops []*op) {
 	type key struct {
 		kind  opKind
 		room  string
-		grace time.Duration // of a release, which all of a call share
+		grace time.Duration // of a release; all releases of a call have the same
 	}
 	var groups []*group
 	open := map[key]*group{}
 	for _, o := range ops {
 		if o.ctx.Err() != nil {
-			continue // the caller has gone, and was told that nothing happened
+			continue // the caller has gone, and knows that nothing was sent
 		}
 		k := key{kind: o.kind, room: o.room}
 		if o.kind == opRelease {
@@ -267,9 +267,10 @@ func (s *Store) callFor(ops []*op) *call {
 	}
 }
 
-// register makes the rooms of joins known to all sweepers before anybody is in
-// them, and returns the groups that may go on. A room that was registered less
-// than half a member TTL ago still is: it is forgotten only after a whole one.
+// register puts the rooms of joins on the list that all replicas sweep, before anybody is
+// in them. It returns the groups that may go on. A room that was registered less than
+// half a member TTL ago is still on the list, since rooms are only removed after a whole
+// one.
 func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	now := time.Now()
 	var rooms []string
@@ -297,7 +298,7 @@ func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	for _, g := range groups {
 		switch o := g.ops[0]; {
 		case errors.Is(err, presence.ErrUnavailable) && l.store.Clustered():
-			kept = append(kept, g) // the list is on another node; keep has it noted there
+			kept = append(kept, g) // the list is on another node; keep registers the room later
 		case !o.kind.joins() || !l.registered[o.room].IsZero() && now.Sub(l.registered[o.room]) <= l.store.opts.MemberTTL/2:
 			kept = append(kept, g)
 		case err != nil:
@@ -309,15 +310,16 @@ func (l *lane) register(ctx context.Context, groups []*group) []*group {
 	return kept
 }
 
-// registerNow registers rooms, with no more patience in a Cluster than another node than
-// theirs deserves.
+// registerNow registers rooms. In a Cluster it waits only briefly, because the list may
+// be on another node than the rooms.
 func (l *lane) registerNow(ctx context.Context, rooms []string) (refused []string, err error) {
 	ctx, cancel := l.store.shared(ctx)
 	defer cancel()
 	return l.store.Register(ctx, rooms...)
 }
 
-// shared bounds, in a Cluster, a call to a node that the rooms at stake need not be on.
+// shared limits, in a Cluster, how long a call to a node may take that need not be the
+// node of the rooms concerned.
 func (s *Store) shared(ctx context.Context) (context.Context, context.CancelFunc) {
 	if s.Clustered() {
 		return context.WithTimeout(ctx, sharedPatience)
@@ -325,8 +327,8 @@ func (s *Store) shared(ctx context.Context) (context.Context, context.CancelFunc
 	return ctx, func() {}
 }
 
-// keep registers the rooms of joins once more. They were registered before, but Redis
-// may have lost that since, and who is in a room that no sweeper knows never ends.
+// keep registers the rooms of recent joins again. Redis may have lost the registration,
+// and in a room that no replica sweeps nobody is ever removed.
 func (l *lane) keep(ctx context.Context) {
 	ctx, cancel := l.store.shared(ctx)
 	defer cancel()
@@ -335,7 +337,7 @@ func (l *lane) keep(ctx context.Context) {
 	}
 }
 
-// fail tells every caller of the group err.
+// fail gives every caller of the group the error err.
 func (g *group) fail(err error) {
 	for _, o := range g.ops {
 		o.done <- result{err: err}

@@ -19,8 +19,8 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// ErrURL is returned for a Redis URL that can't be used; the text says what is
-// wrong, and never repeats a password.
+// ErrURL is returned for a Redis URL that can't be used. Its text says what is wrong, and
+// never contains a password.
 var ErrURL = errors.New("bad Redis URL")
 
 // Endpoint says where Redis is and how to get there.
@@ -75,7 +75,7 @@ func ParseURL(raw string) (*Endpoint, error) {
 		return fail("unknown scheme %q", scheme)
 	}
 
-	// The host list is no URL host as soon as it has two ports: cut it out.
+	// A list of hosts is not a valid host of a URL once it has two ports, so cut it out.
 	authority, tail := rest, ""
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
 		authority, tail = rest[:i], rest[i:]
@@ -186,8 +186,8 @@ func (e *Endpoint) String() string {
 	}
 }
 
-// Name is what the only node is called: its address, or the name by which Sentinel knows the
-// master.
+// Name returns the name of a single node: its address, or the name by which Sentinel
+// knows the master.
 func (e *Endpoint) Name() string {
 	if e.kind == "sentinel" {
 		return e.master
@@ -195,16 +195,16 @@ func (e *Endpoint) Name() string {
 	return e.addrs[0]
 }
 
-// Sharded reports whether changes are to be published by SPUBLISH.
+// Sharded reports whether changes have to be published by SPUBLISH.
 func (e *Endpoint) Sharded() bool { return e.kind == "cluster" }
 
-// dialTimeout is how long a connection may take, TLS included.
+// dialTimeout is the longest time for connecting, TLS included.
 const dialTimeout = time.Second
 
-// dial connects. A failure is not returned, but found when the connection is
-// first used: the pools of the client count failed dials, and after as many as
-// they have places, soon in an outage, only look once a second whether the next
-// one would succeed. All replicas have to notice together that Redis is back.
+// dial connects. It does not return a failure: the first use of the connection reports
+// it. The pools of the client count failed dials. After as many failures as a pool has
+// places, which happens soon in an outage, the pool tries only once a second. But all
+// replicas have to notice at about the same time that Redis is back.
 func (e *Endpoint) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -226,8 +226,8 @@ var (
 	errOnlyTLS = errors.New("the connection was closed before the first answer: a port that speaks TLS does so, and takes rediss:// in the URL")
 )
 
-// handshake makes a connection to addr one that is encrypted. A plain Redis waits for
-// the end of the line that it takes the handshake for.
+// handshake returns an encrypted connection to addr over conn. A Redis without TLS does
+// not answer a handshake: it waits for the end of the line.
 func (e *Endpoint) handshake(ctx context.Context, conn net.Conn, addr string) (net.Conn, error) {
 	config := e.tls.Clone()
 	if config.ServerName == "" {
@@ -238,7 +238,7 @@ func (e *Endpoint) handshake(ctx context.Context, conn net.Conn, addr string) (n
 	if err == nil {
 		return encrypted, nil
 	}
-	_ = conn.Close() // the handshake's error is the one to tell
+	_ = conn.Close() // the error of the handshake is the one to report
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, new(tls.RecordHeaderError)) {
 		return nil, fmt.Errorf("%s: %w: %w", addr, errNoTLS, err)
 	}
@@ -249,10 +249,10 @@ func (e *Endpoint) handshake(ctx context.Context, conn net.Conn, addr string) (n
 type plain struct {
 	*net.TCPConn
 
-	heard bool // that somebody is there who speaks the same
+	heard bool // the peer has answered, so it speaks plain Redis
 }
 
-// Read says so where the other end may want TLS.
+// Read explains an early end of the connection: the peer may expect TLS.
 func (p *plain) Read(b []byte) (int, error) {
 	n, err := p.TCPConn.Read(b)
 	if n > 0 {
@@ -263,8 +263,8 @@ func (p *plain) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// failed is a connection that was not made: err is what reads and writes say, and
-// the rest is a pipe's that nothing goes through.
+// failed stands for a connection that could not be made. Reads and writes return err. The
+// rest is a pipe that carries nothing.
 type failed struct {
 	net.Conn
 
@@ -277,9 +277,10 @@ func (f failed) Read([]byte) (int, error) { return 0, f.err }
 // Write returns why the connection was not made.
 func (f failed) Write([]byte) (int, error) { return 0, f.err }
 
-// Open returns a client; it connects when it is used. The settings keep an
-// outage as short as Redis' own: the library's defaults go on dialling a dead
-// cluster master for a minute, and repeat a failed dial five times.
+// Open returns a client, which connects when it is first used. With these settings an
+// outage lasts no longer for us than for Redis. With the library's defaults, the client
+// would dial a dead master of a Cluster for a minute, and repeat a failed dial five
+// times.
 func (e *Endpoint) Open(name string) redis.UniversalClient {
 	o := &redis.UniversalOptions{
 		Addrs:                 e.addrs,
@@ -292,7 +293,7 @@ func (e *Endpoint) Open(name string) redis.UniversalClient {
 		SentinelPassword:      e.sentinelPassword,
 		TLSConfig:             e.tls,
 		ClientName:            name,
-		DisableIdentity:       true, // CLIENT SETINFO would be one right more
+		DisableIdentity:       true, // CLIENT SETINFO would need another right
 		Protocol:              3,
 		ContextTimeoutEnabled: true,
 		Dialer:                e.dial,
@@ -317,9 +318,8 @@ func (e *Endpoint) Open(name string) redis.UniversalClient {
 	return redis.NewUniversalClient(o)
 }
 
-// LogTo sends what the Redis client has to say of its connections, which the
-// store reports as errors of its calls, to log at debug level. It holds for the
-// whole process.
+// LogTo sends the log lines of the Redis client to log at debug level, for the whole
+// process. The store reports the same failures as errors of its calls.
 func LogTo(log *slog.Logger) { redis.SetLogger(clientLog{log}) }
 
 // clientLog is the logger of the Redis client.

@@ -10,9 +10,9 @@ import (
 	"presence/internal/presence"
 )
 
-// classify marks an error of a call by whose trouble it is: that of Redis, or of
-// the way to it ([presence.ErrUnavailable]), of those who want more memory
-// ([presence.ErrFull]), or of the one room ([presence.ErrDamaged]).
+// classify marks an error of a call by its cause: Redis or the network
+// ([presence.ErrUnavailable]), a lack of memory ([presence.ErrFull]), or the data of one
+// room ([presence.ErrDamaged]).
 func classify(err error) error {
 	for _, known := range []error{presence.ErrUnavailable, presence.ErrFull, presence.ErrDamaged} {
 		if err == nil || errors.Is(err, known) {
@@ -27,15 +27,16 @@ func classify(err error) error {
 	if strings.Contains(text, "OOM ") {
 		return fmt.Errorf("%w: %w", presence.ErrFull, err)
 	}
-	// What a script stumbles over is in the keys it was given: Redis itself serves.
+	// An error inside a script comes from its keys: Redis itself works.
 	if !servesNobody(text) && (strings.Contains(text, "WRONGTYPE ") || strings.Contains(text, "script")) {
 		return damaged(err)
 	}
 	return unavailable(err)
 }
 
-// servesNobody reports whether an answer of Redis says that it can't serve anybody
-// now, or not us, whatever was asked. If a script was told so, it may say it anywhere.
+// servesNobody reports whether an answer of Redis says that it can't serve anybody now,
+// or not us, whatever the command. If a script got such an answer, the words may be
+// anywhere in the text.
 func servesNobody(text string) bool {
 	for _, s := range []string{
 		"LOADING ", "MASTERDOWN ", "CLUSTERDOWN ", "READONLY ", "MISCONF ", "NOREPLICAS ",
@@ -49,8 +50,8 @@ func servesNobody(text string) bool {
 	return false
 }
 
-// unavailable marks an error of Redis, or of the way to it, as one after which
-// nothing is known of what was asked for.
+// unavailable marks an error of Redis, or of the network, after which the outcome of the
+// call is not known.
 func unavailable(err error) error {
 	if err == nil || errors.Is(err, presence.ErrUnavailable) {
 		return err
@@ -58,8 +59,8 @@ func unavailable(err error) error {
 	return fmt.Errorf("%w: %w", presence.ErrUnavailable, err)
 }
 
-// damaged marks an error as one of a single room's data.
+// damaged marks an error of the data of a single room.
 func damaged(err error) error { return fmt.Errorf("%w: %w", presence.ErrDamaged, err) }
 
-// errReply says that a script answered in a shape that this version does not know.
+// errReply says that a script's reply has a form that this version does not know.
 var errReply = errors.New("unexpected reply of a script")

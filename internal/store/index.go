@@ -11,30 +11,30 @@ import (
 )
 
 const (
-	// noteInterval is how often what changed in rooms is written into the index.
+	// noteInterval is how often changed numbers of rooms are written to the index.
 	noteInterval = time.Second
 
-	// maxNotes is how many rooms wait to be written, and how many are remembered to be
-	// written as they are. Beyond that they are written at the next look at them.
+	// maxNotes is how many rooms can wait to be written, and of how many we remember what
+	// was written. More rooms are written at their next change or sweep.
 	maxNotes = 100_000
 )
 
-// RoomCount is a room and how many are in it.
+// RoomCount is a room with its numbers of users and connections.
 type RoomCount struct {
 	Room        string
 	Users       int
 	Connections int
 }
 
-// notes are the numbers of rooms on their way into the index: those that a call of this
-// process has changed or swept.
+// notes are the numbers of rooms that will be written to the index: of the rooms that a
+// call of this process has changed or swept.
 type notes struct {
 	mu      sync.Mutex // guards:
 	waiting map[string]presence.Occupancy
-	written map[string]written // what this process wrote last, of rooms with users
+	written map[string]written // what this process last wrote, for rooms with users
 }
 
-// written is what was written, and when.
+// written is what was written to the index, and when.
 type written struct {
 	presence.Occupancy
 	at time.Time
@@ -44,8 +44,9 @@ func newNotes() *notes {
 	return &notes{waiting: map[string]presence.Occupancy{}, written: map[string]written{}}
 }
 
-// add notes the numbers of room, unless they were written within the time that is given:
-// Redis may have lost them since, or a latecomer have taken them away.
+// add notes the numbers of room, unless this process wrote the same ones less than within
+// ago. After that time they are written again, because Redis may have lost them, or a
+// late writer may have replaced them.
 func (n *notes) add(room string, o presence.Occupancy, within time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -59,7 +60,7 @@ func (n *notes) add(room string, o presence.Occupancy, within time.Duration) {
 	}
 }
 
-// take returns what waits.
+// take returns the notes that wait, and empties them.
 func (n *notes) take() map[string]presence.Occupancy {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -68,7 +69,7 @@ func (n *notes) take() map[string]presence.Occupancy {
 	return taken
 }
 
-// wrote notes that numbers are in the index.
+// wrote notes that numbers have been written to the index.
 func (n *notes) wrote(room string, o presence.Occupancy) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -79,12 +80,12 @@ func (n *notes) wrote(room string, o presence.Occupancy) {
 	}
 }
 
-// note has the numbers of room, as a call left them, written into the index.
+// note queues the numbers of room, as a call left them, for the index.
 func (s *Store) note(room string, o presence.Occupancy) {
 	s.notes.add(room, o, s.opts.MemberTTL/3)
 }
 
-// runNotes writes into the index until ctx ends.
+// runNotes writes to the index until ctx ends.
 func (s *Store) runNotes(ctx context.Context) error {
 	tick := time.NewTicker(noteInterval)
 	defer tick.Stop()
@@ -98,8 +99,8 @@ func (s *Store) runNotes(ctx context.Context) error {
 	}
 }
 
-// noteOnce writes what waits. What could not be written is not tried again: the next
-// sweep of the room notes it anew.
+// noteOnce writes the notes that wait. It does not repeat a write that failed, because
+// the next sweep of the room notes the numbers again.
 func (s *Store) noteOnce(ctx context.Context) {
 	var calls []*call
 	var rooms [][]string
@@ -115,7 +116,7 @@ func (s *Store) noteOnce(ctx context.Context) {
 	}
 	for i, c := range calls {
 		if s.run(ctx, c); c.err != nil {
-			continue // counted; the reason shows elsewhere
+			continue // the metrics count it, and other calls report the reason
 		}
 		for _, room := range rooms[i] {
 			s.notes.wrote(room, taken[room])
@@ -123,19 +124,20 @@ func (s *Store) noteOnce(ctx context.Context) {
 	}
 }
 
-// Busiest lists rooms with users in them, at most limit, those with the most first.
+// Busiest lists at most limit rooms with users in them, the ones with the most users
+// first.
 func (s *Store) Busiest(ctx context.Context, limit int) ([]RoomCount, error) {
 	return s.list(ctx, "busy", limit)
 }
 
-// List lists rooms with users in them, of those that among stand for, by name, at most
-// limit: the first that come after the name after, "" for the first of all. Patterns must
-// be apart, and in order, as [presence.Patterns.Apart] returns them. Numbers are as
-// replicas saw them last.
+// List lists rooms with users in them, by name: at most limit of those that match among,
+// after the name after ("" for the first). The patterns must not overlap and must be in
+// order, as [presence.Patterns.Apart] returns them. The numbers are as replicas last saw
+// them.
 //
-// next is where the list goes on, to be given as after, or "" where it is whole. It is made
-// of rooms that among stand for, and tells nothing of others. There may be fewer rooms than
-// limit before it, even none.
+// next is where the list continues: pass it as after. It is "" at the end. It is made
+// only of names that match among, so it reveals no other room. A part may have fewer
+// rooms than limit, or none, even if it is not the last one.
 func (s *Store) List(ctx context.Context, among presence.Patterns, after string, limit int) (rooms []RoomCount, next string, err error) {
 	for calls := 0; len(among) > 0; among = among[1:] {
 		p := among[0]
@@ -168,13 +170,14 @@ func (s *Store) List(ctx context.Context, among presence.Patterns, after string,
 	return rooms, "", nil
 }
 
-// maxListCalls bounds the calls of one list of rooms that many patterns stand for.
+// maxListCalls bounds the calls of one List for many patterns.
 const maxListCalls = 50
 
-// afterAll comes after all characters of which the names of rooms are made.
+// afterAll sorts after all characters that names of rooms can have.
 const afterAll = "~"
 
-// endOf is a text after which no room of p comes, but those of later patterns do.
+// endOf returns a text that sorts after all rooms of p and before the rooms of later
+// patterns.
 func endOf(p presence.Pattern) string {
 	if p.Prefix {
 		return p.Text + afterAll
@@ -182,7 +185,7 @@ func endOf(p presence.Pattern) string {
 	return p.Text
 }
 
-// CheckListed returns nil for a text after which a list of rooms may go on.
+// CheckListed returns nil if a list of rooms can continue after that text.
 func CheckListed(after string) error {
 	if after == "" || after == afterAll {
 		return nil

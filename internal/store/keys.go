@@ -2,7 +2,7 @@ package store
 
 import "strings"
 
-// keys builds every key and channel name; nobody else does.
+// keys builds the names of all keys and channels. No other code does.
 type keys struct{ prefix string }
 
 func (k keys) online(room string) string  { return k.of(room) + ":online" }
@@ -15,19 +15,19 @@ func (k keys) version(room string) string { return k.of(room) + ":version" }
 func (k keys) log(room string) string     { return k.of(room) + ":log" }
 func (k keys) removed(room string) string { return k.of(room) + ":removed" }
 
-// channel carries the changes of room.
+// channel is where the changes of room are published.
 func (k keys) channel(room string) string { return k.of(room) }
 
-// probe is a channel on the same Redis node as room's, for one listener to hear
-// itself on.
+// probe is a channel on the same Redis node as room's channel. On it one listener
+// receives its own messages.
 func (k keys) probe(room, listener string) string { return k.of(room) + ":probe:" + listener }
 
 func (k keys) rooms() string  { return k.prefix + ":rooms" }
 func (k keys) secret() string { return k.prefix + ":secret" }
 func (k keys) schema() string { return k.prefix + ":schema" }
 
-// epoch tells whether a node has its data: the only one, for the tag "", or one of a Cluster
-// that has the keys of the tag, which is no room's.
+// epoch shows whether a node still has its data. tag is "" for a single server; in a
+// Cluster it is a hash tag of the node, which is not a room's.
 func (k keys) epoch(tag string) string {
 	if tag == "" {
 		return k.prefix + ":epoch"
@@ -38,13 +38,13 @@ func (k keys) epoch(tag string) string {
 // indexTag is the hash tag of the index.
 const indexTag = "@"
 
-// index lists the keys of the index of rooms, in the order in which scripts expect
-// them. They share a slot, whose tag is no room's.
+// index lists the keys of the index of rooms, in the order in which scripts expect them.
+// They share a slot, and their tag is not a room's.
 func (k keys) index() []string {
 	return []string{k.of(indexTag) + ":numbers", k.of(indexTag) + ":names", k.of(indexTag) + ":busy"}
 }
 
-// replicas is where replicas know each other by. It has the slot of the index.
+// replicas is where replicas announce themselves. It is in the slot of the index.
 func (k keys) replicas() string { return k.of(indexTag) + ":replicas" }
 
 func (k keys) of(room string) string { return k.prefix + ":{" + room + "}" }
@@ -57,7 +57,7 @@ func (k keys) room(room string) []string {
 	}
 }
 
-// roomOf returns the room whose channel is given, and whether there is one.
+// roomOf returns the room of a channel, and whether the channel is a room's.
 func (k keys) roomOf(channel string) (string, bool) {
 	rest, ok := strings.CutPrefix(channel, k.prefix+":{")
 	if !ok {

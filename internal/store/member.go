@@ -13,15 +13,15 @@ import (
 	"presence/internal/presence"
 )
 
-// Picked is what was read of a room about some users.
+// Picked is the result of looking for some users in a room.
 type Picked struct {
 	presence.Occupancy
 
-	// Birth is that of the room's data; "" when there are none.
+	// Birth is the birth of the room's data; "" when there are none.
 	Birth string
 
-	// Members are those of the users who are there, in the order in which they were
-	// asked for.
+	// Members are the users who are present, in the order in which the caller listed
+	// them.
 	Members []presence.Member
 
 	// Err is why the room was perhaps not read.
@@ -29,7 +29,7 @@ type Picked struct {
 }
 
 // Pick reads the numbers of each room, and which of users are in it, in one round trip.
-// There are at most BatchSize users. The result is in the order of rooms.
+// users may have at most BatchSize entries. The results are in the order of rooms.
 func (s *Store) Pick(ctx context.Context, users []string, rooms ...string) []Picked {
 	calls := make([]*call, len(rooms))
 	for i, room := range rooms {
@@ -55,7 +55,8 @@ func (s *Store) Pick(ctx context.Context, users []string, rooms ...string) []Pic
 	return picked
 }
 
-// membersOf reads value and number of connections of each of users who is there.
+// membersOf reads, for each of users, the value and the number of connections. It leaves
+// out users who are not present.
 func membersOf(r *reply, users []string) (members []presence.Member, err error) {
 	for i := 0; r.more(); i++ {
 		value, connections := r.text(), r.int()
@@ -71,9 +72,10 @@ func membersOf(r *reply, users []string) (members []presence.Member, err error) 
 	return members, r.err
 }
 
-// Cursor says where a scan of a room goes on. The zero value is where it begins.
+// Cursor is the position at which a scan of a room continues. The zero value is the
+// beginning.
 type Cursor struct {
-	Birth string // of the data that it is of
+	Birth string // birth of the data that the position belongs to
 	At    uint64
 }
 
@@ -81,17 +83,17 @@ type Cursor struct {
 type Scanned struct {
 	presence.Occupancy
 
-	// Members are in no particular order.
+	// Members are in no order.
 	Members []presence.Member
 
-	// Next is where the scan goes on; the zero value where that was the last part.
+	// Next is where the scan continues; the zero value after the last part.
 	Next Cursor
 }
 
-// Scan reads about count members of a room, perhaps more, perhaps none. Parts read one
-// after the other, each from where the last one ended, have all who were there the whole
-// time; while others leave some may come twice. When the room's data were lost, the scan
-// begins anew by itself.
+// Scan reads about count members of a room; it may be more, or none. Read one part after
+// the other, each from where the last one ended: together they contain all members who
+// were present the whole time. If members leave meanwhile, others may appear twice. If
+// the room loses its data, the scan begins anew by itself.
 func (s *Store) Scan(ctx context.Context, room string, from Cursor, count int) (Scanned, error) {
 	c := s.roomCall(scanScript, room, append(s.args(room, 3), from.Birth, strconv.FormatUint(from.At, 10), count))
 	if s.run(ctx, c); c.err != nil {
@@ -123,9 +125,9 @@ func (s *Store) Scan(ctx context.Context, room string, from Cursor, count int) (
 	return out, nil
 }
 
-// Changes returns what changed in a room after a version, entry by entry of its log, at
-// most limit; and the room's occupancy now. told is false where the log does not tell:
-// it does not reach back that far, or names not all users since.
+// Changes returns the changes of a room after a version, entry by entry of its log, at
+// most limit of them, and the room's present occupancy. told is false if the log can't
+// tell, because it does not reach back that far or does not name all users.
 func (s *Store) Changes(ctx context.Context, room string, after int64, limit int) (changes []presence.Change, o presence.Occupancy, told bool, err error) {
 	c := s.roomCall(changesScript, room, append(s.args(room, 2), after, limit))
 	if s.run(ctx, c); c.err != nil {
@@ -149,23 +151,23 @@ func (s *Store) Changes(ctx context.Context, room string, after int64, limit int
 }
 
 const (
-	// scanSize is how many connections are looked at in one call for those of a user.
+	// scanSize is how many connections one call searches for those of a user.
 	scanSize = 1000
 
-	// maxScans is how often all connections of a room are looked at for those of a user
-	// who comes back all the time.
+	// maxScans is how often all connections of a room are searched for a user who keeps
+	// coming back.
 	maxScans = 3
 
-	// removedFor is for how long it is remembered that a user was removed: longer than
+	// removedFor is how long Redis remembers that a user was removed. It is longer than
 	// the longest lease that a program can ask for.
 	removedFor = 10 * time.Minute
 )
 
-// Remove ends all connections of a user in room, for [presence.ReasonRemoved], and
-// returns them. Nothing that a replica holds of the user from before is put back. A user
-// who comes back meanwhile, again and again, may be there afterwards.
+// Remove ends all connections of a user in room with [presence.ReasonRemoved], and
+// returns their ids. No replica puts back an older connection of the user. A user who
+// keeps coming back during the call may be present afterwards.
 //
-// After an error some may have ended; Remove may be repeated.
+// After an error some connections may have ended, and the caller may repeat Remove.
 func (s *Store) Remove(ctx context.Context, room, user string) (ended []string, o presence.Occupancy, err error) {
 	cursor, left := "0", int64(1)
 	for scans := 0; left > 0 && scans < maxScans; {
@@ -197,8 +199,8 @@ func (s *Store) Remove(ctx context.Context, room, user string) (ended []string, 
 	return ended, o, nil
 }
 
-// WasRemoved reports whether a user who was in room since then, as [presence.User].Since has
-// it, was removed after that, within the last ten minutes.
+// WasRemoved reports whether a user who has been in room since then (see
+// [presence.User].Since) was removed after that, within the last ten minutes.
 func (s *Store) WasRemoved(ctx context.Context, room, user string, since int64) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()

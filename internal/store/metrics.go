@@ -8,7 +8,7 @@ import (
 	"presence/internal/presence"
 )
 
-// metrics count the calls of scripts.
+// metrics are the metrics of calls, reads and leaves.
 type metrics struct {
 	seconds *prometheus.HistogramVec
 	failed  *prometheus.CounterVec
@@ -17,7 +17,7 @@ type metrics struct {
 	leaves  *prometheus.CounterVec
 }
 
-// notAScript is what a message counts as that no script published.
+// notAScript is the label of a message that no script has published.
 const notAScript = "message"
 
 // newMetrics registers with reg, or nowhere if reg is nil. Each label value exists
@@ -83,7 +83,7 @@ func (m *metrics) left(reason presence.Reason, users int) {
 	m.leaves.WithLabelValues(string(reason)).Add(float64(users))
 }
 
-// answered counts a room that was read.
+// answered counts a room that was read, by the kind of answer.
 func (m *metrics) answered(r Reading) {
 	switch {
 	case r.Err != nil:

@@ -17,63 +17,64 @@ import (
 	"presence/internal/presence"
 )
 
-// Node is a Redis server that has rooms: the only one there is, or a master of a Cluster.
+// Node is a Redis server that has rooms: a single server, or a master of a Cluster.
 type Node struct {
-	// Addr is where it is; of the only one, how [Options.Name] calls it.
+	// Addr is the node's address. For a single server it is [Options.Name].
 	Addr string
 
-	// Tag is a hash tag whose keys the node has; "" of the only one.
+	// Tag is a hash tag whose keys are on the node; "" for a single server.
 	Tag string
 
-	// Secret says that the node has the secret that all replicas share.
+	// Secret says that the node stores the shared secret.
 	Secret bool
 }
 
-// Epoch tells whether a node still has its data: the keys of a tag have the same text for
-// as long as nothing of them was lost.
+// Epoch shows whether a node still has its data: the text of a tag's epoch stays the same
+// as long as no data were lost.
 type Epoch struct{ Tag, Text string }
 
 const (
-	// commonTags is how many hash tags are tried to find the nodes of a Cluster. The first
-	// one that a node serves is its own, so that replicas come to the same.
+	// commonTags is how many hash tags are tried to find the nodes of a Cluster. A node
+	// gets the first tag that it serves, so all replicas choose the same one.
 	commonTags = 1024
 
-	// maxTags is how many are tried for a node of which only a room is known: it may have
-	// but one of the 16,384 slots.
+	// maxTags is how many hash tags are tried for a node of which only a room is known.
+	// Such a node may have only one of the 16,384 slots.
 	maxTags = 200_000
 
-	// scanInterval is how often all those tags are tried. In between a new node is looked
-	// for only when there is a sign of it, since that is a thousand look-ups.
+	// scanInterval is the time between two trials of all common tags, which take a
+	// thousand look-ups. In between the store tries them only when it finds a sign of a
+	// new node.
 	scanInterval = 5 * time.Second
 
-	// sharedPatience is how long the change of a room waits for what another node of a
-	// Cluster has: the room's own may be well while that one is not.
+	// sharedPatience is how long the change of a room waits for data on another node of a
+	// Cluster. That node may be away while the room's own node works.
 	sharedPatience = 500 * time.Millisecond
 )
 
-// nodes are the masters of a Cluster as they were seen last.
+// nodes are the masters of a Cluster as last seen.
 type nodes struct {
 	cluster *redis.ClusterClient // nil: there is only one server
-	known   atomic.Bool          // the client knows which node serves what
+	known   atomic.Bool          // the client has learned which node has which slots
 	away    atomic.Pointer[map[string]bool]
 
 	mu      sync.Mutex        // guards:
 	tags    map[string]string // address -> hash tag
-	scanned time.Time         // when all common tags were tried last
-	asked   map[string]string // address of another node -> a room that it has
+	scanned time.Time         // when all common tags were last tried
+	asked   map[string]string // address of a node without a tag -> a room that it has
 	lanes   map[string]int    // address -> its lane
-	lane    int               // of the next new node
+	lane    int               // lane of the next new node
 }
 
-// now is a context without patience: the client is asked for what it knows already.
+// now is a context that has ended: with it the client returns only what it already knows.
 var now = func() context.Context { //nolint:gochecknoglobals // a constant
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return ctx
 }()
 
-// Nodes lists the nodes that have rooms. Those of a Cluster are looked up by the client in
-// the background. The error, which wraps [presence.ErrUnavailable], says that no node has
+// Nodes lists the nodes that have rooms. The client of a Cluster looks them up in the
+// background. The error wraps [presence.ErrUnavailable], and says that no node has
 // answered yet.
 func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 	n := &s.nodes
@@ -141,14 +142,14 @@ func (s *Store) owner(key string) string {
 	return master.Options().Addr
 }
 
-// NodeOf returns the address of the node that has room, or the index of rooms for "". It is
-// "" where that is not known, and one that [Store.Nodes] lists, or will list.
+// NodeOf returns the address of the node that has room, or the index of rooms for "".
+// [Store.Nodes] lists that address, or soon will. It is "" if the node is not known.
 func (s *Store) NodeOf(room string) string {
 	addr, _, _ := s.nodeOf(room)
 	return addr
 }
 
-// nodeOf is NodeOf, and the node's hash tag; ok says that both are known.
+// nodeOf returns the same address, and the node's hash tag. ok says that both are known.
 func (s *Store) nodeOf(room string) (addr, tag string, ok bool) {
 	n := &s.nodes
 	if n.cluster == nil {
@@ -168,24 +169,24 @@ func (s *Store) nodeOf(room string) (addr, tag string, ok bool) {
 	return addr, tag, ok
 }
 
-// Clustered reports whether there may be several nodes.
+// Clustered reports whether there can be several nodes.
 func (s *Store) Clustered() bool { return s.nodes.cluster != nil }
 
-// Avoid says which nodes of a Cluster are away: calls to them fail at once, so that those to
-// others need not wait for them. Probes go on.
+// Avoid sets the nodes of a Cluster that are away. Calls to them fail at once, so calls
+// to other nodes need not wait for them. Probes are still made.
 func (s *Store) Avoid(addrs map[string]bool) { s.nodes.away.Store(&addrs) }
 
-// ErrAvoided is returned, with [presence.ErrUnavailable], for a call that was not made: see
-// [Store.Avoid].
+// ErrAvoided is returned, together with [presence.ErrUnavailable], for a call that was
+// not made. See [Store.Avoid].
 var ErrAvoided = errors.New("its node of the Cluster is away")
 
-// avoided reports whether the node that has a key is to be left alone.
+// avoided reports whether the node that has a key is set to be avoided.
 func (s *Store) avoided(key string) bool {
 	away := s.nodes.away.Load()
 	return away != nil && len(*away) > 0 && s.nodes.cluster != nil && (*away)[s.owner(key)]
 }
 
-// reachable returns the calls that can be made, and ends the others.
+// reachable returns the calls that can be made, and fails the others.
 func (s *Store) reachable(calls []*call) []*call {
 	if away := s.nodes.away.Load(); away == nil || len(*away) == 0 {
 		return calls
@@ -201,8 +202,8 @@ func (s *Store) reachable(calls []*call) []*call {
 	return rest
 }
 
-// laneOf returns the lane of a room. In a Cluster each node has its own, so that a slow one
-// holds up no other.
+// laneOf returns the lane of a room. In a Cluster each node has its own lane, so a slow
+// node delays no other.
 func (s *Store) laneOf(room string) *lane {
 	n := &s.nodes
 	if n.cluster == nil {
@@ -220,8 +221,8 @@ func (s *Store) laneOf(room string) *lane {
 	return s.lanes[at]
 }
 
-// IsMoving reports whether an error says that a key is on its way from one node of a Cluster
-// to another, or that none has it: that is no fault of the node that was asked.
+// IsMoving reports whether an error says that a key is moving from one node of a Cluster
+// to another, or that no node has it. Then the node that was asked has not failed.
 func IsMoving(err error) bool {
 	reply, ok := errors.AsType[redis.Error](err)
 	if !ok {
@@ -235,7 +236,7 @@ func IsMoving(err error) bool {
 	return false
 }
 
-// epochOf is what was read of an epoch.
+// epochOf is the result of reading an epoch.
 type epochOf struct {
 	Epoch
 
@@ -263,7 +264,7 @@ func (s *Store) epochs(ctx context.Context, tags ...string) map[string]epochOf {
 	for i, tag := range tags {
 		text, err := cmds[i].Result()
 		if err = classify(err); errors.Is(err, redis.Nil) || errors.Is(err, presence.ErrDamaged) {
-			err = nil // one that can't be read is a lost one
+			err = nil // an epoch that can't be read counts as lost
 		} else if err != nil {
 			err = fmt.Errorf("read the epoch: %w", err)
 		}
@@ -272,9 +273,9 @@ func (s *Store) epochs(ctx context.Context, tags ...string) map[string]epochOf {
 	return epochs
 }
 
-// Epochs returns the epochs of the nodes that have rooms; "" stands for the index. The text
-// is "" where a node has lost its data, and nobody has begun a new epoch yet. What was read
-// before is of these epochs, or of earlier ones.
+// Epochs returns the epochs of the nodes that have rooms; "" stands for the index. The
+// text is "" if a node has lost its data and nobody has begun a new epoch yet. Data that
+// were read before this call belong to these epochs or to earlier ones.
 func (s *Store) Epochs(ctx context.Context, rooms ...string) ([]Epoch, error) {
 	var tags []string
 	for _, room := range rooms {
@@ -296,5 +297,5 @@ func (s *Store) Epochs(ctx context.Context, rooms ...string) ([]Epoch, error) {
 	return list, nil
 }
 
-// errNoNode is returned for a room of which it is not known yet which node has it.
+// errNoNode is returned for a room whose node is not known yet.
 var errNoNode = errors.New("no node of the Cluster is known to have the room")

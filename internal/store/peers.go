@@ -8,25 +8,25 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// peerMemory is for how long a replica that is silent is remembered.
+// peerMemory is how long a silent replica is remembered.
 const peerMemory = time.Minute
 
-// Peer is a replica as the others see it.
+// Peer is a replica as the other replicas see it.
 type Peer struct {
 	ID string
 
-	// Silent is how long ago the replica said that it is alive, by the clock of Redis.
+	// Silent is the time since the replica's last announcement, by the clock of Redis.
 	Silent time.Duration
 
 	// Sweeps says that the replica takes its share of the rooms to sweep.
 	Sweeps bool
 
-	// About is what the replica says of itself.
+	// About is the replica's description of itself.
 	About string
 }
 
-// Announce says that the replica id is alive, and returns all that were within the last
-// minute, this one among them.
+// Announce announces that the replica id is alive. It returns all replicas that were
+// heard of within the last minute, this one included.
 func (s *Store) Announce(ctx context.Context, id string, sweeps bool, about string) (peers []Peer, err error) {
 	flag := "0"
 	if sweeps {
@@ -48,7 +48,7 @@ func (s *Store) Announce(ctx context.Context, id string, sweeps bool, about stri
 	return peers, nil
 }
 
-// Depart says that the replica id is about to end.
+// Depart says that the replica id is ending.
 func (s *Store) Depart(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
@@ -58,18 +58,18 @@ func (s *Store) Depart(ctx context.Context, id string) error {
 	return nil
 }
 
-// Looked is what a look at the leases of a room found.
+// Looked is the result of a look at the leases of a room.
 type Looked struct {
-	// First is when the lease ends that ends first, in ms by the clock of Redis; 0 if
-	// there are none.
+	// First is when the first lease ends, in ms by the clock of Redis; 0 if there is no
+	// lease.
 	First int64
 
 	// Err is why the room was perhaps not looked at.
 	Err error
 }
 
-// Look finds out when the first lease of each room ends, in one round trip: far cheaper
-// than a sweep, and enough as long as none is over.
+// Look finds when the first lease of each room ends, in one round trip. It is far cheaper
+// than a sweep, and is enough as long as no lease has ended.
 func (s *Store) Look(ctx context.Context, rooms []string) []Looked {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()

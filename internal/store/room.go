@@ -12,35 +12,35 @@ import (
 	"presence/internal/presence"
 )
 
-// Lease names a connection in the hands of one generation.
+// Holder is a connection under one generation. It holds a lease.
 type Lease struct{ ID, Generation string }
 
-// Beats are the connections of one room whose leases are to be renewed, at most
-// BatchSize, best in the order in which they were last renewed: Redis then
-// finds each next to the last.
+// Beats are connections of one room whose leases are to be renewed, at most BatchSize. It
+// is fastest to keep the order in which they were last renewed, since Redis then finds
+// each lease next to the last one.
 type Beats struct {
 	Room   string
 	Leases []Lease
 
-	// Left is how long each lease lasts still, for Extend.
+	// Left is how long each lease still lasts, for Extend.
 	Left []time.Duration
 
-	// TTL is how long Heartbeat has all of them last; 0 stands for the member TTL.
+	// TTL is how long Heartbeat makes all these leases last; 0 means the member TTL.
 	TTL time.Duration
 
-	// Birth, after Heartbeat, is that of the room's data; "" when there are none.
+	// Birth, after a call, is the birth of the room's data; "" when there are none.
 	Birth string
 
-	// Lost, after Heartbeat, are the positions of those that Redis does not
-	// know or that another generation has.
+	// Lost, after a call, are the positions of the connections that Redis does not have,
+	// or that have another generation.
 	Lost []int
 
-	// Err is why these were perhaps not renewed.
+	// Err is why these leases were perhaps not renewed.
 	Err error
 }
 
-// Heartbeat renews all leases of all beats in one round trip, and fills in Lost
-// and Err of each.
+// Heartbeat renews all leases of all beats in one round trip. It sets Birth, Lost and Err
+// of each.
 func (s *Store) Heartbeat(ctx context.Context, beats []*Beats) {
 	calls := make([]*call, len(beats))
 	for i, b := range beats {
@@ -53,10 +53,10 @@ func (s *Store) Heartbeat(ctx context.Context, beats []*Beats) {
 	s.beat(ctx, beats, calls)
 }
 
-// Extend has the leases of all beats, which are of connections without a socket, last for
-// what they have left at the least, in one round trip, and fills in Lost and Err of each.
-// One may end up to slack earlier; with exact, which is for a clock that was stepped, none
-// ends later.
+// Extend prolongs the leases of connections without a socket, in one round trip, so that
+// each lasts at least for its time in Left. It sets Birth, Lost and Err of each. A lease
+// that ends up to slack earlier is left alone. With exact, after a step of a clock,
+// Extend also shortens leases that end later.
 func (s *Store) Extend(ctx context.Context, beats []*Beats, slack time.Duration, exact bool) {
 	flag := 0
 	if exact {
@@ -73,7 +73,7 @@ func (s *Store) Extend(ctx context.Context, beats []*Beats, slack time.Duration,
 	s.beat(ctx, beats, calls)
 }
 
-// beat makes the calls for beats.
+// beat makes the calls for beats, and reads the replies.
 func (s *Store) beat(ctx context.Context, beats []*Beats, calls []*call) {
 	s.run(ctx, calls...)
 	for i, b := range beats {
@@ -91,10 +91,10 @@ func (s *Store) beat(ctx context.Context, beats []*Beats, calls []*call) {
 	}
 }
 
-// Renew renews, for ttl, connections of room that have no socket, and returns each as
-// it is there: with its generation and its user, or without for one that is not there.
-// A connection whose socket is gone passes to the generation that is given, and so does one
-// whose lease becomes shorter; the lease of one that has a socket is left to that.
+// Renew renews connections of room that have no socket, for ttl. It returns them in
+// order, each with its generation and user; a connection that does not exist has no user.
+// A connection gets the given generation if its socket is gone, or if its lease becomes
+// shorter. Renew does not change the lease of a connection that has a socket.
 func (s *Store) Renew(ctx context.Context, room string, conns []presence.Connection, ttl time.Duration) (birth string, found []presence.Connection, err error) {
 	for start := 0; start < len(conns); start += BatchSize {
 		part := conns[start:min(start+BatchSize, len(conns))]
@@ -114,8 +114,8 @@ func (s *Store) Renew(ctx context.Context, room string, conns []presence.Connect
 	return birth, found, nil
 }
 
-// resumed reads the reply of the resume script for n connections, whose ids are the
-// caller's to add.
+// resumed reads the reply of the resume script for n connections. The caller adds their
+// ids.
 func resumed(c *call, n int) (birth string, found []presence.Connection, err error) {
 	r := replyOf(c.reply)
 	birth = r.text()
@@ -133,64 +133,68 @@ func resumed(c *call, n int) (birth string, found []presence.Connection, err err
 	return birth, found, r.err
 }
 
-// Swept is what one sweep of a room did.
+// Swept is the result of one sweep of a room.
 type Swept struct {
 	presence.Occupancy
 
-	// Birth is that of the room's data; "" when there are none.
+	// Birth is the birth of the room's data; "" when there are none.
 	Birth string
 
-	// Connections that were removed, and Users who went offline by that.
+	// RemovedConnections is the number of connections that were removed, and RemovedUsers
+	// the number of users who went offline by that.
 	RemovedConnections, RemovedUsers int
 
-	// Spared connections have no socket and were due, but get more time.
+	// Spared counts the connections without a socket that were due but got more time.
 	Spared int
 
-	// Next is the time until the next lease of the room runs out, 0 when more
-	// are due already. It is negative when nobody is left.
+	// Next is the time until the room's next lease runs out. It is 0 when more leases are
+	// due already, and negative when the room is empty.
 	Next time.Duration
 
 	// Now is when the room was swept, in ms by the clock of its Redis.
 	Now int64
 
-	// Braked says that Terms.Brake held, and Stepped that the clock of Redis was not what
-	// was expected: nothing was removed.
+	// Braked says that Terms.Brake kept the sweep from removing anything. Stepped says
+	// that the clock of Redis was not as expected, so nothing was removed.
 	Braked, Stepped bool
 
 	// Err is why the room was perhaps not swept.
 	Err error
 }
 
-// Terms are what a sweep spares. The zero value removes everything that is due.
+// Terms say what a sweep spares. With the zero value a sweep removes everything that is
+// due.
 type Terms struct {
-	// Held says that those who renew leases may have been away until Since ago: what
-	// nobody renewed is left alone, and only connections that were released since then
-	// are removed.
+	// Held says that replicas may have been unable to renew leases until Since ago. Then
+	// the sweep removes only connections that were released since then, and leaves leases
+	// alone that nobody renewed.
 	Held  bool
 	Since time.Duration
 
-	// Visits is the time that connections without a socket get which are due. A page
-	// without a socket renews its lease only when it reloads: after an outage it is late.
+	// Visits is how much more time a connection without a socket gets when its lease is
+	// due. A page without a socket renews its lease only when it reloads, so after an
+	// outage it is late.
 	Visits time.Duration
 
-	// Brake has nothing removed from a room where that were more than half of more than
-	// 20 connections: silence of so many at once may be deafness.
+	// Brake makes a sweep remove nothing from a room if it would remove more than half of
+	// more than 20 connections. If so many fall silent at once, it is likely that we
+	// could not hear them.
 	Brake bool
 
-	// Clamp has leases that end later than any can end as late as they may at most: the
-	// clock of Redis was set back. It is not for connections without a socket.
+	// Clamp shortens leases that end later than a lease can end, which happens when the
+	// clock of Redis was set back. It does not apply to connections without a socket.
 	Clamp bool
 
-	// Expected is, for each room, what the clock of its Redis should show, in ms; 0 where
-	// that is not known. Where it is off by more than MaxSlew nothing is removed.
+	// Expected is, for each room, what the clock of its Redis should show, in ms; 0 if
+	// that is not known. If the clock differs by more than MaxSlew, nothing is removed.
 	Expected []int64
 }
 
-// MaxSlew is by how much the clock of Redis may differ from what was expected.
+// MaxSlew is by how much the clock of Redis may differ from the expected time.
 const MaxSlew = time.Second
 
-// Sweep removes from each room at most SweepSize connections whose leases have
-// run out, and tells everybody. The result is in the order of rooms.
+// Sweep removes at most SweepSize connections whose leases have run out from each room,
+// and publishes the changes. The results are in the order of rooms.
 func (s *Store) Sweep(ctx context.Context, rooms []string, terms Terms) []Swept {
 	hold, brake, clamp := "", 0, int64(-1)
 	if terms.Held {
@@ -236,40 +240,40 @@ func (s *Store) Sweep(ctx context.Context, rooms []string, terms Terms) []Swept 
 	return swept
 }
 
-// Have is a room to be read, and what the reader has of it.
+// Have is a room to read, and what the reader already has of it.
 type Have struct {
 	Room string
 
-	// Version and Birth are those of the reader's snapshot; 0 and "" if there is none.
+	// Version and Birth belong to the reader's snapshot; 0 and "" if it has none.
 	Version int64
 	Birth   string
 
-	// Numbers says that the reader wants no members.
+	// Numbers says that the reader does not need the members.
 	Numbers bool
 }
 
 // Reading is what was read of a room.
 type Reading struct {
-	// Changes lead from the reader's version to that of the room. If there are none,
-	// and Whole is false, the reader has the room as it is.
+	// Changes lead from the reader's version to that of the room. If there are none, and
+	// Whole is false, the reader's snapshot is up to date.
 	Changes []presence.Change
 
-	// Snapshot is the whole room if Whole says so; else only its numbers and birth are
-	// set.
+	// Snapshot is the whole room if Whole is set. Otherwise only its numbers and birth
+	// are set.
 	presence.Snapshot
 	Whole bool
 
-	// Epoch is that of the node which has the room. Its text is "" when it has lost its
-	// data, and nobody has begun a new epoch yet.
+	// Epoch is the epoch of the room's node. Its text is "" if the node has lost its data
+	// and nobody has begun a new epoch yet.
 	Epoch Epoch
 
 	// Err is why the room was perhaps not read.
 	Err error
 }
 
-// Read reads rooms in one round trip and returns them in order, each with the epoch that
-// the data of its node is of. A room that can't be read leaves the others readable; err is
-// that none could be, since Redis does not answer.
+// Read reads rooms in one round trip and returns them in order, each with the epoch of
+// its node. An error in one room does not affect the others. err is only set if no room
+// could be read, because Redis does not answer.
 func (s *Store) Read(ctx context.Context, rooms ...Have) (readings []Reading, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
@@ -303,8 +307,8 @@ func (s *Store) Read(ctx context.Context, rooms ...Have) (readings []Reading, er
 			tags = append(tags, readings[i].Epoch.Tag)
 		}
 	}
-	// Read after the rooms: data that was lost before they were read is seen to
-	// be lost here.
+	// Read the epochs after the rooms. So if data were lost before the rooms were read,
+	// the new epoch shows it.
 	epochs := s.epochs(ctx, tags...)
 	silent := 0
 	for i, r := range readings {
@@ -323,7 +327,7 @@ func (s *Store) Read(ctx context.Context, rooms ...Have) (readings []Reading, er
 	return readings, nil
 }
 
-// What the read script answers.
+// The kinds of replies of the read script.
 const (
 	readNothing = iota
 	readChanges
@@ -368,8 +372,8 @@ func reading(c *call) (Reading, error) {
 	return out, rows.err
 }
 
-// Find returns the connection id of room and how many connections its user has, and
-// whether it is there.
+// Find returns the connection id of room, the number of connections that its user has,
+// and whether the connection exists.
 func (s *Store) Find(ctx context.Context, room, id string) (conn presence.Connection, connections int, found bool, err error) {
 	c := s.roomCall(findScript, room, append(s.args(room, 1), id))
 	if s.run(ctx, c); c.err != nil {
@@ -391,15 +395,14 @@ func (s *Store) Find(ctx context.Context, room, id string) (conn presence.Connec
 	return conn, int(n), true, nil
 }
 
-// Register makes rooms known to every replica's sweep, as in use from now on.
-// It returns those that were refused since there are too many. The error wraps
-// [presence.ErrFull] when Redis is full, and [presence.ErrUnavailable].
+// Register adds rooms to the list of rooms that all replicas sweep, as in use from now
+// on. It returns the rooms that were refused because there are too many. The error wraps
+// [presence.ErrFull] when Redis is full, or [presence.ErrUnavailable].
 func (s *Store) Register(ctx context.Context, rooms ...string) (refused []string, err error) {
 	return s.register(ctx, s.opts.MaxRooms, rooms)
 }
 
-// register is Register with a limit of its own, or one that is below 0: then nothing
-// is refused.
+// register is Register with another limit. A limit below 0 refuses nothing.
 func (s *Store) register(ctx context.Context, limit int, rooms []string) (refused []string, err error) {
 	for start := 0; start < len(rooms); start += BatchSize {
 		part := rooms[start:min(start+BatchSize, len(rooms))]
@@ -421,7 +424,7 @@ func (s *Store) register(ctx context.Context, limit int, rooms []string) (refuse
 	return refused, nil
 }
 
-// Admits reports whether Register would not refuse a room, and registers nothing.
+// Admits reports whether Register would accept a room. It registers nothing.
 func (s *Store) Admits(ctx context.Context, room string) (bool, error) {
 	if s.opts.MaxRooms == 0 {
 		return true, nil
@@ -451,16 +454,16 @@ func (s *Store) registerCall(limit int, rooms []string) *call {
 	return &call{script: registerScript, keys: []string{s.keys.rooms()}, args: args}
 }
 
-// Keep makes rooms that have somebody in them known to every replica's sweep, as in
-// use from now on, however many there are and however full Redis is.
+// Keep adds rooms that have members to the list that all replicas sweep, as in use from
+// now on. It does so however many rooms there are, and even when Redis is full.
 func (s *Store) Keep(ctx context.Context, rooms ...string) error {
 	_, err := s.register(ctx, -1, rooms)
 	return err
 }
 
-// Clear deletes all that Redis has of a room whose data are damaged, and reports whether
-// it did. Those who hold its connections put them back. Data that were made anew less
-// than young ago stay: another replica has found the same damage.
+// Clear deletes all data of a damaged room, and reports whether it did. The replicas put
+// back the connections they hold. Data that were made anew less than young ago are not
+// deleted, because another replica has found the same damage.
 func (s *Store) Clear(ctx context.Context, room string, young time.Duration) (cleared bool, err error) {
 	c := s.roomCall(clearScript, room, append(s.args(room, 1), young.Milliseconds()))
 	if s.run(ctx, c); c.err != nil {
@@ -469,8 +472,8 @@ func (s *Store) Clear(ctx context.Context, room string, young time.Duration) (cl
 	return c.reply == int64(1), nil
 }
 
-// Rooms lists the rooms in use, in no particular order: all that have somebody
-// in them, and some that had until lately.
+// Rooms lists the rooms in use, in no order: all rooms that have members, and some that
+// had members until recently.
 func (s *Store) Rooms(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
@@ -484,8 +487,8 @@ func (s *Store) Rooms(ctx context.Context) ([]string, error) {
 	return rooms, nil
 }
 
-// Forget strikes rooms that were found empty off the list of those in use,
-// unless they were registered within the last member TTL.
+// Forget removes rooms that were found empty from the list of rooms in use, unless they
+// were registered within the last member TTL.
 func (s *Store) Forget(ctx context.Context, rooms ...string) error {
 	for start := 0; start < len(rooms); start += BatchSize {
 		part := rooms[start:min(start+BatchSize, len(rooms))]

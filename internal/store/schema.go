@@ -10,29 +10,30 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// schema numbers the shape of what is kept in Redis. It changes when servers of two
+// schema is the number of the data's layout in Redis. It changes when servers of two
 // versions could not work on the same data.
 //
-//	1  names in the connections, no log; said so nowhere
+//	1  names in the connections, no log; did not store its number
 //	2  names and metadata in users, changes in the log, an index of rooms
 const schema = "2"
 
-// schemaPatience is how long the data of rooms may be found without a schema: a running
-// replica puts it back within that time when Redis has lost all.
+// schemaPatience is how long rooms without a schema are tolerated. When Redis has lost
+// all data, a running replica puts the schema back within that time.
 const schemaPatience = 4 * time.Second
 
 var (
-	// ErrSchema is returned by [Store.Check] for data of servers of another version.
+	// ErrSchema is returned by [Store.Check] when the data belong to another version of
+	// the server.
 	ErrSchema = errors.New("Redis holds data of another version of this server")
 
-	// ErrNoScripts is returned by [Store.Check] for a Redis that runs no Lua scripts.
+	// ErrNoScripts is returned by [Store.Check] when Redis does not run Lua scripts.
 	ErrNoScripts = errors.New("this Redis runs no Lua scripts, which are all that this server does: " +
 		"allow EVAL and EVALSHA to its user, or use another Redis")
 )
 
-// Check finds out whether this server can work with what Redis is and holds. It marks an
-// empty Redis as one of this version. An error that wraps [ErrSchema] or [ErrNoScripts] is
-// for good; after [presence.ErrUnavailable] nothing is known yet.
+// Check finds out whether this server can work with this Redis and its data. It marks an
+// empty Redis as one of this version. An error that wraps [ErrSchema] or [ErrNoScripts]
+// is final. After [presence.ErrUnavailable] nothing is known yet.
 func (s *Store) Check(ctx context.Context) error {
 	if err := s.checkScripts(ctx); err != nil {
 		return err
@@ -79,7 +80,7 @@ func (s *Store) checkSchema(ctx context.Context) error {
 	if err != nil && !errors.Is(err, redis.Nil) && !wrongType(err) {
 		return unavailable(err)
 	}
-	if found == "" { // one that can't be read is a lost one
+	if found == "" { // a schema that can't be read counts as lost
 		rooms, err := s.rdb.ZCard(ctx, s.keys.rooms()).Result()
 		if rooms > 0 || wrongType(err) {
 			return errNoSchema
@@ -97,8 +98,8 @@ func (s *Store) checkSchema(ctx context.Context) error {
 	return nil
 }
 
-// putSchema marks Redis as one of this version, unless it is marked already, and returns
-// the mark that is there.
+// putSchema stores our schema unless there is one already, and returns the one that is
+// stored.
 func (s *Store) putSchema(ctx context.Context) (found string, err error) {
 	c := s.schemaCall()
 	if s.run(ctx, c); c.err != nil {
@@ -108,17 +109,17 @@ func (s *Store) putSchema(ctx context.Context) (found string, err error) {
 	return found, nil
 }
 
-// schemaCall is the call that puts the schema where there is none.
+// schemaCall returns the call that stores our schema if there is none.
 func (s *Store) schemaCall() *call {
 	return &call{script: secretScript, keys: []string{s.keys.schema()}, args: []any{schema}}
 }
 
-// wrongType reports whether err says that a key is of another type than it should be.
+// wrongType reports whether err says that a key has another type than expected.
 func wrongType(err error) bool {
 	return err != nil && strings.HasPrefix(err.Error(), "WRONGTYPE ")
 }
 
-// advice is what to do about data of another version.
+// advice says what to do about data of another version.
 func (s *Store) advice() string {
 	return fmt.Sprintf("Give this server another -redis-prefix than %s, or stop all servers of the other version and delete %s:*; "+
 		"see \"Upgrade\" in docs/operations.md", s.keys.prefix, s.keys.prefix)

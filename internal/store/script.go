@@ -58,13 +58,13 @@ var (
 	secretLua string
 )
 
-// script is one Lua script under the name it has in logs and metrics.
+// script is a Lua script, with its name in logs and metrics.
 type script struct {
 	name string
 	lua  *redis.Script
 }
 
-// Those of a room begin with what they share, and take [keys.room] and
+// The scripts of a room begin with the code that they share. They take [keys.room] and
 // [Store.args].
 var (
 	joinScript      = script{"join", redis.NewScript(roomLua + joinLua)}
@@ -91,7 +91,7 @@ var (
 	secretScript    = script{"secret", redis.NewScript(secretLua)}
 )
 
-// scripts are all of them.
+// scripts lists all scripts.
 func scripts() []script {
 	return []script{
 		joinScript, leaveScript, sweepScript, resumeScript, releaseScript,
@@ -101,7 +101,7 @@ func scripts() []script {
 	}
 }
 
-// call is one script with its keys and arguments.
+// call is one call of a script, with its keys and arguments, and then its reply.
 type call struct {
 	script script
 	keys   []string
@@ -111,16 +111,16 @@ type call struct {
 	err   error
 }
 
-// run makes all calls in one round trip for each Redis node. Each call gets its
-// own reply or error. A Redis that does not know a script, since it was
-// restarted, is given it by the way. Nodes that are to be avoided are not called.
+// run makes all calls, in one round trip for each node of Redis. Each call gets its own
+// reply or error. If a node does not know a script, because it was restarted, run sends
+// the script. It makes no calls to nodes that are to be avoided.
 func (s *Store) run(ctx context.Context, calls ...*call) {
 	if calls = s.reachable(calls); len(calls) > 0 {
 		s.make(ctx, calls)
 	}
 }
 
-// make is run, to all nodes.
+// make makes calls like run, but also to nodes that are to be avoided.
 func (s *Store) make(ctx context.Context, calls []*call) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
@@ -147,7 +147,7 @@ func (s *Store) make(ctx context.Context, calls []*call) {
 	}
 }
 
-// pipeline sends calls together and stores what came back.
+// pipeline sends calls together and stores the replies.
 func (s *Store) pipeline(ctx context.Context, calls []*call, add func(redis.Pipeliner, *call) *redis.Cmd) {
 	pipe := s.rdb.Pipeline()
 	cmds := make([]*redis.Cmd, len(calls))

@@ -13,39 +13,38 @@ import (
 )
 
 const (
-	// DefaultMemberTTL is how long a connection counts after its last
-	// heartbeat: three heartbeats, so that one late or lost removes nobody.
+	// DefaultMemberTTL is how long a connection counts after its last heartbeat. That is
+	// three heartbeats, so a heartbeat that is late or lost removes nobody.
 	DefaultMemberTTL = 30 * time.Second
 
-	// DefaultLeaveGrace is how long a connection whose socket is gone still
-	// counts: longer than a refresh or a move to another replica takes.
+	// DefaultLeaveGrace is how long a connection whose socket is gone still counts. A
+	// refresh, or a move to another replica, takes less time.
 	DefaultLeaveGrace = 10 * time.Second
 
-	// DefaultCallTimeout bounds one round trip, repetitions included. It leaves
-	// room in the 2 s within which a visitor who presses Join has an answer.
+	// DefaultCallTimeout bounds one round trip, repetitions included. A visitor who
+	// presses Join gets an answer within 2 s, and this leaves room for the rest.
 	DefaultCallTimeout = 1500 * time.Millisecond
 
 	// DefaultPrefix is the first part of every key.
 	DefaultPrefix = "presence"
 
-	// BatchSize is the most connections that one script call takes: 500
-	// renewals block Redis for about half a millisecond, and the arguments
-	// stay far below what Lua can unpack (about 8,000 values in Redis, 5,000 in
-	// miniredis).
+	// BatchSize is the most connections that one script call takes. 500 renewals block
+	// Redis for about half a millisecond. The arguments stay far below the number that
+	// Lua can unpack (about 8,000 values in Redis, 5,000 in miniredis).
 	BatchSize = 500
 
-	// SweepSize is the most connections that one sweep of a room ends. The end of one
-	// costs Redis several times a renewal, and a sweep has nobody who waits for it. An
-	// entry of the log of a large room names as many users, so that its readers hear of
-	// all who leave by sweeps.
+	// SweepSize is the most connections that one sweep of a room ends. To end one costs
+	// Redis several times as much as a renewal, and nobody waits for a sweep. An entry of
+	// the log of a large room can name that many users, so its readers learn of everybody
+	// who leaves by a sweep.
 	SweepSize = 50
 
-	// keyTTLs is how many times the longer of member TTL and leave grace the keys of a
-	// room outlive its latest lease.
+	// keyTTLs says how long the keys of a room outlive its latest lease: this many times
+	// the member TTL or the leave grace, whichever is longer.
 	keyTTLs = 4
 
-	// ReleasedGeneration is the generation of a connection whose socket is
-	// gone. It is none that presence.NewGeneration makes.
+	// ReleasedGeneration is the generation of a connection whose socket is gone.
+	// presence.NewGeneration never makes it.
 	ReleasedGeneration = "...."
 )
 
@@ -67,11 +66,11 @@ type Options struct {
 	MaxRooms   int
 	MaxMembers int
 
-	// Name is what the only node is called; the nodes of a Cluster have addresses.
+	// Name is the name of the node when there is only one. The nodes of a Cluster have
+	// addresses.
 	Name string
 
-	// Sharded says that changes are published by SPUBLISH, as a Redis Cluster
-	// wants it.
+	// Sharded says that changes are published by SPUBLISH, for a Redis Cluster.
 	Sharded bool
 
 	// Registerer receives the store's metrics; nil means none are kept.
@@ -89,8 +88,8 @@ type Store struct {
 	metrics *metrics
 }
 
-// New returns the store that lives in the Redis of rdb. Joins, leaves, resumes
-// and releases wait until [Store.Run] runs. The caller closes rdb afterwards.
+// New returns a store on the Redis of rdb. Joins, leaves, resumes and releases wait until
+// [Store.Run] runs. The caller closes rdb afterwards.
 func New(rdb redis.UniversalClient, opts Options) *Store {
 	if opts.Prefix == "" {
 		opts.Prefix = DefaultPrefix
@@ -116,9 +115,9 @@ func New(rdb redis.UniversalClient, opts Options) *Store {
 	return s
 }
 
-// Run gathers and sends what callers of Join, Leave, Resume and Release want,
-// until ctx ends. It returns when its goroutines have ended and every caller
-// that still waits has been told.
+// Run gathers and sends the changes that callers of Join, Leave, Resume and Release ask
+// for, until ctx ends. It returns when its goroutines have ended and every waiting caller
+// has got a result.
 func (s *Store) Run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error { return s.runNotes(ctx) })
@@ -128,28 +127,28 @@ func (s *Store) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Probed is what a node answered.
+// Probed is a node's answer to a probe.
 type Probed struct {
 	Epoch
 
-	// Age is how long ago the epoch was made, by the clock of Redis. It is negative
-	// where that is not known: long ago.
+	// Age is how long ago the epoch was made, by the clock of Redis. It is negative if
+	// that is not known; then the epoch is old.
 	Age time.Duration
 
 	// Now is what the clock of the node shows, in ms.
 	Now int64
 
-	// Secret is the key of session cookies and ids, or "" if there is none, or it
-	// could not be read, or another node has it.
+	// Secret is the key of session cookies and ids. It is "" if there is none, if it
+	// could not be read, or if another node has it.
 	Secret string
 }
 
-// Probe asks a node for its epoch, and for the secret if it has that, in one round trip.
-// Where there is no epoch, since the data is new or was lost, it makes one of fresh; where
-// there is no secret, it puts secret in its place, unless that is "".
+// Probe asks a node for its epoch and, if the node stores it, for the secret, in one
+// round trip. If there is no epoch, because the data are new or were lost, it makes one
+// of fresh. If there is no secret, it stores secret, unless that is "".
 //
-// The error wraps [presence.ErrUnavailable]: also when Redis answers, but refuses to
-// be written to for another reason than that it is full.
+// The error wraps [presence.ErrUnavailable], also when Redis answers but refuses writes
+// for any reason other than being full.
 func (s *Store) Probe(ctx context.Context, node Node, fresh, secret string) (Probed, error) {
 	epoch := &call{script: epochScript, keys: []string{s.keys.epoch(node.Tag)}, args: []any{fresh}}
 	known := &call{script: secretScript, keys: []string{s.keys.secret()}, args: []any{secret}}
@@ -158,7 +157,7 @@ func (s *Store) Probe(ctx context.Context, node Node, fresh, secret string) (Pro
 		calls = append(calls, known)
 	}
 	if s.nodes.cluster == nil || s.owner(s.keys.schema()) == node.Addr {
-		calls = append(calls, s.schemaCall()) // puts the schema back where Redis lost it
+		calls = append(calls, s.schemaCall()) // stores the schema again if Redis lost it
 	}
 	s.make(ctx, calls)
 	if epoch.err != nil {
@@ -179,7 +178,7 @@ func (s *Store) Probe(ctx context.Context, node Node, fresh, secret string) (Pro
 	return probed, nil
 }
 
-// publish is the command that publishes changes.
+// publish returns the command that publishes changes.
 func (s *Store) publish() string {
 	if s.opts.Sharded {
 		return "SPUBLISH"
@@ -187,7 +186,7 @@ func (s *Store) publish() string {
 	return "PUBLISH"
 }
 
-// args returns the arguments with which every script of a room begins, with space
+// args returns the arguments that every script of a room begins with, and reserves space
 // for n more.
 func (s *Store) args(room string, n int) []any {
 	args := make([]any, 0, 3+n)
@@ -195,13 +194,13 @@ func (s *Store) args(room string, n int) []any {
 	return append(args, s.publish(), s.keys.channel(room), spare.Milliseconds())
 }
 
-// roomCall is one call of a script of a room. args begin with those of [Store.args].
+// roomCall returns a call of a script of a room. args begin with those of [Store.args].
 func (s *Store) roomCall(script script, room string, args []any) *call {
 	return &call{script: script, keys: s.keys.room(room), args: args}
 }
 
-// reply reads the elements of a script's reply, a list, one after the other. After
-// the first that is of another kind than asked for, err says so and nothing is read.
+// reply reads the elements of a script's reply, a list, one after the other. If an
+// element has another type than asked for, err is set, and nothing more is read.
 type reply struct {
 	rest []any
 	err  error

@@ -9,16 +9,16 @@ import (
 	"presence/internal/presence"
 )
 
-// How users are written in Redis and in the log: "<since> <name>", and after a line
-// feed the metadata, if there are any. Neither contains a line feed. The metadata of a
-// guest, who may have {}, begin with a blank: to a replica of before guests were marked
-// they are the same JSON.
+// The value of a user in Redis and in the log is "<since> <name>". If there are metadata,
+// a line feed and the metadata follow. Neither contains a line feed. The metadata of a
+// guest begin with a blank, and may be {}. A replica of a version that does not know
+// guests reads them as the same JSON.
 const (
 	guestMark = " "
 	noMeta    = "{}"
 )
 
-// tail is what a user's value holds besides the time.
+// tail returns the value of a user without the time.
 func tail(u presence.User) string {
 	if meta := metaOf(u); meta != "" {
 		return u.Name + "\n" + meta
@@ -26,7 +26,7 @@ func tail(u presence.User) string {
 	return u.Name
 }
 
-// metaOf is the metadata of a user as they are written.
+// metaOf returns the metadata of a user as they are stored.
 func metaOf(u presence.User) string {
 	if u.Guest {
 		return guestMark + cmp.Or(u.Meta, noMeta)
@@ -34,7 +34,7 @@ func metaOf(u presence.User) string {
 	return u.Meta
 }
 
-// valueOf is the value of a user who is there.
+// valueOf returns the value of a user who is present.
 func valueOf(u presence.User) string { return strconv.FormatInt(u.Since, 10) + " " + tail(u) }
 
 // parseUser reads the value of the user id.
@@ -52,7 +52,7 @@ func parseUser(id, value string) (presence.User, error) {
 	return presence.User{ID: id, Name: name, Meta: meta, Guest: guest, Since: at}, nil
 }
 
-// parseMember reads "<user> <connections> <value>", as the log has it.
+// parseMember reads "<user> <connections> <value>", a member in the log.
 func parseMember(text string) (presence.Member, error) {
 	id, rest, _ := strings.Cut(text, " ")
 	count, value, ok := strings.Cut(rest, " ")
@@ -99,7 +99,7 @@ func parseEntry(entry *reply) (presence.Change, error) {
 				err = errReply
 			}
 			c.Left = append(c.Left, presence.Left{User: user, Reason: presence.Reason(reason)})
-		default: // of a later version of this program
+		default: // of a later version of this server
 		}
 		if err != nil {
 			return c, damaged(fmt.Errorf("log entry %s: %s %q: %w", id, field, value, err))

@@ -21,31 +21,30 @@ const (
 	// probeInterval is how often a listener sends itself a message.
 	probeInterval = 500 * time.Millisecond
 
-	// probeDeadline is how long a probe may be on its way until the
-	// subscription counts as dead. After a failover Redis can leave a
-	// subscriber attached, without any error, to a server that nobody publishes
-	// on.
+	// probeDeadline is how long a probe may be on its way before the subscription counts
+	// as dead. After a failover, Redis can leave a subscriber connected to a server on
+	// which nobody publishes, without any error.
 	probeDeadline = 1500 * time.Millisecond
 
 	// retryDelay is the wait between two attempts to subscribe.
 	retryDelay = 250 * time.Millisecond
 
-	// feedPatience is for how long a listener to a node stays that has no rooms here.
+	// feedPatience is how long a feed is kept while none of its node's rooms are watched.
 	feedPatience = time.Minute
 )
 
-// Event tells a watcher that a room changed, or may have.
+// Event tells a watcher that a room has changed, or may have.
 type Event struct {
 	Room string
 
-	// Resync says that messages may have been missed: the room has to be read,
-	// whatever its version. The other fields are not set then.
+	// Resync says that messages may have been missed, so the room has to be read,
+	// whatever its version. The other fields are then not set.
 	Resync bool
 
-	// Occupancy is the room's after the change.
+	// Occupancy is the room's occupancy after the change.
 	Occupancy presence.Occupancy
 
-	// Names says that users came or went, and not only connections.
+	// Names says that users came or went, and not just connections.
 	Names bool
 }
 
@@ -57,11 +56,11 @@ type message struct {
 	Names       int   `json:"names"`
 }
 
-// errMessage is returned for a message that no script published.
+// errMessage is returned for a message that no script has published.
 var errMessage = errors.New("not a change of a room")
 
-// parseMessage reads what a script published. It accepts fields that it does
-// not know, so that newer replicas may add some.
+// parseMessage reads a message of a script. It accepts unknown fields, so newer versions
+// may add some.
 func parseMessage(payload string) (Event, error) {
 	var m message
 	if err := json.Unmarshal([]byte(payload), &m); err != nil {
@@ -76,24 +75,24 @@ func parseMessage(payload string) (Event, error) {
 	}, nil
 }
 
-// Watch tells one listener of the changes of the rooms it asks for.
+// Watch tells one listener about changes of the rooms that it asks for.
 type Watch struct {
 	store *Store
 	log   *slog.Logger
 	tell  func(Event)
 	id    string // names this listener's probes
 
-	ignored terse.Line // messages that no script published
+	ignored terse.Line // limits log lines about messages that no script published
 
-	wake chan struct{} // holds one: the set of rooms or a feed has changed
+	wake chan struct{} // holds one token: the set of rooms, or a feed, has changed
 
 	mu    sync.Mutex // guards:
 	rooms map[string]bool
 }
 
-// NewWatch returns a watch that calls tell for every change of the rooms that
-// are added to it, from one goroutine for each Redis node, in the order of
-// versions. tell must not block. Nothing is told before [Watch.Run].
+// NewWatch returns a watch. It calls tell for every change of the rooms that are added to
+// it, from one goroutine for each node of Redis, in the order of versions. tell must not
+// block. Nothing happens before [Watch.Run].
 func (s *Store) NewWatch(log *slog.Logger, tell func(Event)) *Watch {
 	return &Watch{
 		store: s,
@@ -105,8 +104,8 @@ func (s *Store) NewWatch(log *slog.Logger, tell func(Event)) *Watch {
 	}
 }
 
-// Add begins to watch room. A Resync event follows as soon as its changes are
-// being heard.
+// Add begins to watch room. A Resync event follows once the watch receives the room's
+// changes.
 func (w *Watch) Add(room string) { w.set(room, true) }
 
 // Remove ends watching room.
@@ -123,7 +122,7 @@ func (w *Watch) set(room string, on bool) {
 	w.rouse()
 }
 
-// rouse lets Run look at the rooms again.
+// rouse makes Run look at the rooms again.
 func (w *Watch) rouse() {
 	select {
 	case w.wake <- struct{}{}:
@@ -131,7 +130,7 @@ func (w *Watch) rouse() {
 	}
 }
 
-// wanted groups the watched rooms by the Redis node whose feed carries them.
+// wanted groups the watched rooms by the Redis node that publishes their changes.
 func (w *Watch) wanted(ctx context.Context) map[string]map[string]bool {
 	w.mu.Lock()
 	rooms := make([]string, 0, len(w.rooms))
@@ -143,7 +142,7 @@ func (w *Watch) wanted(ctx context.Context) map[string]map[string]bool {
 	for _, room := range rooms {
 		node, err := w.store.node(ctx, room)
 		if err != nil {
-			continue // no node serves the slot now; looked up again at the next tick
+			continue // no node has the slot now; the next tick tries again
 		}
 		if nodes[node] == nil {
 			nodes[node] = map[string]bool{}
@@ -153,7 +152,7 @@ func (w *Watch) wanted(ctx context.Context) map[string]map[string]bool {
 	return nodes
 }
 
-// Run listens until ctx ends, and returns when its goroutines have.
+// Run listens until ctx ends, and returns when its goroutines have ended.
 func (w *Watch) Run(ctx context.Context) error {
 	feeds := map[string]*feed{}
 	var wg sync.WaitGroup
@@ -194,18 +193,18 @@ func (w *Watch) Run(ctx context.Context) error {
 	}
 }
 
-// feed is one connection to one Redis node, and what is heard on it.
+// feed is the subscription to one Redis node.
 type feed struct {
 	watch *Watch
 	node  string
 	stop  context.CancelFunc
 	want  chan map[string]bool // holds the latest set of rooms; a newer one replaces it
-	state terse.State          // whether it hears itself
+	state terse.State          // whether its probes arrive; limits log lines
 
-	wanted time.Time // when rooms were wanted of it last
+	wanted time.Time // when a room of the node was last watched
 }
 
-// set gives the feed the rooms it is to carry.
+// set gives the feed the rooms that it should carry.
 func (f *feed) set(rooms map[string]bool) {
 	for {
 		select {
@@ -248,15 +247,15 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// errSilent says that a probe did not come back.
+// errSilent says that a probe did not arrive.
 var errSilent = errors.New("a message to itself did not arrive")
 
-// errMoved says that Redis ended the subscription to a room, since another node
-// serves it now.
+// errMoved says that Redis ended the subscription to a room because another node has the
+// room now.
 var errMoved = errors.New("the room has moved to another node")
 
-// listen subscribes to rooms and reports what it hears, until the subscription
-// fails or no room is left. It returns the rooms that were wanted last.
+// listen subscribes to rooms and reports their changes, until the subscription fails or
+// no room is left. It returns the set of rooms that was given last.
 func (f *feed) listen(ctx context.Context, rooms map[string]bool) (map[string]bool, error) {
 	s := f.watch.store
 	sub, err := s.subscribe(ctx, f.node)
@@ -264,8 +263,8 @@ func (f *feed) listen(ctx context.Context, rooms map[string]bool) (map[string]bo
 		return rooms, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	// A blocked receive does not notice its context: closing the subscription
-	// is what ends it.
+	// A blocked Receive does not notice that its context has ended. Closing the
+	// subscription ends it.
 	heard := &hearing{feed: f, sub: sub, cancel: cancel}
 	done := make(chan struct{})
 	go func() {
@@ -284,7 +283,7 @@ func (f *feed) listen(ctx context.Context, rooms map[string]bool) (map[string]bo
 	for {
 		for room := range rooms {
 			if !on[room] {
-				// One at a time: a sharded subscription takes one slot a command.
+				// One at a time: a sharded subscription takes only one slot in a command.
 				if err := s.listenTo(ctx, sub, s.keys.channel(room)); err != nil {
 					return rooms, unavailable(err)
 				}
@@ -314,20 +313,20 @@ func (f *feed) listen(ctx context.Context, rooms map[string]bool) (map[string]bo
 	}
 }
 
-// hearing is what goes on in one subscription.
+// hearing is the state of one subscription.
 type hearing struct {
 	feed   *feed
 	sub    *redis.PubSub
 	cancel context.CancelCauseFunc
 
-	room string // in whose neighbourhood the probe channel lies; owned by listen
+	room string // the probe channel is in this room's slot; owned by listen
 
 	mu   sync.Mutex // guards:
-	sent time.Time  // when the oldest probe that has not come back was sent; zero: none
+	sent time.Time  // when the oldest probe that has not arrived was sent; zero: none
 	last time.Time  // when the last probe was sent
 }
 
-// probe sends the next probe, when it is time, and reports one that is overdue.
+// probe sends the next probe when it is time to, and returns an error if one is overdue.
 func (h *hearing) probe(ctx context.Context, rooms map[string]bool) error {
 	s := h.feed.watch.store
 	if !rooms[h.room] {
@@ -339,7 +338,7 @@ func (h *hearing) probe(ctx context.Context, rooms map[string]bool) error {
 			return unavailable(err)
 		}
 		h.mu.Lock()
-		h.sent, h.last = time.Time{}, time.Now() // give the subscription a tick to take hold
+		h.sent, h.last = time.Time{}, time.Now() // the subscription may need a tick to take effect
 		h.mu.Unlock()
 		return nil
 	}
@@ -360,20 +359,20 @@ func (h *hearing) probe(ctx context.Context, rooms map[string]bool) error {
 	}
 	h.mu.Unlock()
 	if err := s.send(ctx, s.keys.probe(h.room, h.feed.watch.id)); err != nil {
-		// Redis does not take messages: that is no fault of the subscription.
+		// Redis takes no messages now, but the subscription may be fine.
 		h.heard()
 	}
 	return nil
 }
 
-// heard notes that a probe came back.
+// heard notes that a probe has arrived.
 func (h *hearing) heard() {
 	h.mu.Lock()
 	h.sent = time.Time{}
 	h.mu.Unlock()
 }
 
-// receive reports what comes until the subscription ends.
+// receive reports messages until the subscription ends.
 func (h *hearing) receive(ctx context.Context) {
 	w := h.feed.watch
 	stop := context.AfterFunc(ctx, func() { _ = h.sub.Close() })
@@ -441,8 +440,8 @@ func (s *Store) send(ctx context.Context, channel string) error {
 	return s.rdb.Publish(ctx, channel, payload).Err()
 }
 
-// node returns the address of the Redis node on which the changes of room are
-// heard; "" where there is but one.
+// node returns the address of the Redis node that publishes the changes of room; ""
+// outside a Cluster.
 func (s *Store) node(ctx context.Context, room string) (string, error) {
 	cluster, ok := s.rdb.(*redis.ClusterClient)
 	if !ok || !s.opts.Sharded {
@@ -455,7 +454,7 @@ func (s *Store) node(ctx context.Context, room string) (string, error) {
 	return master.Options().Addr, nil
 }
 
-// subscribe opens a subscription, without channels yet, on node.
+// subscribe opens a subscription on node, without channels so far.
 func (s *Store) subscribe(ctx context.Context, node string) (*redis.PubSub, error) {
 	cluster, ok := s.rdb.(*redis.ClusterClient)
 	if !ok || node == "" {
@@ -475,7 +474,7 @@ func (s *Store) subscribe(ctx context.Context, node string) (*redis.PubSub, erro
 	return sub, nil
 }
 
-// reload makes a cluster client look up anew which node serves what.
+// reload makes the client of a Cluster look up again which node has which slots.
 func (s *Store) reload(ctx context.Context) {
 	if cluster, ok := s.rdb.(*redis.ClusterClient); ok {
 		cluster.ReloadState(ctx)
@@ -490,7 +489,7 @@ func (s *Store) listenTo(ctx context.Context, sub *redis.PubSub, channel string)
 	return sub.Subscribe(ctx, channel)
 }
 
-// listenNoMore takes a channel out of a subscription.
+// listenNoMore removes a channel from a subscription.
 func (s *Store) listenNoMore(ctx context.Context, sub *redis.PubSub, channel string) error {
 	if s.opts.Sharded {
 		return sub.SUnsubscribe(ctx, channel)
