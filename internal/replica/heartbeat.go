@@ -142,9 +142,9 @@ func (r *Replica) beatNode(ctx context.Context, lists [][]*Member) {
 		part := lists[start:min(start+beatCalls, len(lists))]
 		beats := make([]*store.Beats, len(part))
 		for i, list := range part {
-			beats[i] = &store.Beats{Room: list[0].room, Leases: make([]store.Lease, len(list)), TTL: r.lease(list[0].conn)}
+			beats[i] = &store.Beats{Room: list[0].room, Holders: make([]store.Holder, len(list)), TTL: r.lease(list[0].conn)}
 			for j, m := range list {
-				beats[i].Leases[j] = store.Lease{ID: m.conn.ID, Generation: m.conn.Generation}
+				beats[i].Holders[j] = store.Holder{ID: m.conn.ID, Generation: m.conn.Generation}
 			}
 		}
 		r.store.Heartbeat(ctx, beats)

@@ -214,10 +214,10 @@ func (r *Replica) remember(room string, conn presence.Connection, ttl time.Durat
 // exist. If a connection has a socket, Renew does not change its lease. address is
 // where the request came from.
 func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time.Duration, address string) ([]presence.Connection, error) {
-	conns, known := make([]presence.Connection, len(ids)), make([]store.Lease, len(ids))
+	conns, known := make([]presence.Connection, len(ids)), make([]store.Holder, len(ids))
 	for i, id := range ids {
 		conns[i] = presence.Connection{ID: id, Generation: presence.NewHTTPGeneration()}
-		known[i] = r.puts.lease(room, id)
+		known[i] = r.puts.holder(room, id)
 	}
 	birth, found, err := r.store.Renew(ctx, room, conns, ttl)
 	if err == nil && r.lacks(room, birth, found) {
@@ -232,7 +232,7 @@ func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time
 	for i, conn := range found {
 		if conn.User.ID == "" {
 			found[i] = presence.Connection{}
-			r.puts.forgetLease(room, known[i])
+			r.puts.forgetHolder(room, known[i])
 			continue
 		}
 		r.saw(ctx, room, birth)
@@ -289,7 +289,7 @@ func (r *Replica) restorePuts(ctx context.Context, room string) {
 		case errors.Is(err, presence.ErrSuperseded), errors.Is(err, presence.ErrRoomFull), errors.Is(err, presence.ErrRemoved):
 			// Another replica has the connection, others took its place, or its user
 			// was removed.
-			r.puts.forgetLease(room, store.Lease{ID: lost[i].Connection.ID, Generation: lost[i].Connection.Generation})
+			r.puts.forgetHolder(room, store.Holder{ID: lost[i].Connection.ID, Generation: lost[i].Connection.Generation})
 		default:
 			r.roomFailed(ctx, room, err)
 		}
@@ -354,7 +354,7 @@ func (r *Replica) checkNode(ctx context.Context, beats []*store.Beats, exact boo
 				continue
 			}
 			for _, at := range b.Lost {
-				r.puts.forgetLease(b.Room, b.Leases[at])
+				r.puts.forgetHolder(b.Room, b.Holders[at])
 			}
 		}
 	}
@@ -383,28 +383,28 @@ func (p *puts) beats(room string) (beats []*store.Beats) {
 			continue
 		}
 		last := len(beats) - 1
-		if last < 0 || len(beats[last].Leases) == store.BatchSize {
+		if last < 0 || len(beats[last].Holders) == store.BatchSize {
 			beats = append(beats, &store.Beats{Room: room})
 			last++
 		}
-		beats[last].Leases = append(beats[last].Leases, store.Lease{ID: id, Generation: l.conn.Generation})
+		beats[last].Holders = append(beats[last].Holders, store.Holder{ID: id, Generation: l.conn.Generation})
 		beats[last].Left = append(beats[last].Left, left)
 	}
 	return beats
 }
 
-// lease returns what is known here of a connection.
-func (p *puts) lease(room, id string) store.Lease {
+// holder returns the generation that a connection has here.
+func (p *puts) holder(room, id string) store.Holder {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return store.Lease{ID: id, Generation: p.rooms[room][id].conn.Generation}
+	return store.Holder{ID: id, Generation: p.rooms[room][id].conn.Generation}
 }
 
-// forgetLease forgets a connection, unless it was put again meanwhile.
-func (p *puts) forgetLease(room string, lease store.Lease) {
+// forgetHolder forgets a connection, unless it was put again meanwhile.
+func (p *puts) forgetHolder(room string, h store.Holder) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.rooms[room][lease.ID].conn.Generation == lease.Generation {
-		p.forgetLocked(room, lease.ID)
+	if p.rooms[room][h.ID].conn.Generation == h.Generation {
+		p.forgetLocked(room, h.ID)
 	}
 }

@@ -33,7 +33,7 @@ func TestRepairedRoomStaysReadableAfterAStepBack(t *testing.T) {
 			}
 			beat := func() {
 				t.Helper()
-				beats := []*Beats{{Room: "r", Leases: []Lease{{"c1", gen}}}}
+				beats := []*Beats{{Room: "r", Holders: []Holder{{"c1", gen}}}}
 				if s.Heartbeat(t.Context(), beats); beats[0].Err != nil || len(beats[0].Lost) > 0 {
 					t.Fatalf("heartbeat: %+v", beats[0])
 				}

@@ -89,8 +89,8 @@ func TestDamagedRoomIsAlone(t *testing.T) {
 			note := func(err error) { errs = append(errs, err) }
 
 			beats := []*Beats{
-				{Room: "bad", Leases: []Lease{{"c1", "gen1"}}},
-				{Room: "good", Leases: []Lease{{"c0", "gen1"}}},
+				{Room: "bad", Holders: []Holder{{"c1", "gen1"}}},
+				{Room: "good", Holders: []Holder{{"c0", "gen1"}}},
 			}
 			s.Heartbeat(ctx, beats)
 			note(beats[0].Err)

@@ -56,7 +56,7 @@ func TestFullRedisRefusesNewcomersOnly(t *testing.T) {
 			})
 			fill(t, rdb)
 
-			beats := []*Beats{{Room: "r", Leases: []Lease{{"c-Ann", "gen1"}, {"c-Lost", "gen1"}}}}
+			beats := []*Beats{{Room: "r", Holders: []Holder{{"c-Ann", "gen1"}, {"c-Lost", "gen1"}}}}
 			if s.Heartbeat(ctx, beats); beats[0].Err != nil || len(beats[0].Lost) != 1 {
 				t.Errorf("heartbeat: %v, lost %v", beats[0].Err, beats[0].Lost)
 			}

@@ -131,13 +131,13 @@ func TestMassLeaveInTheLog(t *testing.T) {
 		each(t, func(t *testing.T, e *env) {
 			const killed = SweepSize
 			s := e.store(t, Options{})
-			var stay []Lease
+			var stay []Holder
 			var all []Lost
 			for i := range size {
 				c := conn(fmt.Sprintf("c%04d", i), "gen1", fmt.Sprintf("user %04d", i))
 				all = append(all, Lost{Connection: c})
 				if i >= killed {
-					stay = append(stay, Lease{c.ID, c.Generation})
+					stay = append(stay, Holder{c.ID, c.Generation})
 				}
 			}
 			for _, err := range func() []error { _, errs := s.Restore(t.Context(), "r", all); return errs }() {
@@ -149,7 +149,7 @@ func TestMassLeaveInTheLog(t *testing.T) {
 			for len(stay) > 0 {
 				part := stay[:min(len(stay), BatchSize)]
 				stay = stay[len(part):]
-				beats := &Beats{Room: "r", Leases: part}
+				beats := &Beats{Room: "r", Holders: part}
 				if s.Heartbeat(t.Context(), []*Beats{beats}); beats.Err != nil || len(beats.Lost) > 0 {
 					t.Fatal(beats.Err, beats.Lost)
 				}

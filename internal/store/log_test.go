@@ -94,7 +94,7 @@ func TestLogExpiresTwoMinutesAfterTheLastChange(t *testing.T) {
 		s := e.store(t, Options{})
 		join(t, s, "r", conn("c1", "gen1", "Ann"))
 		beat := func() {
-			beats := &Beats{Room: "r", Leases: []Lease{{"c1", "gen1"}}}
+			beats := &Beats{Room: "r", Holders: []Holder{{"c1", "gen1"}}}
 			if s.Heartbeat(t.Context(), []*Beats{beats}); beats.Err != nil || len(beats.Lost) > 0 {
 				t.Fatal(beats.Err, beats.Lost)
 			}

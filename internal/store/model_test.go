@@ -166,16 +166,16 @@ func TestModel(t *testing.T) {
 				what = fmt.Sprintf("replica %d: heartbeat", r)
 				beats := &Beats{Room: "r"}
 				for id, generation := range held[r] {
-					beats.Leases = append(beats.Leases, Lease{id, generation})
+					beats.Holders = append(beats.Holders, Holder{id, generation})
 				}
-				if len(beats.Leases) == 0 {
+				if len(beats.Holders) == 0 {
 					continue
 				}
 				s.Heartbeat(t.Context(), []*Beats{beats})
 				if beats.Err != nil {
 					t.Fatal(beats.Err)
 				}
-				for i, l := range beats.Leases {
+				for i, l := range beats.Holders {
 					c := m.conns[l.ID]
 					mine := c != nil && c.generation == l.Generation
 					if slices.Contains(beats.Lost, i) == mine {

@@ -13,14 +13,14 @@ import (
 )
 
 // Holder is a connection under one generation. It holds a lease.
-type Lease struct{ ID, Generation string }
+type Holder struct{ ID, Generation string }
 
 // Beats are connections of one room whose leases are to be renewed, at most BatchSize. It
 // is fastest to keep the order in which they were last renewed, since Redis then finds
 // each lease next to the last one.
 type Beats struct {
-	Room   string
-	Leases []Lease
+	Room    string
+	Holders []Holder
 
 	// Left is how long each lease still lasts, for Extend.
 	Left []time.Duration
@@ -44,9 +44,9 @@ type Beats struct {
 func (s *Store) Heartbeat(ctx context.Context, beats []*Beats) {
 	calls := make([]*call, len(beats))
 	for i, b := range beats {
-		args := append(s.args(b.Room, 1+len(b.Leases)), cmp.Or(b.TTL, s.opts.MemberTTL).Milliseconds())
-		for _, l := range b.Leases {
-			args = append(args, l.ID+l.Generation)
+		args := append(s.args(b.Room, 1+len(b.Holders)), cmp.Or(b.TTL, s.opts.MemberTTL).Milliseconds())
+		for _, h := range b.Holders {
+			args = append(args, h.ID+h.Generation)
 		}
 		calls[i] = s.roomCall(heartbeatScript, b.Room, args)
 	}
@@ -64,9 +64,9 @@ func (s *Store) Extend(ctx context.Context, beats []*Beats, slack time.Duration,
 	}
 	calls := make([]*call, len(beats))
 	for i, b := range beats {
-		args := append(s.args(b.Room, 2+2*len(b.Leases)), slack.Milliseconds(), flag)
-		for j, l := range b.Leases {
-			args = append(args, l.ID+l.Generation, b.Left[j].Milliseconds())
+		args := append(s.args(b.Room, 2+2*len(b.Holders)), slack.Milliseconds(), flag)
+		for j, h := range b.Holders {
+			args = append(args, h.ID+h.Generation, b.Left[j].Milliseconds())
 		}
 		calls[i] = s.roomCall(extendScript, b.Room, args)
 	}

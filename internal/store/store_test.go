@@ -165,7 +165,7 @@ func TestHeartbeatOfAReleasedConnectionRenewsNothing(t *testing.T) {
 		if err := s.Release(t.Context(), "r", "c1", "gen1"); err != nil {
 			t.Fatal(err)
 		}
-		beats := &Beats{Room: "r", Leases: []Lease{{"c1", "gen1"}}}
+		beats := &Beats{Room: "r", Holders: []Holder{{"c1", "gen1"}}}
 		s.Heartbeat(t.Context(), []*Beats{beats})
 		if len(beats.Lost) != 1 {
 			t.Fatalf("Lost = %v", beats.Lost)
@@ -229,15 +229,15 @@ func TestRestoreKeepsTheRosterAsItWasShown(t *testing.T) {
 func TestHeartbeatsKeepAndSweepRemoves(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
-		var kept []Lease
+		var kept []Holder
 		for i := range 1200 { // more than two batches
 			join(t, s, "r", conn(fmt.Sprintf("c%04d", i), "gen1", fmt.Sprintf("user %04d", i)))
 			if i%2 == 0 {
-				kept = append(kept, Lease{fmt.Sprintf("c%04d", i), "gen1"})
+				kept = append(kept, Holder{fmt.Sprintf("c%04d", i), "gen1"})
 			}
 		}
 		e.advance(20)
-		beats := []*Beats{{Room: "r", Leases: kept[:500]}, {Room: "r", Leases: kept[500:]}}
+		beats := []*Beats{{Room: "r", Holders: kept[:500]}, {Room: "r", Holders: kept[500:]}}
 		s.Heartbeat(t.Context(), beats)
 		for _, b := range beats {
 			if b.Err != nil || len(b.Lost) != 0 {

@@ -96,14 +96,14 @@ func member(i int) presence.Connection {
 	}
 }
 
-// populate puts n members into a room, and returns their leases in order of joining.
-func (w *world) populate(room string, n int) (leases []store.Lease) {
+// populate puts n members into a room, and returns their holders in order of joining.
+func (w *world) populate(room string, n int) (holders []store.Holder) {
 	w.t.Helper()
 	var lost []store.Lost
 	for i := range n {
 		c := member(i)
 		lost = append(lost, store.Lost{Connection: c})
-		leases = append(leases, store.Lease{ID: c.ID, Generation: c.Generation})
+		holders = append(holders, store.Holder{ID: c.ID, Generation: c.Generation})
 	}
 	for start := 0; start < n; start += 5000 {
 		_, errs := w.store.Restore(w.t.Context(), room, lost[start:min(start+5000, n)])
@@ -113,7 +113,7 @@ func (w *world) populate(room string, n int) (leases []store.Lease) {
 			}
 		}
 	}
-	return leases
+	return holders
 }
 
 // by has callers do something for 0 to n-1, each of them one after the other, and returns
@@ -153,12 +153,12 @@ func heartbeats(m *measure) {
 				n, seconds, before := 0, 0.0, 0.0
 				switch of {
 				case ours:
-					leases := w.populate(theRoom, members)
+					holders := w.populate(theRoom, members)
 					n, before = 1_000_000, w.cpu()
 					began := time.Now()
 					for done := 0; done < n; done += store.BatchSize {
 						at := done % members
-						beats := &store.Beats{Room: theRoom, Leases: leases[at : at+store.BatchSize]}
+						beats := &store.Beats{Room: theRoom, Holders: holders[at : at+store.BatchSize]}
 						if w.store.Heartbeat(t.Context(), []*store.Beats{beats}); beats.Err != nil || len(beats.Lost) > 0 {
 							t.Fatal(beats.Err, len(beats.Lost))
 						}
@@ -365,7 +365,7 @@ func (w *world) memory() float64 {
 	return used
 }
 
-// sweep has the leases of a room end, and ends its members. The peer does so when it is
+// sweep makes the leases of a room end, and ends its members. The peer does so when it is
 // asked how many are there.
 func sweep(m *measure) {
 	m.atUnit = "members"
