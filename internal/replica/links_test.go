@@ -210,3 +210,41 @@ func TestNodeThatHangsDelaysNoOtherRoom(t *testing.T) {
 		links[hanging].Hold(false)
 	})
 }
+
+// The list of rooms is lost just when the replica that holds rooms of other nodes dies: its
+// members leave as soon as ever, since the replicas that are left know the rooms.
+func TestLostListConcernsNoRoomElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := redistest.NewFakeCluster(t, 3)
+		client, links := c.Links(t)
+		a := startBy(t, &redistest.Link{Client: client}, Options{}, store.Options{})
+		b := startBy(t, &redistest.Link{Client: c.Client(t)}, Options{}, store.Options{})
+		time.Sleep(time.Minute)
+		rooms := (&town{FakeCluster: c, t: t, a: a, b: b}).rooms("far")
+		for _, room := range rooms {
+			a.in(room, "Ann")
+		}
+		time.Sleep(30 * time.Second)
+		for _, l := range links {
+			l.Cut() // it can't say goodbye
+		}
+		a.kill()
+		died := time.Now()
+		list := c.NodeOf("presence:rooms")
+		c.Nodes[list].FlushAll()
+		time.Sleep(10 * time.Second)
+		if listed, err := b.store.Rooms(t.Context()); err != nil || len(listed) != len(rooms)-1 {
+			t.Errorf("listed are %v, %v", listed, err)
+		}
+		time.Sleep(store.DefaultMemberTTL + time.Second - time.Since(died))
+		for node, room := range rooms {
+			if view, err := b.rooms.Peek(t.Context(), room); err != nil || view.Users > 0 {
+				t.Errorf("%d users in the room of node %d, the list was on %d, %v", view.Users, node, list, err)
+			}
+		}
+		time.Sleep(2 * store.DefaultMemberTTL)
+		if listed, err := b.store.Rooms(t.Context()); err != nil || len(listed) > 0 {
+			t.Errorf("in the end listed are %v, %v", listed, err)
+		}
+	})
+}

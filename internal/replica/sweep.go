@@ -62,6 +62,7 @@ type visit struct {
 	audit time.Time // when to sweep in any case
 	ahead offset    // how far the clock of the room's node is ahead of ours
 	used  bool      // somebody is in the room
+	amiss bool      // it is not on the list of rooms in use, though somebody was in it
 	clamp bool      // leases may end too late, since the clock was stepped
 
 	mine       bool // the room belongs to this replica
@@ -170,7 +171,11 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 			rooms = r.localRooms() // the other nodes still have rooms
 		}
 		s.listed = now
-		s.list(rooms, err != nil || !whole)
+		if amiss := s.list(rooms, err != nil || !whole); len(amiss) > 0 {
+			if err := r.store.Keep(ctx, amiss...); err != nil {
+				r.roomFailed(ctx, "", err) // the next look finds them again
+			}
+		}
 		r.troubles.keep(func(room string) bool { return s.due[room] != nil })
 		r.rankOnce(ctx)
 	}
@@ -337,8 +342,11 @@ func (s *sweeper) auditUsed() {
 }
 
 // list takes over the list of rooms in use. It forgets rooms that are not on the list,
-// unless keep says that the list may be incomplete.
-func (s *sweeper) list(rooms []string, keep bool) {
+// unless keep says that the list may be incomplete. But when the last look at such a room
+// found somebody there, list has the room looked at once more. It returns the rooms in which
+// somebody still was then: Redis has lost them from the list, and perhaps no other replica
+// knows them.
+func (s *sweeper) list(rooms []string, keep bool) (amiss []string) {
 	due := make(map[string]*visit, len(rooms))
 	if keep {
 		due = s.due
@@ -347,8 +355,20 @@ func (s *sweeper) list(rooms []string, keep bool) {
 		if due[room] = s.due[room]; due[room] == nil {
 			due[room] = &visit{} // look at once
 		}
+		due[room].amiss = false
+	}
+	for room, v := range s.due {
+		if due[room] != nil || !v.used {
+			continue
+		}
+		if v.amiss {
+			amiss = append(amiss, room)
+		}
+		v.at, v.amiss = time.Time{}, true
+		due[room] = v
 	}
 	s.due = due
+	return amiss
 }
 
 // sweepRooms sweeps rooms, and sweeps a room again while it has more to remove than one
