@@ -3,6 +3,7 @@ package browser
 import (
 	"fmt"
 	"html"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -130,6 +131,7 @@ type told struct {
 	Connections int  `json:"connections"`
 	Live        bool `json:"live"`
 	Complete    bool `json:"complete"`
+	Stale       bool `json:"stale"`
 	Members     []struct {
 		User string `json:"user"`
 	} `json:"members"`
@@ -231,6 +233,48 @@ func TestModuleOutlivesANetwork(t *testing.T) {
 	call(ann, emulateNetwork, networkConditions{Download: -1, Upload: -1})
 	ann.hears("of both", has("ann", "ben"))
 	viewer.alwaysHeard("Ann is there", annIsThere)
+}
+
+// A stream may end while what it said is stale. The next one begins with the room: if it
+// were resumed, and the room had not changed, nothing would say that it is right again.
+func TestModuleIsNotStaleForever(t *testing.T) {
+	t.Parallel()
+	module, err := os.ReadFile("../../web/dist/presence.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var streams atomic.Int64
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /assets/presence.js", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/javascript")
+		_, _ = w.Write(module)
+	})
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, `<!doctype html><html lang="en"><title>Product</title><link rel="icon" href="data:,">
+<script type="module">
+	import { presence } from "/assets/presence.js";
+	window.me = presence().watch("doc");
+</script>`)
+	})
+	mux.HandleFunc("GET /v1/rooms/doc/events", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, "retry: 10\n\n")
+		if r.Header.Get("Last-Event-ID") == "" {
+			_, _ = io.WriteString(w, "id: 7\nevent: snapshot\ndata: {\"version\":7,\"users\":0,\"stale\":false,\"complete\":true,\"members\":[]}\n\n")
+		}
+		if streams.Add(1) == 1 {
+			_, _ = io.WriteString(w, "event: stale\ndata: {\"version\":7,\"stale\":true}\n\n")
+			return
+		}
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	newBrowser(t).goTo(server.URL).hears("that it is right again", func(r told) bool {
+		return streams.Load() > 1 && r.Live && !r.Stale
+	})
 }
 
 // A network may be gone without a word, and a machine have slept: what comes from the

@@ -122,7 +122,7 @@ function open(address, token, room, onChange, query, joins) {
     renewIn(lifeOf(bearer), signal);
     const headers = {};
     if (bearer) headers.Authorization = `Bearer ${bearer}`;
-    if (state.complete) headers["Last-Event-ID"] = id;
+    if (state.complete && !state.stale) headers["Last-Event-ID"] = id; // else nothing might say that it is right
     const response = await fetch(`${address}events?${new URLSearchParams(query)}`, { headers, signal, cache: "no-store" });
     if (!response.ok) {
       const how = ended(await response.json());
