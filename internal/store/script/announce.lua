@@ -1,9 +1,9 @@
--- announce.lua: a replica says that it is alive, and learns of the others.
+-- announce.lua: a replica announces that it is alive, and learns of the others.
 -- KEYS: 1 replicas HASH (id -> "<ms when it was last heard of> <1 if it sweeps, else 0> <about>")
 -- ARGV: 1 id, 2 '1' or '0': it sweeps, or not, 3 about, 4 ms after which a silent replica is forgotten
 -- Reply: four for each replica: id, ms since it was heard of, 1 or 0, about
 --
--- A hash that can't be read is a lost one: all replicas put themselves there again.
+-- A HASH that can't be read counts as lost: all replicas announce themselves again.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('PEXPIRE', KEYS[1], ARGV[4])

@@ -1,8 +1,8 @@
--- changes.lua: what changed in a room since a version, entry by entry. Changes nothing.
+-- changes.lua: reads what changed in a room since a version, entry by entry. Changes nothing.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4 version, 5 most entries
--- Reply: {users, connections, version, birth, 1 or 0: the log tells it or not, rows}
+-- Reply: {users, connections, version, birth, 1 or 0: whether the log has all changes, rows}
 --        rows: one for each entry, {id, {field, value, ...}}
 -- Needs room.lua.
 audit()

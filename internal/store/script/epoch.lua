@@ -3,9 +3,9 @@
 -- ARGV: 1 random text, for a new one
 -- Reply: {epoch, ms since it was made, or -1 if that is not known, ms by the clock of Redis}
 --
--- It begins with the time when it was made. One that can't be read counts as lost.
--- The first write is one that a full Redis allows, and tells of a Redis that refuses
--- all writes.
+-- The epoch begins with the time when it was made. An epoch that can't be read counts as lost.
+-- The first write is one that a full Redis accepts; it fails only in a Redis that refuses all
+-- writes.
 local time = redis.call('TIME')
 local ms = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('PERSIST', KEYS[1])
@@ -15,5 +15,5 @@ if type(epoch) ~= 'string' or epoch == '' then
   redis.call('SET', KEYS[1], epoch)
 end
 local made = tonumber(string.match(epoch, '^(%d+)%-') or '')
-if not made or made > ms then return {epoch, -1, ms} end -- or the clock was stepped back
+if not made or made > ms then return {epoch, -1, ms} end -- in the last case the clock was stepped back
 return {epoch, ms - made, ms}

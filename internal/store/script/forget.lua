@@ -1,4 +1,4 @@
--- forget.lua: rooms that were found empty are no longer in use.
+-- forget.lua: removes rooms that were found empty from the list of rooms in use.
 -- KEYS: 1 rooms ZSET (score: when the room was last registered, ms)
 -- ARGV: 1 age ms, 2.. rooms
 -- Reply: number of rooms forgotten

@@ -1,48 +1,51 @@
 -- join.lua: users come in through connections, come back through them, or stay.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
---       of a restore also: 9 removed ZSET
+--       a restore also needs 9 removed ZSET
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4 how: 'join', 'attend', 'put' or 'restore', 5 most users (0: no limit), 6 lease ms of a join,
---       7.. for each connection: id, generation, user, name, which in a join may be followed
---           by a line feed and metadata for a user who is new; of a join also: the
---           generation that it follows ('' for none, '*' for any); else: lease ms, since when
---           the user is there ('' for now), metadata, and what of both is the user's from now
---           on, not only if the user is new: 'n' for the name, 'm' for the metadata; and in a
---           restore 's' if its browser has just answered through a socket. The name of a
---           join is the user's from now on
--- Reply: {users, connections, version, birth, then for each connection its outcome;
---         but for a join also its generation and the user's value of users;
---         users gone, since they came back as others}
+--       7.. for each connection: id, generation, user, name. In a join, the name may go on with
+--           a line feed and the metadata for a new user, and the next argument is the
+--           generation that it follows ('' for none, '*' for any). Otherwise the next ones are:
+--           lease ms, the user's time of arrival ('' for now), metadata, and what of both also
+--           replaces that of a user who is present: 'n' for the name, 'm' for the metadata. In
+--           a restore, 's' says that the browser has just answered through a socket. The name
+--           of a join always replaces that of the user
+-- Reply: {users, connections, version, birth, then for each connection its outcome and,
+--         except for a join, its generation and the user's value of users;
+--         number of users who have gone, because their connection now has another user}
 --        outcome 1: came in; 2: was there; 0: refused, the room is full;
---        -1: superseded; -2: refused, Redis is full; -3: the user was removed. For a
---        join, since when its user is there as text instead of 1 and 2
+--        -1: superseded; -2: refused, Redis is full; -3: the user was removed. A join has
+--        the user's time of arrival, as text, in the place of 1 and 2
 --
--- A join takes over a connection that is known, with its generation; one that joins
--- as another user leaves as the one it was. It takes nothing from a generation that it
--- does not follow: of two sockets of a tab it is not known here which is the newer.
--- Attend is a join that says as much as a put, and follows any.
--- A put leaves a connection of the same
--- user that has a socket with the generation of that, and its lease. All others that are
--- there, and are put or attended, get another generation than the one that is given: who
--- does not hear of the outcome ends by that what was brought in, not who was there before.
--- A restore takes nothing away from another generation: the replica speaks for a
--- socket that may be older than the one that has the connection now. It takes a
--- connection that nobody has, since its socket is gone, and one without a socket whose
--- lease ends earlier, or whose browser has just answered through a socket: the replica
--- that remembers it without one does not know that it has one elsewhere by now. It
--- shortens no lease, and brings no user back who was removed since the connection came.
+-- A join takes over an existing connection and gives it its generation; if the connection had
+-- another user, that user leaves. A join takes nothing from a generation that it does not
+-- follow, since nothing here tells which of a tab's two sockets is newer.
+--
+-- Attend is a join with the arguments of a put, and follows any generation.
+--
+-- If a connection of the same user has a socket, a put leaves it the socket's generation and
+-- lease. All other existing connections that are put or attended get another generation than
+-- the given one. So a caller who does not get the reply can end what the call brought in by
+-- the given generation, and this does not end a user who was there before.
+--
+-- A restore takes nothing from another generation: the replica may speak for a socket that is
+-- older than the connection's present one. It takes over a released connection. It also takes
+-- one without a socket, if that one's lease ends earlier or the browser has just answered
+-- through a socket: the replica that remembers the connection without a socket does not know
+-- that it now has one elsewhere. A restore shortens no lease, and does not bring back a user who
+-- was removed after the connection came.
 -- Needs room.lua.
 local how, limit = ARGV[4], tonumber(ARGV[5])
 local join, put, restore = how == 'join', how == 'put', how == 'restore'
 local FIRST, STRIDE = 7, join and 5 or 8
-local ids, at = {}, {} -- of each connection; the position of its user
+local ids, at = {}, {} -- the connections, and the positions of their users
 for i = FIRST, #ARGV, STRIDE do
   local n = #ids + 1
   ids[n], at[n] = ARGV[i], note(ARGV[i + 2])
 end
-local removed = restore and call('ZMSCORE', REMOVED, unpack(users)) or {} -- at the position of each
+local removed = restore and call('ZMSCORE', REMOVED, unpack(users)) or {} -- at the positions of the users
 local known = call('HMGET', CONNS, unpack(ids))
-local now, fresh = nil, false -- connection -> value; the same connection may come twice
+local now, fresh = nil, false -- connection -> value; a connection may occur twice
 for i = 1, #ids do
   if known[i] then
     now = now or {}
@@ -52,9 +55,9 @@ for i = 1, #ids do
     fresh = true
   end
 end
--- Whether Redis takes more is found out by a first write. Users who come back were let in
--- already. Where only newcomers ask and there is room for all, that write enters them: if
--- all were new, there is nothing to look up.
+-- A first write finds out whether Redis accepts more data. Users who come back have been
+-- accepted already. If only newcomers ask and there is room for all, that write adds them
+-- to ONLINE: if all of them are new, nothing has to be looked up.
 local full, tries = false, fresh and not restore
 if tries then
   local tried
@@ -76,21 +79,21 @@ if entered ~= #users then
   for i = 1, #users do open(i) end
 end
 
--- longer reports whether a lease of a connection without a socket, which several
--- replicas remember, ends later than the one that is there.
+-- longer reports whether the lease of a connection without a socket ends later than the
+-- present one. Several replicas may remember such a connection.
 local function longer(conn, wasgen, gen, deadline)
   return string.sub(wasgen, 1, 1) == HTTP and string.sub(gen, 1, 1) == HTTP
     and deadline > tonumber(call('ZSCORE', BEATS, conn .. wasgen) or 0)
 end
 
--- answered reports whether a connection without a socket has one, by what is known of the
--- socket.
+-- answered reports whether a connection that is stored without a socket has one, because
+-- the browser has just answered through it.
 local function answered(wasgen, sets)
   return string.sub(wasgen, 1, 1) == HTTP and string.find(sets, 's', 1, true)
 end
 
--- marked returns metadata that take the place of others, with the mark of a guest if
--- those had it.
+-- marked returns metadata that replace others. If the others had the mark of a guest, it
+-- keeps the mark.
 local function marked(was, meta)
   if string.sub(was, 1, 1) ~= GUEST or string.sub(meta, 1, 1) == GUEST then return meta end
   return GUEST .. (meta == '' and '{}' or meta)

@@ -1,10 +1,10 @@
--- leave.lua: connections end at once.
+-- leave.lua: ends connections at once.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4 why: 'left' or 'removed',
---       5.. two for each connection: id, generation ('' for the one that has it now)
--- Reply: {users, connections, version, birth, for each connection 1: it ended, 0: it was not
---         there, or -1: another generation has it; users gone}
+--       5.. two for each connection: id, generation ('' for any)
+-- Reply: {users, connections, version, birth, for each connection 1: ended, 0: did not
+--         exist, or -1: another generation has it; users gone}
 -- Needs room.lua.
 local why = ARGV[4]
 local ids = {}

@@ -1,8 +1,8 @@
--- list.lua: rooms of the index. Changes nothing.
+-- list.lua: lists rooms of the index. Changes nothing.
 -- KEYS: 1 numbers HASH (room -> "<version> <users> <connections>"), 2 names ZSET (all
 --       scores 0), 3 busy ZSET (score: users)
--- ARGV: 1 'busy' for those with most users first, 'name' for those by name, 2 most
---       rooms; by name also: 3 and 4 the range, as ZRANGE BYLEX has it
+-- ARGV: 1 'busy' to list the rooms with most users first, 'name' to list them by name,
+--       2 most rooms; for 'name' also: 3 and 4 the range, as in ZRANGE BYLEX
 -- Reply: two for each room: room, value of numbers
 local rooms
 if ARGV[1] == 'busy' then

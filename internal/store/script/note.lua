@@ -1,18 +1,17 @@
--- note.lua: numbers of rooms go into the index.
+-- note.lua: writes numbers of rooms into the index.
 -- KEYS: 1 numbers HASH (room -> "<version> <users> <connections>"), 2 names ZSET (all
 --       scores 0), 3 busy ZSET (score: users)
 -- ARGV: four for each room: room, users, connections, version
--- Reply: how many were news
+-- Reply: how many of them were new
 --
--- A room that nobody is in is in none of them. An older number than the one that is
--- there says nothing; version 0 is that of a room that is no longer there at all. An
--- index whose parts do not fit together, since one was deleted or is no index, begins
--- anew: replicas note all rooms again.
+-- An empty room is in none of the keys. Numbers older than the stored ones are ignored; version 0
+-- is that of a room that no longer exists. If the parts of the index do not fit together, because
+-- one was deleted or has a wrong type, the index begins anew, and replicas note all rooms again.
 local sizes = {redis.pcall('HLEN', KEYS[1]), redis.pcall('ZCARD', KEYS[2]), redis.pcall('ZCARD', KEYS[3])}
 if type(sizes[1]) ~= 'number' or sizes[1] ~= sizes[2] or sizes[1] ~= sizes[3] then
   redis.call('DEL', unpack(KEYS))
 end
--- The first write is one that a full Redis allows.
+-- The first write is one that a full Redis accepts.
 redis.call('ZREM', KEYS[2], '')
 local news = 0
 for i = 1, #ARGV, 4 do

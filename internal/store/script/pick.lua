@@ -1,9 +1,9 @@
--- pick.lua: which of some users are in the room. Changes nothing.
+-- pick.lua: tells which of some users are in the room. Changes nothing.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4.. users
 -- Reply: {users, connections, version, birth, then two for each user: value of users,
---         number of connections; '' and 0 for one who is not there}
+--         number of connections; '' and 0 for a user who is not present}
 -- Needs room.lua.
 audit()
 complete()

@@ -1,7 +1,7 @@
--- read.lua: what changed in a room since a version, or the whole room. Changes nothing.
+-- read.lua: reads what changed in a room since a version, or the whole room. Changes nothing.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
---       4 version that the reader has ('' for none), 5 birth that it is of ('' for any),
+--       4 version that the reader has ('' for none), 5 birth of the reader's data ('' for any),
 --       6 most users of the whole room
 -- Reply: {users, connections, version, birth, what, rows}
 --        what 0: the reader has that version, no rows; 1: a row for each entry of the

@@ -1,11 +1,12 @@
--- release.lua: sockets are gone; their connections end after the grace unless the tab comes back.
+-- release.lua: the sockets of connections are gone. The connections end after the grace,
+-- unless their tabs come back.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4 grace ms, 5.. two for each connection: id, generation of the socket that is gone
--- Reply: 1 or 0 for each connection: released, or not this generation's to release
+-- Reply: 1 or 0 for each connection: released, or another generation has it
 --
--- The connection passes to the generation '....', so that a heartbeat of the
--- old one that is still on its way can't renew it.
+-- The connection gets the generation '....', so that a heartbeat of the old generation that is
+-- still on its way can't renew it.
 -- Needs room.lua.
 local deadline = ms + ARGV[4]
 local ids = {}

@@ -1,10 +1,10 @@
--- remove.lua: connections of a user end, those among a part of the room's.
+-- remove.lua: ends the connections of a user that it finds in a part of the room's connections.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM,
 --       9 removed ZSET
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
---       4 user, 5 cursor, '0' for the first part, 6 about how many connections to look at,
+--       4 user, 5 cursor ('0' for the first part), 6 about how many connections to look at,
 --       7 ms for which it is remembered that the user was removed
--- Reply: {users, connections, version, birth, next cursor, connections that the user has
+--       7 ms for which Redis remembers that the user was removed
 --         left, then the connections that ended}
 --        next cursor '0': that was the last part
 -- Needs room.lua.
@@ -35,7 +35,7 @@ for first = 1, #ids, 1000 do
   call('HDEL', CONNS, unpack(ids, first, last))
 end
 local reply = settle()
--- What a replica holds of the user from before is not to be put back.
+-- Replicas must not put back older connections of the user.
 if #ids > 0 then
   call('ZREMRANGEBYSCORE', REMOVED, '-inf', int(us - ARGV[7] * 1000))
   call('ZADD', REMOVED, int(reply[3]), user)

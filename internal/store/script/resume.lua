@@ -1,15 +1,15 @@
--- resume.lua: new sockets of tabs that may be in the room already take over, or
--- connections without a socket are renewed.
+-- resume.lua: gives connections to the new sockets of their tabs, or renews connections
+-- without a socket.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4 how: 'take' or 'renew', 5 lease ms, 6.. two for each connection: id, new generation
 -- Reply: {birth, then three for each connection: its generation, user, and the
---         user's value of users; all '' for one that is not there}
+--         user's value of users; all '' if the connection does not exist}
 --
--- Nothing that others see changes: the connection keeps its place and its user. A
--- renewal leaves the generation that has the connection, and the lease to the socket
--- that renews it. A connection that nobody has gets the new one, and so does one whose
--- lease is made shorter: by that, replicas that remember the longer one forget it.
+-- Others see no change: the connection keeps its place and its user. If a connection has a
+-- socket, a renewal changes neither its generation nor its lease. A released connection gets
+-- the new generation. So does one whose lease becomes shorter: by that, replicas that remember
+-- the longer lease forget it.
 -- Needs room.lua.
 local renew, deadline = ARGV[4] == 'renew', ms + ARGV[5]
 local ids = {}

@@ -1,24 +1,24 @@
--- room.lua: the life of a room. It stands before every script that has to do with
--- one, and does nothing by itself.
+-- room.lua: what the scripts of a room share. It stands before each of them, and does
+-- nothing by itself.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH,
---       6 roster ZSET, 7 version string, 8 log STREAM; of those that say so, 9 removed ZSET
+--       6 roster ZSET, 7 version string, 8 log STREAM; for some scripts also 9 removed ZSET
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease;
---       those of the script follow from 4
+--       each script's own arguments begin at 4
 local ONLINE, BEATS, CONNS, REFS, USERS, ROSTER, VERSION, LOG, REMOVED = unpack(KEYS)
 local PUBLISH, CHANNEL, SPARE = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
-local CAP = 256 -- users in the roster, all of a room that has no more, and entries in the log
-local SHOWN = 100 -- users that a page shows: a roster of fewer is filled up again
-local NAMED = 64 -- users whom an entry of the log names in a larger room
-local META = 4096 -- bytes of metadata beyond which an entry counts as of a larger room
-local BULK = 131072 -- bytes of entries of one size that the log holds
-local LOGGED = 130000 -- ms that the log lives: 2 minutes from the last change, and a spell
-local SPELL = 10000000 -- us of a room in which its log is given its life once
+local CAP = 256 -- most users in the roster, and about as many entries in the log
+local SHOWN = 100 -- users that a page shows; a roster with fewer is filled up again
+local NAMED = 64 -- most users that an entry of the log names in a room of more than CAP users
+local META = 4096 -- with more bytes of metadata an entry is treated like one of such a room
+local BULK = 131072 -- most bytes of entries of the same size that the log holds
+local LOGGED = 130000 -- ms that the log lives: 2 minutes after the last change, and one spell
+local SPELL = 10000000 -- us in which the log's life is renewed only once
 
--- A value of conns is "<generation><user>", a member of beats is
--- "<connection><generation>"; a generation has four characters. A value of users
--- is "<since> <name>", and after a line feed the metadata, if there are any. Those of a
--- guest, who may have {}, begin with a blank.
+-- A value of conns is "<generation><user>", and a member of beats is
+-- "<connection><generation>"; a generation has four characters. A value of users is
+-- "<since> <name>". If there are metadata, a line feed and the metadata follow. The
+-- metadata of a guest begin with a blank, and may be {}.
 local RELEASED = '....' -- the generation of a connection whose socket is gone
 local HTTP = '~' -- begins the generation of a connection that has no socket
 local GUEST = ' ' -- begins the metadata of a guest
@@ -28,18 +28,18 @@ local time = call('TIME')
 local us = time[1] * 1000000 + time[2]
 local ms = math.floor(us / 1000)
 
--- Numbers that are stored are formatted here: Lua would write 1.76e+12.
+-- int formats a number to be stored. Lua itself would write 1.76e+12.
 local function int(x) return string.format('%d', x) end
 
--- since, and name with metadata, of a value of users.
+-- split takes a value of users apart: since, and name with metadata.
 local function split(value)
   local blank = string.find(value, ' ', 1, true)
   return string.sub(value, 1, blank - 1), string.sub(value, blank + 1)
 end
 
--- keep has the keys outlive a lease that ends at deadline. Unless something has been
--- written already, it is the first write of a script: a Redis that is full refuses only
--- the first, and this one never. The life of the version stands for that of all keys.
+-- keep makes the keys outlive a lease that ends at deadline. Unless the script has
+-- written before, keep is its first write: a full Redis refuses only the first one, and
+-- never this one. It reads the life of the version key for that of all keys.
 local life
 local function keep(deadline, written)
   local need = deadline - ms + SPARE
@@ -52,7 +52,8 @@ local function keep(deadline, written)
   end
 end
 
--- lease writes leases, {deadline, member, ...}, after keep; leased is how many there are then.
+-- lease writes leases, {deadline, member, ...}, after keep. leased is the number of
+-- leases afterwards.
 local leased
 local function lease(beats, longer)
   if longer then
@@ -61,20 +62,21 @@ local function lease(beats, longer)
     call('ZADD', BEATS, unpack(beats))
   end
   leased = call('ZCARD', BEATS)
-  if leased <= #beats / 2 then call('PEXPIRE', BEATS, life) end -- it is new
+  if leased <= #beats / 2 then call('PEXPIRE', BEATS, life) end -- the key is new
 end
 
--- how many users are online, before the script changes that. entered is how many have
--- been put there since, before settle.
+-- counted is how many users were online before the script changed that. entered is how
+-- many the script has added to ONLINE before settle.
 local counted, entered
 local function count()
   counted = counted or call('SCARD', ONLINE)
   return counted
 end
 
--- version and birth of the room, 0 and '' for one that is not there; of a damaged room that
--- began anew the time by which replicas will have put back who was in it, else ''; and whether
--- that is still to come. Of a clock that was stepped back to before the birth it is not.
+-- born returns the version and birth of the room, 0 and '' if it has none. For a damaged
+-- room that began anew it also returns the time at which replicas will have put back its
+-- members, else '', and whether that time is still to come. If the clock was stepped back
+-- to before the birth, it is not.
 local function born()
   local version, birth, whole = string.match(call('GET', VERSION) or '', '^(%d+) (%d+) ?(%d*)$')
   if not version then return 0, '', '', false end
@@ -82,25 +84,26 @@ local function born()
   return tonumber(version), birth, whole, awaited
 end
 
--- current returns the birth of the room, after keep. It removes the time that follows the birth
--- once it is over: a clock that is stepped back later would show that time again.
+-- current returns the birth of the room, after keep. It removes the time that follows the
+-- birth once that time has passed: a clock that is stepped back later would show it
+-- again.
 local function current()
   local version, birth, whole, awaited = born()
   if whole ~= '' and not awaited then call('SET', VERSION, int(version) .. ' ' .. birth, 'KEEPTTL') end
   return birth
 end
 
--- damaged ends the script: the keys are not what scripts left.
+-- damaged ends the script: the keys are not as scripts leave them.
 local function damaged(what) error({err = 'ERR script: damaged room: ' .. what}) end
 
--- complete ends the script while replicas put back who was in a damaged room.
+-- complete ends the script while replicas are putting back the members of a damaged room.
 local function complete()
   local _, _, _, awaited = born()
   if awaited then damaged('not all are put back yet') end
 end
 
--- audit ends the script unless the sizes of the keys fit together. Scripts leave them so;
--- a key that was evicted or deleted, or changed by hand, shows here.
+-- audit ends the script if the sizes of the keys do not fit together. Scripts leave them
+-- so that they do. If a key was evicted, deleted or changed by hand, audit finds that.
 local function audit()
   local n, m = call('HLEN', USERS), call('HLEN', CONNS)
   if call('SCARD', ONLINE) ~= n or call('ZCARD', BEATS) ~= m then damaged('counts differ') end
@@ -109,17 +112,17 @@ local function audit()
   if call('ZCARD', ROSTER) < math.min(n, n > CAP and SHOWN or CAP) then damaged('roster') end
 end
 
--- The users that a call touches, in the order in which they were first seen. What is
--- known of each stands at the same position of the other lists: how many connections the
--- user had and has, the value of users, taken apart only where it is needed, since when the
--- user is there, name and metadata as they were and as they will be, and why the user
--- leaves. No user is counted anywhere else.
+-- The users that a call touches, in the order in which they were first seen. The other
+-- lists hold, at the same position, what is known of a user: the number of connections
+-- before and after, the value of users (taken apart only if needed), the time of arrival,
+-- name and metadata before and after, and why the user leaves. Users are counted here
+-- only.
 local users, position = {}, {}
 local had, has, stored, since, was, tail, reason = {}, {}, {}, {}, {}, {}, {}
 
--- note returns the position of a user; there says that a connection of the user's was
--- found. look reads what is known of the users noted since the last look. What has was
--- before is taken for what the call adds.
+-- note returns the position of a user. there says that a connection of the user was
+-- found. look reads what Redis has of the users that were noted since the last look. What
+-- the script has already put into has by then is what the call adds.
 local looked, expected = 0, {}
 local function note(user, there)
   local at = position[user]
@@ -153,7 +156,7 @@ local function look()
   end
 end
 
--- open takes apart what look has found of a user.
+-- open takes apart the value that look has read for a user.
 local function open(at)
   if stored[at] and not since[at] then
     since[at], was[at] = split(stored[at])
@@ -161,8 +164,8 @@ local function open(at)
   end
 end
 
--- fill lists more users in a roster that has lost too many: all of a room that is small
--- enough, else some.
+-- fill adds users to a roster that has lost too many: all users of a small room, else
+-- some.
 local function fill(online)
   local rows, cursor = {}, '0'
   repeat
@@ -178,7 +181,8 @@ local function fill(online)
   call('PEXPIRE', ROSTER, life)
 end
 
--- write lists in entry who changed, with a sign, and returns what that adds to its size.
+-- write adds a user who changed to entry, with a sign, and returns by how much the entry
+-- grew.
 local function write(entry, sign, at)
   open(at)
   local user, text = users[at], since[at] .. ' ' .. tail[at]
@@ -187,10 +191,10 @@ local function write(entry, sign, at)
   return #user + #text
 end
 
--- settle writes what became of the users, and tells everybody if anything changed
--- that they see: the version rises, the log gets an entry, and a message goes out.
--- Returns {users, connections, version, birth} and how many users came and went.
--- keep has been called.
+-- settle writes what became of the users. If anything has changed that others see, it
+-- raises the version, adds an entry to the log, and publishes a message. It returns
+-- {users, connections, version, birth}, and how many users came and went. Call keep
+-- before.
 local function settle()
   local came, went, changed, more, fewer = {}, {}, {}, {}, {}
   for at = 1, #users do
@@ -215,8 +219,8 @@ local function settle()
   local named = #came + #went + #changed
   if named == 0 then return {before, connections, last, birth}, 0, 0 end
 
-  -- The version also says since when users are there: each who came gets a number of
-  -- their own, higher than every earlier one.
+  -- The version also serves as the users' time of arrival. Each user who came gets an own
+  -- number, higher than all earlier ones.
   local version = math.max(last + math.max(#came, 1), us)
   if birth == '' then
     birth = int(us)
@@ -238,8 +242,8 @@ local function settle()
     call('HDEL', USERS, unpack(gone))
     call('ZREM', ROSTER, unpack(gone))
   end
-  -- Who comes into a large room is listed when others there have gone; who comes back
-  -- has a place.
+  -- A user who comes into a large room is added to the roster when others of the roster
+  -- have gone. A user who comes back has a place.
   local values, new, rows, meta = {}, {}, {}, 0
   for i = 1, #came do
     local at = came[i]
@@ -277,7 +281,7 @@ local function settle()
     local listed = call('ZCARD', ROSTER)
     if listed < online and (online <= CAP or listed < SHOWN) then fill(online) end
   end
-  if before == #went then -- what was there has ended, and these keys are new
+  if before == #went then -- the old keys were emptied or missing, so these are new
     for i = 1, 6 do call('PEXPIRE', KEYS[i], life) end
   end
 
@@ -298,7 +302,7 @@ local function settle()
   local id = text .. '-0'
   local added = redis.pcall('XADD', LOG, 'NOMKSTREAM', 'MAXLEN', '~', most, id, unpack(entry))
   local anew = type(added) ~= 'string'
-  if anew then -- there is none, or it holds versions of another life of the room
+  if anew then -- there is no log, or its versions are of another life of the room
     call('DEL', LOG)
     call('XADD', LOG, id, unpack(entry))
   end

@@ -1,9 +1,9 @@
--- secret.lua: the secret that all replicas share.
+-- secret.lua: reads the secret that all replicas share, or stores it if there is none.
 -- KEYS: 1 secret
--- ARGV: 1 the secret to keep if there is none, or ''
+-- ARGV: 1 the secret to store if there is none, or ''
 -- Reply: the secret, or '' if there is none
 --
--- The first write is one that a full Redis allows. A secret that can't be read counts
+-- The first write is one that a full Redis accepts. A secret that can't be read counts
 -- as lost.
 redis.call('PERSIST', KEYS[1])
 local secret = redis.pcall('GET', KEYS[1])

@@ -1,20 +1,20 @@
--- sweep.lua: connections whose lease has run out end, a bounded number a call.
+-- sweep.lua: ends connections whose leases have run out, up to a number for each call.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4 most connections to remove,
---       5 held: '' to remove all that is due; else a number of ms: remove only
---         connections that were released, and with a deadline later than so
---         many ms ago (the rest may still be renewed by a replica that was away),
---       6 ms for which connections without a socket that are due are spared,
---       7 '1' for a brake: nothing is removed if that were more than half of more than 20,
+--       5 held: '' to remove all that are due; else a number of ms: remove only connections
+--         that were released, and whose deadline is not longer ago than this (replicas that
+--         were away may still renew the rest),
+--       6 ms of more time for connections without a socket that are due,
+--       7 '1' for the brake: remove nothing if that were more than half of more than 20,
 --       8 ms that the clock should show (0: not known), 9 by how many ms it may differ from
---         that: by more, and nothing is removed,
---       10 most ms that the lease of a released connection lasts, and 11 that of one with a
---         socket, to which later ones are set back; 10 is -1 to leave them as they are
+--         that; if it differs more, nothing is removed,
+--       10 most ms for the lease of a released connection, and 11 for one with a socket;
+--         later deadlines are set back to these. 10 is -1 to leave them as they are
 -- Reply: {users, connections, version, birth, connections removed, users gone,
---         ms until the next deadline (-1: nobody is left), connections spared,
---         users gone since their sockets were, ms by the clock of Redis, 1 if the brake held,
---         1 if the clock was stepped}
+--         ms until the next deadline (-1: the room is empty), connections spared,
+--         users gone whose last socket was released, ms by the clock of Redis, 1 if the
+--         brake held, 1 if the clock was stepped}
 -- Needs room.lua.
 audit()
 local low, held = '-inf', ARGV[5] ~= ''

@@ -1,11 +1,11 @@
--- update.lua: a user changes name or metadata.
+-- update.lua: changes a user's name or metadata.
 -- KEYS: 1 online SET, 2 beats ZSET, 3 conns HASH, 4 refs HASH, 5 users HASH, 6 roster ZSET, 7 version string, 8 log STREAM
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
---       4 connection, 5 user, 6 value of users that the change was made from,
+--       4 connection, 5 user, 6 the value of users that the caller has read,
 --       7 name, and after a line feed the metadata, if there are any
 -- Reply: {users, connections, version, birth, outcome, number of the user's connections}
---        outcome 1: done; 0: that user is not there through that connection;
---        -1: the value is another by now
+--        outcome 1: done; 0: the connection does not exist, or has another user;
+--        -1: the value has changed
 -- Needs room.lua.
 local user, outcome = nil, 0
 local value = call('HGET', CONNS, ARGV[4])
