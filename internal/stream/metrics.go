@@ -30,7 +30,7 @@ func newMetrics(reg prometheus.Registerer, open func() float64) *metrics {
 			Name: "presence_streams_cut_total", Help: "Streams that were cut since their peers took nothing for 30 s.",
 		}),
 		bytes: factory.NewCounter(prometheus.CounterOpts{
-			Name: "presence_stream_bytes_total", Help: "Bytes of events that the kernel has taken.",
+			Name: "presence_stream_bytes_total", Help: "Bytes that the kernel has taken for streams: events, keepalives and the heads of the answers.",
 		}),
 	}
 	for kind := range m.events {
