@@ -3,8 +3,8 @@
 --       9 removed ZSET
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease,
 --       4 user, 5 cursor ('0' for the first part), 6 about how many connections to look at,
---       7 ms for which it is remembered that the user was removed
 --       7 ms for which Redis remembers that the user was removed
+-- Reply: {users, connections, version, birth, next cursor, connections that the user has
 --         left, then the connections that ended}
 --        next cursor '0': that was the last part
 -- Needs room.lua.
