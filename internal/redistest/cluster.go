@@ -310,6 +310,8 @@ func (c *FakeCluster) Links(t testing.TB) (redis.UniversalClient, []*Link) {
 		PoolSize:                   8,
 		ReadBufferSize:             buffer,
 		WriteBufferSize:            buffer,
+		PipelineReadBufferSize:     buffer,
+		PipelineWriteBufferSize:    buffer,
 		ClusterStateReloadInterval: time.Second,
 	})
 	for _, l := range links {

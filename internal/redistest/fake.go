@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -131,8 +130,8 @@ func (f *Fake) Up() {
 // Client returns a new client, such as a replica has. It ends with the test.
 func (f *Fake) Client(t testing.TB) redis.UniversalClient { return f.Link(t).Client }
 
-// buffer is the size of those of a connection: the client's own choice of 32 KiB takes longer
-// to make than most connections are used.
+// buffer is the size of those of a connection: the client's own choices of 32 KiB, and of 128
+// KiB for pipelines, take longer to make than most connections are used.
 const buffer = 2 << 10
 
 // Link is a client and the network between it and a Fake.
@@ -159,6 +158,9 @@ func (f *Fake) Link(t testing.TB) *Link {
 		PoolSize:              8,
 		ReadBufferSize:        buffer,
 		WriteBufferSize:       buffer,
+
+		PipelineReadBufferSize:  buffer,
+		PipelineWriteBufferSize: buffer,
 	})
 	t.Cleanup(func() {
 		l.Hold(false)
@@ -184,51 +186,40 @@ func (l *Link) dial(f *Fake) (net.Conn, error) {
 		f.dialFailed.Store(true)
 		return nil, errDown
 	}
-	server, err := f.Dial()
-	if err != nil {
-		return nil, err
-	}
 	near, far := memnet.New(here, here)
 	l.conns[near] = true
-	// A pipe in memory has no buffer: a client that writes a whole pipeline before it
-	// reads the first reply would wait for ever, and a client that does not read would
-	// block the Fake.
-	go func() {
-		defer server.Close()
-		l.request(near, far, server)
-	}()
-	go func() {
-		_, _ = io.Copy(far, server)
-		// First of all: the server may be waiting to write to a client that is gone.
-		_ = server.Close()
-		_ = far.Close()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.conns, near)
-	}()
+	f.Server().ServeConn(&served{far, near, l})
 	return near, nil
 }
 
-// request passes the requests of the client of near on.
-func (l *Link) request(near, far *memnet.Conn, server net.Conn) {
-	b := make([]byte, 32<<10)
-	for {
-		n, err := far.Read(b)
-		if err != nil {
-			return
-		}
-		l.mu.Lock()
-		if l.lose != "" && bytes.Contains(b[:n], []byte(l.lose)) {
-			if l.spare--; l.spare < 0 {
-				l.lose = ""
-				near.Deafen()
-			}
-		}
-		l.mu.Unlock()
-		if _, err := server.Write(b[:n]); err != nil {
-			return
+// served is the server's end of a connection of a Link.
+type served struct {
+	*memnet.Conn
+	near *memnet.Conn
+	link *Link
+}
+
+// Read reads requests of the client, and loses the reply to one if it is to be lost.
+func (s *served) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	l := s.link
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lose != "" && bytes.Contains(b[:n], []byte(l.lose)) {
+		if l.spare--; l.spare < 0 {
+			l.lose = ""
+			s.near.Deafen()
 		}
 	}
+	return n, err //nolint:wrapcheck // as it is
+}
+
+// Close ends the connection.
+func (s *served) Close() error {
+	s.link.mu.Lock()
+	delete(s.link.conns, s.near)
+	s.link.mu.Unlock()
+	return s.Conn.Close() //nolint:wrapcheck // as it is
 }
 
 // Cut ends all connections and refuses new ones, until Mend.

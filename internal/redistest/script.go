@@ -24,9 +24,10 @@ type scripts struct {
 	fake   *Fake
 	state  *lua.LState
 	texts  map[string]string // by their hashes
-	inside any               // the context of a connection that speaks within a script
+	peer   *server.Peer      // a connection that speaks within a script
+	inside any               // its context
+	found  map[[2]string][]lua.LValue
 	reply  bytes.Buffer
-	writer *bufio.Writer
 	reader *bufio.Reader
 }
 
@@ -35,8 +36,9 @@ var compiled sync.Map
 
 // newScripts returns an interpreter, to be closed after the Fake, which must have started.
 func newScripts(t testing.TB, f *Fake) *scripts {
-	s := &scripts{fake: f, texts: map[string]string{}}
-	s.writer, s.reader = bufio.NewWriter(&s.reply), bufio.NewReader(&s.reply)
+	s := &scripts{fake: f, texts: map[string]string{}, found: map[[2]string][]lua.LValue{}}
+	s.reader = bufio.NewReader(&s.reply)
+	s.peer = server.NewPeer(bufio.NewWriter(&s.reply))
 	// Commands have to know that the lock is held. Only a script that miniredis itself runs
 	// has the context that says so.
 	err := f.Server().Register("REDISTEST.INSIDE", func(c *server.Peer, _ string, _ []string) {
@@ -47,6 +49,7 @@ func newScripts(t testing.TB, f *Fake) *scripts {
 		t.Fatal(err)
 	}
 	f.Server().Dispatch(server.NewPeer(bufio.NewWriter(io.Discard)), []string{"EVAL", "return redis.call('REDISTEST.INSIDE')", "0"})
+	s.peer.Ctx = s.inside
 
 	s.state = lua.NewState(lua.Options{SkipOpenLibs: true, RegistrySize: 1024, RegistryMaxSize: 1 << 18, CallStackSize: 128})
 	for name, open := range map[string]lua.LGFunction{
@@ -56,6 +59,8 @@ func newScripts(t testing.TB, f *Fake) *scripts {
 		s.state.Push(lua.LString(name))
 		s.state.Call(1, 0)
 	}
+	text := s.state.GetGlobal(lua.StringLibName).(*lua.LTable)
+	text.RawSetString("match", s.state.NewFunction(s.remembering(text.RawGetString("match").(*lua.LFunction).GFunction)))
 	redis := s.state.NewTable()
 	redis.RawSetString("call", s.state.NewFunction(func(*lua.LState) int { return s.call(true) }))
 	redis.RawSetString("pcall", s.state.NewFunction(func(*lua.LState) int { return s.call(false) }))
@@ -122,6 +127,7 @@ func compile(text string) (*lua.FunctionProto, error) {
 	}
 	script, err := lua.Compile(chunk, "script")
 	if err == nil {
+		script.IsVarArg &^= lua.VarArgNeedsArg // Redis has no such table, and each call would make one
 		compiled.Store(text, script)
 	}
 	return script, err //nolint:wrapcheck // likewise
@@ -134,6 +140,36 @@ func (s *scripts) set(name string, values []string) {
 		list.Append(lua.LString(value))
 	}
 	s.state.G.Global.RawSetString(name, list)
+}
+
+// maxFound is how many results of string.match are kept.
+const maxFound = 1000
+
+// remembering is string.match that keeps what it found. It would compile the pattern each time,
+// and scripts mostly look at the same texts again.
+func (s *scripts) remembering(match lua.LGFunction) lua.LGFunction {
+	return func(l *lua.LState) int {
+		if l.GetTop() != 2 {
+			return match(l)
+		}
+		of := [2]string{l.CheckString(1), l.CheckString(2)}
+		found, ok := s.found[of]
+		if !ok {
+			n := match(l)
+			for i := range n {
+				found = append(found, l.Get(i-n))
+			}
+			if len(s.found) >= maxFound {
+				clear(s.found)
+			}
+			s.found[of] = found
+			return n
+		}
+		for _, each := range found {
+			l.Push(each)
+		}
+		return len(found)
+	}
 }
 
 // call carries out a command of the script. An error ends the script, unless the script
@@ -157,10 +193,8 @@ func (s *scripts) call(ends bool) int {
 	}
 	s.reply.Reset()
 	s.reader.Reset(&s.reply)
-	peer := server.NewPeer(s.writer)
-	peer.Ctx = s.inside
-	s.fake.Server().Dispatch(peer, args)
-	peer.Flush()
+	s.fake.Server().Dispatch(s.peer, args)
+	s.peer.Flush()
 	reply, err := server.ParseReply(s.reader)
 	if err == nil {
 		l.Push(s.value(reply))

@@ -19,6 +19,11 @@ func TestScriptsAsInMiniredis(t *testing.T) {
 		ours := fake.Client(t)
 		plain := miniredis.NewMiniRedis()
 		t.Cleanup(plain.Close)
+		if c, err := plain.Dial(); err != nil { // starts it
+			t.Fatal(err)
+		} else {
+			_ = c.Close()
+		}
 		theirs := (&Fake{Miniredis: plain}).Client(t)
 		for _, text := range []string{
 			"return {1, 'a', {2, 'b'}, false, 3}",
@@ -40,6 +45,8 @@ func TestScriptsAsInMiniredis(t *testing.T) {
 			"return string.format('%.0f', 1e15) .. math.floor(2.5) .. table.concat({'a', 'b'}) .. tostring(tonumber('12'))",
 			"return {redis.call('HSET', 'h', 'a', 1), redis.call('HGETALL', 'h'), redis.call('HMGET', 'h', 'a', 'b')}",
 			"local a, b = unpack(ARGV) return {b, a}",
+			"local a, b = string.match('12 c3', '^(%d+) (c?%d+)$') return {a, b, string.match('12 c3', '^(%d+) (c?%d+)$')}",
+			"return {string.match('a', '%d') or 'none', string.match('a', '%d') or 'none', ('ab'):match('^a()'), string.match('aa1', '%d', 2)}",
 		} {
 			ask := func(rdb redis.UniversalClient) string {
 				v, err := rdb.Eval(t.Context(), text, []string{"one", "two"}, "x", 7).Result()

@@ -642,7 +642,7 @@ type occupancy struct {
 
 // occupancy asks a process about a room; false if it knows nothing.
 func (p *proc) occupancy(name string) (o occupancy, ok bool) {
-	a, err := p.exchange(p.public, watcher, request(http.MethodGet, "/v1/rooms/"+name, ""), 5*time.Second)
+	a, err := p.ask(p.public, "/v1/rooms/"+name)
 	if err != nil || a.status != http.StatusOK {
 		return o, false
 	}
@@ -658,7 +658,7 @@ func (m *model) ask(now time.Time) {
 			continue
 		}
 		w.mu.Unlock()
-		ready, err := p.exchange(p.public, watcher, request(http.MethodGet, "/readyz", ""), 5*time.Second)
+		ready, err := p.ask(p.public, "/readyz")
 		w.mu.Lock()
 		if err == nil && ready.status == http.StatusOK {
 			p.ready = true

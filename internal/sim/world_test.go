@@ -175,6 +175,7 @@ type proc struct {
 	mu    sync.Mutex // guards:
 	conns map[*memnet.Conn]bool
 	held  bool
+	idle  map[*memnet.Listener]*line // of the watcher
 
 	// Guarded by world.mu.
 	dead     bool // or on its way to be
@@ -195,7 +196,7 @@ func (p *proc) healthy(node int) bool {
 
 // run starts a process at a place.
 func (w *world) run(place int) *proc {
-	p := &proc{place: place, cut: make([]bool, len(w.redis)), done: make(chan struct{}), conns: map[*memnet.Conn]bool{}, started: time.Now()}
+	p := &proc{place: place, cut: make([]bool, len(w.redis)), done: make(chan struct{}), conns: map[*memnet.Conn]bool{}, idle: map[*memnet.Listener]*line{}, started: time.Now()}
 	var client redis.UniversalClient
 	if w.cluster != nil {
 		client, p.links = w.cluster.Links(w.t)
@@ -337,13 +338,24 @@ func (p *proc) exchange(l *memnet.Listener, from net.Addr, r *http.Request, pati
 	}
 	defer p.forget(c)
 	defer c.Close()
-	timer := time.AfterFunc(patience, c.Break)
-	defer timer.Stop()
 	r.Close = true
-	if err := r.Write(c); err != nil {
+	return (&line{c, bufio.NewReaderSize(c, 1<<10)}).exchange(r, patience)
+}
+
+// line is a connection for requests.
+type line struct {
+	conn   *memnet.Conn
+	reader *bufio.Reader
+}
+
+// exchange sends a request and reads the answer.
+func (n *line) exchange(r *http.Request, patience time.Duration) (*answer, error) {
+	timer := time.AfterFunc(patience, n.conn.Break)
+	defer timer.Stop()
+	if err := r.Write(n.conn); err != nil {
 		return nil, err
 	}
-	response, err := http.ReadResponse(bufio.NewReader(c), r)
+	response, err := http.ReadResponse(n.reader, r)
 	if err != nil {
 		return nil, err
 	}
@@ -353,6 +365,32 @@ func (p *proc) exchange(l *memnet.Listener, from net.Addr, r *http.Request, pati
 		return nil, err
 	}
 	return &answer{response.StatusCode, response.Header, string(body)}, nil
+}
+
+// ask is exchange for the model itself, which asks all the time: it keeps its connections.
+func (p *proc) ask(l *memnet.Listener, path string) (*answer, error) {
+	r := request(http.MethodGet, path, "")
+	p.mu.Lock()
+	n := p.idle[l]
+	delete(p.idle, l)
+	p.mu.Unlock()
+	if n == nil {
+		c, err := p.dial(l, watcher)
+		if err != nil {
+			return nil, err
+		}
+		n = &line{c, bufio.NewReaderSize(c, 1<<10)}
+	}
+	a, err := n.exchange(r, 5*time.Second)
+	if err != nil {
+		_ = n.conn.Close()
+		p.forget(n.conn)
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle[l] = n
+	return a, nil
 }
 
 // request is one of a browser without cookies or headers.
@@ -367,9 +405,9 @@ func request(method, path, body string) *http.Request {
 // watcher is the address of the model itself.
 var watcher net.Addr = &net.TCPAddr{IP: net.IPv4(10, 9, 9, 9), Port: 9999}
 
-// metrics returns what a process says of itself, by name.
+// metrics returns how many viewers and members a process says it has, by the names of metrics.
 func (p *proc) metrics() (map[string]float64, error) {
-	a, err := p.exchange(p.admin, watcher, request(http.MethodGet, "/metrics", ""), 5*time.Second)
+	a, err := p.ask(p.admin, "/metrics?name[]=presence_viewers&name[]=presence_local_members")
 	if err != nil {
 		return nil, err
 	}

@@ -89,7 +89,11 @@ func (c *Conn) Read(b []byte) (int, error) {
 // arrive reports whether anything has arrived. The caller holds the lock.
 func (h *half) arrive() bool {
 	for len(h.coming) > 0 && !time.Now().Before(h.coming[0].at) {
-		h.buf = append(h.buf, h.coming[0].data...)
+		if len(h.buf) == 0 {
+			h.buf = h.coming[0].data
+		} else {
+			h.buf = append(h.buf, h.coming[0].data...)
+		}
 		h.coming = h.coming[1:]
 	}
 	return len(h.buf) > 0
