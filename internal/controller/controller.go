@@ -262,7 +262,8 @@ func (c *Controller) putBack(ctx context.Context, v *visit) (presence.User, erro
 // renew returns who is in the room through a connection of the browser of v, and whether
 // anybody is. One that has no socket is renewed by it.
 func (c *Controller) renew(ctx context.Context, v *visit, id string) (user presence.User, found bool, err error) {
-	conns, err := c.replica.Renew(ctx, v.room, []string{id}, v.conn("").Lease(c.opts.MemberTTL), v.address)
+	conn := v.conn("")
+	conns, err := c.replica.Renew(ctx, v.room, []string{id}, conn.Lease(c.opts.MemberTTL), conn.Address, conn.Until)
 	if err != nil {
 		return presence.User{}, false, err //nolint:wrapcheck // says what was tried
 	}

@@ -140,7 +140,10 @@ func (a *API) wanted(r *http.Request, c connection, o *object) (store.Wanted, er
 		return store.Wanted{}, err
 	}
 	w := store.Wanted{SetName: o.has("name"), SetMeta: o.has("meta")}
-	w.Connection = presence.Connection{ID: c.id, Address: a.address(r, c.grant), User: presence.User{ID: user, Name: o.name(), Meta: c.grant.Meta}}
+	w.Connection = presence.Connection{
+		ID: c.id, Address: a.address(r, c.grant), Until: c.grant.Expires,
+		User: presence.User{ID: user, Name: o.name(), Meta: c.grant.Meta},
+	}
 	if err := o.nameAllowed(c.grant); err != nil {
 		return w, err
 	}
@@ -490,7 +493,7 @@ func (a *API) renew(r *http.Request, g *access.Grant, keys presence.Keys, seats 
 			for i, s := range seats {
 				ids[i] = keys.SpeakerConnectionID(g.Speaker, s.Connection)
 			}
-			found, err := a.replica.Renew(ctx, name, ids, ttl, a.address(r, g))
+			found, err := a.replica.Renew(ctx, name, ids, ttl, a.address(r, g), g.Expires)
 			results <- renewed{seats, found}
 			return err //nolint:wrapcheck // says what was tried
 		})

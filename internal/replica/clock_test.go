@@ -54,7 +54,7 @@ func TestSteppedClockMovesNobody(t *testing.T) {
 				closed := b.enter("Eve")
 				time.Sleep(15 * time.Second)
 				renew := func() {
-					if found, err := b.Renew(t.Context(), lobby, []string{here.ID}, 40*time.Second, ""); err != nil || found[0].ID == "" {
+					if found, err := b.Renew(t.Context(), lobby, []string{here.ID}, 40*time.Second, "", time.Time{}); err != nil || found[0].ID == "" {
 						t.Fatalf("renew: %v, %v", found, err)
 					}
 				}

@@ -96,7 +96,7 @@ func TestLedgerNeverDrifts(t *testing.T) {
 				case n == 3:
 					err = a.put(room(), conn())
 				case n == 4:
-					_, err = a.Renew(t.Context(), room(), []string{conn().ID}, store.DefaultMemberTTL, address())
+					_, err = a.Renew(t.Context(), room(), []string{conn().ID}, store.DefaultMemberTTL, address(), time.Time{})
 				case n == 5:
 					_, err = a.End(t.Context(), room(), conn().ID)
 				case n == 6 && len(open) > 0:

@@ -303,7 +303,7 @@ func TestNobodyStaysInARoomThatWasLost(t *testing.T) {
 		}
 		began := time.Now()
 		for time.Since(began) <= store.DefaultMemberTTL+time.Second {
-			if found, err := b.Renew(t.Context(), lobby, []string{"c-Ann"}, store.DefaultMemberTTL, ""); err != nil || found[0].ID == "" {
+			if found, err := b.Renew(t.Context(), lobby, []string{"c-Ann"}, store.DefaultMemberTTL, "", time.Time{}); err != nil || found[0].ID == "" {
 				t.Fatal(found, err)
 			}
 			time.Sleep(3 * time.Second)
@@ -329,7 +329,7 @@ func TestRenewalPutsTheRoomBackOnTheList(t *testing.T) {
 		}
 		fake.Del("presence:rooms")
 		for range 4 {
-			if _, err := a.Renew(t.Context(), lobby, []string{"c-Ann"}, store.DefaultMemberTTL, ""); err != nil {
+			if _, err := a.Renew(t.Context(), lobby, []string{"c-Ann"}, store.DefaultMemberTTL, "", time.Time{}); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(8 * time.Second)

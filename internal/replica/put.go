@@ -77,13 +77,13 @@ func (p *puts) has(room, id string) bool {
 	return left > 0
 }
 
-// remaining returns how long the lease of a known connection still lasts, and the address
-// that asked for it.
-func (p *puts) remaining(room, id string) (left time.Duration, address string) {
+// remaining returns how long the lease of a known connection still lasts, and the
+// connection.
+func (p *puts) remaining(room, id string) (left time.Duration, conn presence.Connection) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.rooms[room][id]
-	return time.Until(l.until), l.conn.Address
+	return time.Until(l.until), l.conn
 }
 
 // end forgets connections whose leases have ended, in the rooms for which of returns
@@ -112,7 +112,7 @@ func (p *puts) inRooms() []string {
 }
 
 // extend prolongs the leases of rooms (nil: all) by the time for which Redis could not
-// be reached.
+// be reached, but none beyond the end of the right to be there.
 func (p *puts) extend(by time.Duration, rooms func(room string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -121,7 +121,9 @@ func (p *puts) extend(by time.Duration, rooms func(room string) bool) {
 			continue
 		}
 		for id, l := range known {
-			l.until = l.until.Add(by)
+			if l.until = l.until.Add(by); !l.conn.Until.IsZero() && l.until.After(l.conn.Until) {
+				l.until = l.conn.Until
+			}
 			known[id] = l
 		}
 	}
@@ -173,7 +175,7 @@ func (r *Replica) Put(ctx context.Context, room string, w store.Wanted) (store.H
 	if !known && r.forgot(room) { // this put is the first call to find the loss
 		held = r.asBefore(ctx, room, before.Connection.User, held)
 	}
-	held.Connection.Address = w.Connection.Address
+	held.Connection.Address, held.Connection.Until = w.Connection.Address, w.Connection.Until
 	r.remember(room, held.Connection, w.TTL)
 	return held, nil
 }
@@ -212,8 +214,9 @@ func (r *Replica) remember(room string, conn presence.Connection, ttl time.Durat
 // Renew renews connections of room that have no socket, for ttl. It returns the
 // connections in the order of ids, with the zero Connection for each that does not
 // exist. If a connection has a socket, Renew does not change its lease. address is
-// where the request came from.
-func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time.Duration, address string) ([]presence.Connection, error) {
+// where the request came from, and until when its sender may be there (zero: without an
+// end): ttl is no longer, and no outage prolongs it beyond that.
+func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time.Duration, address string, until time.Time) ([]presence.Connection, error) {
 	conns, known := make([]presence.Connection, len(ids)), make([]store.Holder, len(ids))
 	for i, id := range ids {
 		conns[i] = presence.Connection{ID: id, Generation: presence.NewHTTPGeneration()}
@@ -236,7 +239,7 @@ func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time
 			continue
 		}
 		r.saw(ctx, room, birth)
-		conn.Address = address
+		conn.Address, conn.Until = address, until
 		r.remember(room, conn, ttl)
 	}
 	return found, nil

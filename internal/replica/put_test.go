@@ -28,7 +28,7 @@ func lose(fake *redistest.Fake, all bool) {
 // renews renews a connection without a socket, and reports whether it was there.
 func (p *process) renews(name string, ttl time.Duration) bool {
 	p.t.Helper()
-	found, err := p.Renew(p.t.Context(), lobby, []string{"c-" + name}, ttl, "")
+	found, err := p.Renew(p.t.Context(), lobby, []string{"c-" + name}, ttl, "", time.Time{})
 	if err != nil {
 		p.t.Fatal(err)
 	}

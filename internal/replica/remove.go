@@ -110,9 +110,9 @@ func (r *Replica) Update(ctx context.Context, room, id string, change func(prese
 	for sought := false; ; {
 		conn, connections, found, err := r.store.Find(ctx, room, id)
 		if err == nil && !found {
-			if left, address := r.puts.remaining(room, id); left > 0 && !sought { // Redis may have lost it
+			if left, known := r.puts.remaining(room, id); left > 0 && !sought { // Redis may have lost it
 				sought = true
-				if _, err = r.Renew(ctx, room, []string{id}, left, address); err == nil {
+				if _, err = r.Renew(ctx, room, []string{id}, left, known.Address, known.Until); err == nil {
 					continue
 				}
 			} else {

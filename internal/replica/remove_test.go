@@ -195,6 +195,35 @@ func TestOutagesDoNotCountAgainstLeases(t *testing.T) {
 	})
 }
 
+// An outage prolongs no lease beyond the end of the right to be there.
+func TestOutagesProlongNoRight(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		until := time.Now().Add(5 * time.Minute)
+		for _, id := range []string{"put", "renewed"} {
+			w := store.Wanted{Connection: presence.Connection{ID: id, Until: until, User: presence.User{ID: id, Name: id}}, TTL: 5 * time.Minute}
+			if _, err := a.Put(t.Context(), lobby, w); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		if found, err := a.Renew(t.Context(), lobby, []string{"renewed"}, time.Until(until), "", until); err != nil || found[0].ID == "" {
+			t.Fatalf("%v, %v", found, err)
+		}
+		a.link.Cut()
+		time.Sleep(2 * time.Minute)
+		a.link.Mend()
+		time.Sleep(time.Until(until) - 10*time.Second)
+		if names := b.names(); names != "[put renewed]" {
+			t.Errorf("before the end there are %s", names)
+		}
+		time.Sleep(20 * time.Second)
+		if names := b.names(); names != "[]" {
+			t.Errorf("after the end there are %s", names)
+		}
+	})
+}
+
 // Who renews, or puts, right after Redis lost its data is there as before.
 func TestPutsRightAfterALossChangeNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
@@ -216,7 +245,7 @@ func TestPutsRightAfterALossChangeNothing(t *testing.T) {
 		before := read()
 		time.Sleep(40 * time.Second)
 		fake.FlushAll()
-		found, err := a.Renew(t.Context(), lobby, []string{"c1", "c3"}, time.Minute, "")
+		found, err := a.Renew(t.Context(), lobby, []string{"c1", "c3"}, time.Minute, "", time.Time{})
 		if err != nil || found[0].User != before[0].User || found[1].ID != "" {
 			t.Fatalf("renewed: %+v, %v", found, err)
 		}

@@ -132,7 +132,7 @@ func repaired(t *testing.T, fake *redistest.Fake, watched, busy bool, harm harm,
 	for renewed := began; time.Since(began) < limit+5*time.Second; {
 		if time.Since(renewed) > time.Second {
 			renewed = time.Now()
-			if found, err := a.Renew(t.Context(), lobby, []string{"c-Cid"}, store.DefaultMemberTTL, ""); err == nil && found[0].ID == "" {
+			if found, err := a.Renew(t.Context(), lobby, []string{"c-Cid"}, store.DefaultMemberTTL, "", time.Time{}); err == nil && found[0].ID == "" {
 				_ = a.put(lobby, connection("Cid", "")) // again in a second, if it is refused
 			}
 		}

@@ -826,7 +826,7 @@ func TestVisitorWithoutSocketStaysByVisits(t *testing.T) {
 		}
 		for i := range 12 { // on either replica
 			time.Sleep(10 * time.Second)
-			found, err := []*process{a, b}[i%2].Renew(t.Context(), lobby, []string{"c-Ann"}, store.DefaultMemberTTL, "")
+			found, err := []*process{a, b}[i%2].Renew(t.Context(), lobby, []string{"c-Ann"}, store.DefaultMemberTTL, "", time.Time{})
 			if err != nil || found[0].User.Name != "Ann" {
 				t.Fatal(found, err)
 			}
@@ -877,7 +877,7 @@ func TestVisitorsWithoutSocketsSurviveAnOutage(t *testing.T) {
 					synctest.Wait()
 				}
 				visit := func(name string) {
-					_, _ = a.Renew(t.Context(), lobby, []string{"c-" + name}, store.DefaultMemberTTL, "")
+					_, _ = a.Renew(t.Context(), lobby, []string{"c-" + name}, store.DefaultMemberTTL, "", time.Time{})
 				}
 				for range 3 {
 					time.Sleep(DefaultHeartbeatInterval)
