@@ -543,7 +543,7 @@ func TestSocketsSeeEachOtherAcrossReplicas(t *testing.T) {
 	if err := moved.Close(); err != nil {
 		t.Fatal(err)
 	}
-	redistest.Eventually(t, 3*time.Second, "the closed tab has left", func() bool {
+	redistest.Eventually(t, 10*time.Second, "the closed tab has left", func() bool {
 		n, _ := m.SMembers("presence:{lobby}:online")
 		return len(n) == 0
 	})
@@ -597,7 +597,7 @@ func TestWithoutRedisPagesAreStaleAndJoinsFailInTime(t *testing.T) {
 	s.until(`"tree"`)
 	s.send(`{"action":"join","data":{"username":"Ann"}}`)
 	s.until(`"action":"join"`)
-	redistest.Eventually(t, 3*time.Second, "the replica has read the join", func() bool {
+	redistest.Eventually(t, 10*time.Second, "the replica has read the join", func() bool {
 		_, body := b.do("GET", a.url("/v1/rooms/lobby"), "")
 		return strings.Contains(body, `"users":1,`)
 	})
@@ -682,14 +682,14 @@ func TestPressesAreAnsweredInTimeWhileRedisIsSilent(t *testing.T) {
 
 func TestStopClosesSocketsWithServiceRestartWhileStillServing(t *testing.T) {
 	address, _ := redisURL(t)
-	a := start(t, func(c *Config) { c.RedisURL, c.ShutdownTimeout = address, 2*time.Second }).ready(t)
+	a := start(t, func(c *Config) { c.RedisURL, c.ShutdownTimeout = address, 6*time.Second }).ready(t)
 	b := newBrowser(t)
 	b.get(a.url("/"))
 	s := b.open(a, "/?tab=aaaaaaaaaaaaaaaa")
 	s.until(`"tree"`)
 	stopped := make(chan error, 1)
 	go func() { stopped <- a.stop() }()
-	redistest.Eventually(t, time.Second, "balancers are told", func() bool {
+	redistest.Eventually(t, 10*time.Second, "balancers are told", func() bool {
 		resp, _ := b.do("GET", a.url("/lbz"), "")
 		return resp.StatusCode == 404
 	})
@@ -745,15 +745,15 @@ func TestSecretIsSharedThroughRedisAndPutBack(t *testing.T) {
 	onRedis := func(c *Config) { c.RedisURL, c.HeartbeatInterval = address, 500*time.Millisecond }
 	a, b := start(t, onRedis).ready(t), start(t, onRedis).ready(t)
 	same := func() bool { return a.cookies.Secret() == b.cookies.Secret() }
-	redistest.Eventually(t, 3*time.Second, "both have one secret", same)
+	redistest.Eventually(t, 10*time.Second, "both have one secret", same)
 	before := a.cookies.Secret()
 	m.FlushAll()
-	redistest.Eventually(t, 3*time.Second, "the secret is back", func() bool {
+	redistest.Eventually(t, 10*time.Second, "the secret is back", func() bool {
 		got, _ := m.Get("presence:secret")
 		return got == before
 	})
 	c := start(t, onRedis).ready(t)
-	redistest.Eventually(t, 3*time.Second, "a new replica has it too", func() bool { return c.cookies.Secret() == before })
+	redistest.Eventually(t, 10*time.Second, "a new replica has it too", func() bool { return c.cookies.Secret() == before })
 }
 
 // While any replica knows the secret it is put back, and a replica that does not know
@@ -766,7 +766,7 @@ func TestDeletedSecretIsPutBack(t *testing.T) {
 	for range 3 {
 		m.Del("presence:secret")
 		b := start(t, onRedis)
-		redistest.Eventually(t, 2*time.Second, "the secret is back", func() bool {
+		redistest.Eventually(t, 5*time.Second, "the secret is back", func() bool {
 			got, _ := m.Get("presence:secret")
 			if got != "" && got != before {
 				t.Fatal("it was replaced by another")

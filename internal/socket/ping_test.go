@@ -111,7 +111,7 @@ func TestAfterAPauseEverybodyIsPingedBeforeAnybodyIsJudged(t *testing.T) {
 }
 
 func TestRunKeepsThoseThatAnswerAndDropsTheOthers(t *testing.T) {
-	f := serve(t, Options{PingInterval: 60 * time.Millisecond, PongTimeout: 240 * time.Millisecond})
+	f := serve(t, Options{PingInterval: 60 * time.Millisecond, PongTimeout: 2 * time.Second})
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	go func() { ran <- f.up.Run(ctx) }()

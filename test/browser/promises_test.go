@@ -18,7 +18,7 @@ func TestPromises(t *testing.T) {
 		grace     = 3 * time.Second
 
 		// A shared machine is late at times.
-		slack = 750 * time.Millisecond
+		slack = 1500 * time.Millisecond
 	)
 	redis := redistest.Start(t)
 	replicas := make([]*harness.Replica, 3)

@@ -227,7 +227,7 @@ func TestClusterNodesAreTrustedEachByItself(t *testing.T) {
 			for range 4 {
 				for owner, d := range districts {
 					if owner != node {
-						joins(t, d.rest, replicas[1].URL, 2*time.Second-slack)
+						joins(t, d.rest, replicas[1].URL, answered)
 					}
 				}
 			}

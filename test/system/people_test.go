@@ -132,6 +132,6 @@ func TestVisitorWithoutScript(t *testing.T) {
 	neverLoggedOut(t, from, ann)
 	neverBelow(t, from, 1, watcher)
 	took := watcher.SeesUsers(10*time.Second, 0)
-	notBefore(t, took, brisk.ttl-slack, "the leave")
+	notBefore(t, took, brisk.ttl-early, "the leave")
 	within(t, took, brisk.ttl+time.Second, "the leave")
 }

@@ -19,7 +19,7 @@ func TestKilledReplica(t *testing.T) {
 	from := time.Now()
 	r[0].Kill()
 	took := watcher.SeesUsers(p.ttl+5*time.Second, len(moving))
-	notBefore(t, took, p.ttl-p.heartbeat-slack, "the leave of who did not come back")
+	notBefore(t, took, p.ttl-p.heartbeat-early, "the leave of who did not come back")
 	within(t, took, p.ttl+time.Second, "the leave of who did not come back")
 	allSee(t, 5*time.Second, len(moving), moving...)
 	harness.Observe(t, p.ttl, "a late or false leave would show by now")

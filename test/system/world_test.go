@@ -14,9 +14,18 @@ import (
 	"presence/test/harness"
 )
 
-// slack is what a test adds to a promise for two cores that are shared with
-// everything else that runs.
-const slack = 750 * time.Millisecond
+const (
+	// slack is what a test adds to a promise for two cores that are shared with
+	// everything else that runs.
+	slack = 1500 * time.Millisecond
+
+	// early is by how much a leave may come earlier than a test expects, since the lease was
+	// renewed a while before the test began to measure.
+	early = 750 * time.Millisecond
+
+	// answered is within what time a press of Join is answered without Redis.
+	answered = 2 * time.Second
+)
 
 // pace is the times of a server. Those that the promises are made of can be
 // shortened together without changing their meaning.
