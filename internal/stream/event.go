@@ -11,7 +11,7 @@ import (
 	"presence/internal/room"
 )
 
-// Member is a member of a room as programs get it.
+// Member is a member of a room, as programs get it.
 type Member struct {
 	User        string          `json:"user"`
 	Name        string          `json:"name"`
@@ -21,7 +21,7 @@ type Member struct {
 	Since       string          `json:"since"`
 }
 
-// MemberOf returns m as programs are told of it.
+// MemberOf returns m as programs get it.
 func MemberOf(m presence.Member) Member {
 	return Member{
 		User: m.ID, Name: m.Name, Guest: m.Guest, Meta: json.RawMessage(m.Meta),
@@ -29,7 +29,7 @@ func MemberOf(m presence.Member) Member {
 	}
 }
 
-// MembersOf returns all of list, which may be nil, as programs are told of them.
+// MembersOf returns list, which may be nil, as programs get it.
 func MembersOf(list []presence.Member) []Member {
 	members := make([]Member, len(list))
 	for i, m := range list {
@@ -38,13 +38,13 @@ func MembersOf(list []presence.Member) []Member {
 	return members
 }
 
-// Left is a user who is no longer in a room, as programs get it.
+// Left is a user who has left a room, as programs get it.
 type Left struct {
 	User   string          `json:"user"`
 	Reason presence.Reason `json:"reason"`
 }
 
-// LeftOf returns all of list, which may be nil, as programs are told of them.
+// LeftOf returns list, which may be nil, as programs get it.
 func LeftOf(list []presence.Left) []Left {
 	left := make([]Left, len(list))
 	for i, l := range list {
@@ -53,7 +53,7 @@ func LeftOf(list []presence.Left) []Left {
 	return left
 }
 
-// Stamp writes an instant as programs get it: RFC 3339, UTC, with milliseconds.
+// Stamp writes a time as programs get it: RFC 3339, UTC, with milliseconds.
 func Stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z07:00") }
 
 // The kinds of events, in the order of their metrics.
@@ -71,12 +71,12 @@ func kindName(kind int) string {
 	return [kinds]string{"snapshot", "diff", "count", "mode", "stale", "end"}[kind]
 }
 
-// message is what a stream is sent of a view at a time: one event, or two.
+// message is what a stream is sent to reach a view: one event, or two.
 type message uint8
 
 const (
 	nothing  message = iota
-	behind           // what led here is to be looked up
+	behind           // the changes that led here have to be read
 	whole            // snapshot
 	large            // snapshot of a room that is too large for diffs, mode
 	change           // diff
@@ -87,7 +87,7 @@ const (
 	messages         // how many there are
 )
 
-// events are the kinds of those that a message consists of.
+// events returns the kinds of events in a message.
 func (m message) events() []int {
 	switch m {
 	case whole:
@@ -109,15 +109,15 @@ func (m message) events() []int {
 	}
 }
 
-// edition is a view of a room as its streams are told it: each message is encoded once,
-// when it is needed first.
+// edition is a view of a room for its streams. Each message is encoded once, when it is
+// first needed.
 type edition struct {
 	room string
 	view room.View
 	made [messages][2][]byte
 }
 
-// message returns m as text, with ids or, for streams of several rooms, without.
+// message returns the text of m, with ids, or without them for streams of several rooms.
 func (e *edition) message(m message, ids bool) []byte {
 	which := 0
 	if ids {
@@ -133,7 +133,7 @@ func (e *edition) message(m message, ids bool) []byte {
 			writeEvent(&text, "snapshot", e.view.Version, ids, snapshotOf(e.room, e.view))
 		case kindDiff:
 			change := e.view.Change
-			if change == nil { // of a room that was empty
+			if change == nil { // the room was empty before
 				change = &presence.Change{Occupancy: e.view.Occupancy, Joined: e.view.Members}
 			}
 			writeEvent(&text, "diff", e.view.Version, ids, diffOf(e.room, *change))
@@ -204,10 +204,10 @@ type staleEvent struct {
 	AsOf    string `json:"as_of"`
 }
 
-// Code is why a stream ends, as its client is told.
+// Code tells a client why its stream ends.
 type Code string
 
-// The codes, and what a client does: go on at once with another stream, or not at all.
+// The codes. After some the client reconnects at once, after the others not at all.
 const (
 	Draining     Code = "draining"
 	Rotated      Code = "rotated"
@@ -218,7 +218,7 @@ const (
 	RoomFull     Code = "room_full"
 )
 
-// end is the last event of a stream.
+// end returns the last event of a stream.
 func (c Code) end() []byte {
 	retry := "never"
 	if c == Draining || c == Rotated {
@@ -240,18 +240,18 @@ func writeEvent(text *bytes.Buffer, name string, id int64, withID bool, data any
 		text.WriteByte('\n')
 	}
 	text.WriteString("event: " + name + "\ndata: ")
-	_ = json.NewEncoder(text).Encode(data) // these types can be; ends the line
+	_ = json.NewEncoder(text).Encode(data) // these types can be encoded; Encode ends the line
 	text.WriteByte('\n')
 }
 
 const (
-	// minRetry and maxRetry bound after how long a client comes back whose stream
-	// ended: spread, since those of a lost replica come back together.
+	// minRetry and maxRetry bound how long a client waits before it reconnects. The waits
+	// are spread, since the clients of a replica that died reconnect together.
 	minRetry = time.Second
 	maxRetry = 3 * time.Second
 )
 
-// retryLine tells a client when to come back, at the latest after most.
+// retryLine tells a client to reconnect after a random wait, of at most most.
 func retryLine(most time.Duration) string {
 	most = min(most, maxRetry)
 	least := min(minRetry, most/2)

@@ -10,58 +10,59 @@ import (
 )
 
 const (
-	// mostDiffs is the number of users above which a room's streams get counts instead of
-	// diffs: as many as are listed. Below fewDiffs they get diffs again, and can be resumed.
+	// Streams of a room with more than mostDiffs users get counts instead of diffs; that
+	// is as many as a snapshot lists. When the room has fewer than fewDiffs users they
+	// get diffs again, and can be resumed.
 	mostDiffs = 256
 	fewDiffs  = 200
 
-	// readPatience bounds looking up what a stream has missed.
+	// readPatience bounds reading what a stream has missed.
 	readPatience = 2 * time.Second
 
-	// firstPatience is how long the first snapshot of a stream waits for the version that
-	// the client knows of already: from the stream's own join, or from an earlier answer.
+	// firstPatience is how long a stream's first snapshot waits for the version that its
+	// client already knows, from the stream's own join or from an earlier answer.
 	firstPatience = 5 * time.Second
 )
 
-// feedKey names the streams of one kind of one room.
+// feedKey identifies the streams of one kind of one room.
 type feedKey struct {
 	room   string
 	counts bool
 }
 
-// feed is the streams of one kind of one room at this replica. It is an audience of the
-// room.
+// feed is the streams of one kind that one room has at this replica. It is an audience of
+// the room.
 type feed struct {
 	feedKey
 
 	all *Streams
-	n   int // subs, and those that are about to be; guarded by Streams.mu
+	n   int // the subs, and streams that are about to become one; guarded by Streams.mu
 
-	mu      sync.Mutex // guards what follows, and the subs:
+	mu      sync.Mutex // guards the fields below, and the subs:
 	subs    []*sub
 	members map[string][]*sub // user -> the streams that have joined that user
 	edition *edition          // of the newest view that was sent; nil: none
-	version int64             // of the view that was shown last
+	version int64             // of the view that was last shown
 }
 
-// sub is the part of a stream that concerns one room.
+// sub is the part of a stream that is about one room.
 type sub struct {
 	stream *stream
 	feed   *feed
 	viewer *room.Viewer
-	at     int // its place in feed.subs; below 0: none
+	at     int // index in feed.subs; negative: none
 
-	told     bool   // it was told the room, at:
-	version  int64  // and
-	birth    string // of the room's data
-	empty    bool   // nobody was in it
-	stale    bool   // it was told that this is old
-	counting bool   // the room is too large for diffs
-	lost     bool   // something could not be sent: it is told the room anew
+	began    bool   // it was sent the room, at
+	version  int64  // this version
+	birth    string // of these data
+	empty    bool   // nobody was in the room then
+	stale    bool   // it was told that this is stale
+	counting bool   // the room is too large, so it gets counts
+	lost     bool   // an event could not be sent, so it will get the whole room
 
-	joined  int64     // the version by which the stream has joined; 0: it has not
-	least   int64     // the version to tell first, or a later one
-	waiting time.Time // for that version, since then; zero: it does not
+	joined  int64     // the version of the stream's join; 0: it has not joined
+	least   int64     // its first event must have at least this version
+	waiting time.Time // since when it waits for that version; zero: it does not wait
 }
 
 // Show sends view to all streams of the feed.
@@ -71,15 +72,16 @@ func (f *feed) Show(view room.View, shown func()) {
 	f.catchUp(lagging)
 }
 
-// Serial says that Show sends by itself, see [room.Serial].
+// Serial says that Show works in its own goroutine; see [room.Serial].
 func (*feed) Serial() {}
 
-// show sends view to the streams that can take it, and returns the others.
+// show sends view to the streams that can follow it, and returns the streams that missed
+// changes, by their versions.
 func (f *feed) show(view room.View) (lagging map[int64][]*sub) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.edition = &edition{room: f.room, view: view}
-	var told [messages]int
+	var counts [messages]int
 	for _, s := range f.subs {
 		switch m := f.next(s, view); m {
 		case nothing:
@@ -89,37 +91,37 @@ func (f *feed) show(view room.View) (lagging map[int64][]*sub) {
 			}
 			lagging[s.version] = append(lagging[s.version], s)
 		default:
-			f.tell(s, f.edition, m, &told)
+			f.send(s, f.edition, m, &counts)
 		}
 	}
 	f.version = view.Version
-	f.all.metrics.sent(&told)
+	f.all.metrics.sent(&counts)
 	f.doubtMembers(view)
 	return lagging
 }
 
-// tell sends m of an edition to s, and counts it.
-func (f *feed) tell(s *sub, e *edition, m message, told *[messages]int) {
+// send sends message m of an edition to s, and counts it.
+func (f *feed) send(s *sub, e *edition, m message, counts *[messages]int) {
 	if s.lost = !s.stream.send(e.message(m, s.stream.ids)); !s.lost {
-		told[m]++
+		counts[m]++
 	}
 }
 
-// next returns the message that brings s to view, and counts it as sent.
+// next returns the message that brings s to view, and notes that s has it.
 func (f *feed) next(s *sub, view room.View) message {
 	same := view.Version == s.version && view.Birth == s.birth
 	// The stream was resumed at a version that was not known here yet. After an outage
-	// it may be one that is lost.
+	// that version may be one that Redis has lost.
 	ahead := s.version > view.Version && view.Birth == s.birth && !s.stale && s.version > f.version
 	switch {
 	case s.lost:
-		return nothing // it is told the room when it goes on
+		return nothing // it gets the whole room when it can take more
 	case !s.waiting.IsZero():
 		if !s.ready(view) {
 			return nothing
 		}
 		return f.first(s, view)
-	case !s.told:
+	case !s.began:
 		return f.first(s, view)
 	case view.Stale && (same || s.version > view.Version && view.Birth == s.birth):
 		if s.stale {
@@ -152,25 +154,25 @@ func (f *feed) next(s *sub, view room.View) message {
 	case view.Change != nil && view.Change.Prev == from:
 		return change
 	case wasEmpty && view.Change == nil && view.Complete() && view.Version > from:
-		return change // all have come; an empty room may have no log
+		return change // everybody in it is new; an empty room may have no log
 	default:
 		return whole
 	}
 }
 
-// stands notes that s is told view.
+// stands notes that s has been sent view.
 func (s *sub) stands(view room.View) {
-	s.told, s.version, s.birth = true, view.Version, view.Birth
+	s.began, s.version, s.birth = true, view.Version, view.Birth
 	s.empty, s.stale = view.Users == 0, view.Stale
 }
 
-// ready reports whether view may be the first that s is sent.
+// ready reports whether view can be the first that s is sent.
 func (s *sub) ready(view room.View) bool {
 	return view.Version >= s.least || view.Stale || time.Since(s.waiting) >= firstPatience
 }
 
-// first returns what tells s the whole of view, whatever it was told before, and takes
-// it for told.
+// first returns the message that gives s the whole of view, whatever s was sent before,
+// and notes that s has it.
 func (f *feed) first(s *sub, view room.View) message {
 	s.waiting = time.Time{}
 	if view.AsOf.IsZero() {
@@ -214,21 +216,22 @@ func (f *feed) forget() {
 	f.edition = nil
 }
 
-// look has s told the room as it is seen, if it still waits for a later view.
-func (f *feed) look(s *sub) {
+// lookAgain sends s the present view, if s still waits for its first one.
+func (f *feed) lookAgain(s *sub) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	view := s.viewer.View()
 	if s.at < 0 || s.waiting.IsZero() || !s.ready(view) {
 		return
 	}
-	var told [messages]int
-	f.tell(s, f.of(view), f.first(s, view), &told)
-	f.all.metrics.sent(&told)
+	var counts [messages]int
+	f.send(s, f.of(view), f.first(s, view), &counts)
+	f.all.metrics.sent(&counts)
 }
 
-// anew returns what s is sent that has lost something; nil if that is nothing.
-func (f *feed) anew(s *sub) []byte {
+// restart returns what is sent to a stream that has lost an event; nil if there is nothing
+// to send now.
+func (f *feed) restart(s *sub) []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !s.lost || s.at < 0 {
@@ -240,21 +243,22 @@ func (f *feed) anew(s *sub) []byte {
 	if m == nothing {
 		return nil
 	}
-	var told [messages]int
-	told[m]++
-	f.all.metrics.sent(&told)
+	var counts [messages]int
+	counts[m]++
+	f.all.metrics.sent(&counts)
 	return f.of(view).message(m, s.stream.ids)
 }
 
-// missed is the changes that a resumed stream may have missed.
+// missed is what a resumed stream may have missed.
 type missed struct {
-	version int64 // that it stands at
+	version int64 // the version of the stream
 	store.Reading
 }
 
-// lead returns the change that leads to the version to, or as far as is known, and
-// whether the stream can be told so. Without a change it stands there already.
-func (m *missed) lead(to int64) (room.View, bool) {
+// viewAt returns a view at the version to, or at the last known one, with the change that
+// leads there from the stream's version. It also reports whether the stream can be sent
+// that change. A view without a change means that the stream is up to date.
+func (m *missed) viewAt(to int64) (room.View, bool) {
 	users := m.Users
 	if len(m.Changes) > 0 {
 		first := m.Changes[0]
@@ -280,9 +284,9 @@ func (m *missed) lead(to int64) (room.View, bool) {
 	return view, view.Version >= to && view.Users <= mostDiffs
 }
 
-// add makes s one of the feed's, and sends it head and what it is told first. missed is
-// nil for a stream that was not resumed. It reports false, and has done nothing, if
-// missed does not lead to what is known by now.
+// add adds s to the feed, and sends it head and its first event. missed is nil for a
+// stream that was not resumed. If missed ends before the version that is known by now,
+// add does nothing and reports false.
 func (f *feed) add(s *sub, head []byte, missed *missed) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -296,12 +300,12 @@ func (f *feed) add(s *sub, head []byte, missed *missed) bool {
 	var text []byte
 	lead, ok := room.View{}, false
 	if missed != nil && !view.Stale {
-		lead, ok = missed.lead(view.Version)
+		lead, ok = missed.viewAt(view.Version)
 	}
 	switch {
 	case !ok && view.Version < s.least && !view.Stale:
 		s.waiting = time.Now()
-		time.AfterFunc(firstPatience, func() { f.look(s) })
+		time.AfterFunc(firstPatience, func() { f.lookAgain(s) })
 	case ok:
 		s.stands(lead)
 		f.all.metrics.changes.Inc()
@@ -328,21 +332,21 @@ func (f *feed) add(s *sub, head []byte, missed *missed) bool {
 		}
 		f.members[j.user] = append(f.members[j.user], s)
 	}
-	var told [messages]int
+	var counts [messages]int
 	if head != nil {
 		if s.stream.open(head, text) {
-			told[m]++
+			counts[m]++
 		}
 	} else if text != nil {
 		s.lost = !s.stream.send(text)
-		told[m]++
+		counts[m]++
 	}
-	f.all.metrics.sent(&told)
+	f.all.metrics.sent(&counts)
 	return true
 }
 
-// known is view, or that nothing is known, for a stream that knows a later version
-// than an outage lets be read.
+// known returns view. But if view is stale and older than the version that the resumed
+// stream has, it returns a view without data.
 func (f *feed) known(view room.View, missed *missed) room.View {
 	if view.Stale && missed != nil && missed.version > view.Version {
 		return room.View{Stale: true, Sequence: view.Sequence}
@@ -350,7 +354,7 @@ func (f *feed) known(view room.View, missed *missed) room.View {
 	return view
 }
 
-// remove ends what enter, and perhaps add, began.
+// remove undoes enterFeed, and add if it was called.
 func (f *feed) remove(s *sub) {
 	f.mu.Lock()
 	if s.at >= 0 {
@@ -372,7 +376,7 @@ func (f *feed) remove(s *sub) {
 	}
 	f.mu.Unlock()
 	s.viewer.Exit()
-	f.all.leave(f)
+	f.all.leaveFeed(f)
 }
 
 // without returns list without s.
@@ -385,40 +389,40 @@ func without(list []*sub, s *sub) []*sub {
 	return list
 }
 
-// catchUp tells streams what led from the versions at which they stand to the newest.
-// No other view is shown meanwhile.
+// catchUp sends streams the changes that lead from their versions to the newest. The feed
+// shows no other view meanwhile.
 func (f *feed) catchUp(lagging map[int64][]*sub) {
 	for version, subs := range lagging {
 		ctx, cancel := context.WithTimeout(context.Background(), readPatience)
 		reading, err := f.all.rooms.Since(ctx, f.room, version)
 		cancel()
 		reading.Err = err
-		f.lead(subs, &missed{version, reading})
+		f.sendMissed(subs, &missed{version, reading})
 	}
 }
 
-// lead tells subs, which all stand at one version, what they have missed.
-func (f *feed) lead(subs []*sub, missed *missed) {
+// sendMissed sends subs, which all have the same version, the changes that they have missed.
+func (f *feed) sendMissed(subs []*sub, missed *missed) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var told [messages]int
+	var counts [messages]int
 	var led *edition
 	for _, s := range subs {
 		view := s.viewer.View()
 		if s.at < 0 || s.lost || s.version != missed.version || view.Stale {
-			continue // told something else meanwhile, or will be
+			continue // it was sent something else meanwhile, or will be
 		}
-		lead, ok := missed.lead(f.version)
+		lead, ok := missed.viewAt(f.version)
 		if !ok || lead.Birth != s.birth {
-			f.tell(s, f.of(view), f.first(s, view), &told)
+			f.send(s, f.of(view), f.first(s, view), &counts)
 			continue
 		}
 		if s.stands(lead); lead.Change != nil {
 			if led == nil {
 				led = &edition{room: f.room, view: lead}
 			}
-			f.tell(s, led, change, &told)
+			f.send(s, led, change, &counts)
 		}
 	}
-	f.all.metrics.sent(&told)
+	f.all.metrics.sent(&counts)
 }

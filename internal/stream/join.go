@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// rotation is how long a stream that joins a user lasts at most: a proxy may hide for
-	// long that the client is gone. It is up to rotationJitter less.
+	// rotation is how long a stream that joins a user can last, since a proxy may hide
+	// for long that the client is gone. Each stream ends up to rotationJitter earlier.
 	rotation       = 5 * time.Minute
 	rotationJitter = time.Minute
 
@@ -25,10 +25,10 @@ const (
 	settling = 64
 )
 
-// seat names a connection in a room.
+// seat identifies a connection in a room.
 type seat struct{ room, connection string }
 
-// joined is the member that a stream has joined. It is the member's socket.
+// joined is the member that a stream has joined. It is also the socket of the member.
 type joined struct {
 	stream *stream
 	room   string
@@ -36,19 +36,19 @@ type joined struct {
 	want   store.Wanted
 
 	mu     sync.Mutex      // guards:
-	member *replica.Member // nil: Redis could not be asked yet
+	member *replica.Member // nil: the join has not succeeded yet
 	at     time.Time       // when it joined
-	found  time.Time       // when it was last found not to have been ended
+	found  time.Time       // when a look-up last found that nobody had ended it
 	over   bool
 }
 
 func (j *joined) seat() seat { return seat{j.room, j.want.Connection.ID} }
 
-// join makes the user present, and returns the version of the room by which that is so.
+// join makes the user present, and returns the version of the room at which that is so.
 func (j *joined) join(ctx context.Context) (int64, error) {
 	ss := j.stream.all
 	w := j.want
-	w.Connection.Generation = presence.NewGeneration() // of a try that may have succeeded, nothing is left
+	w.Connection.Generation = presence.NewGeneration() // a new one, so that an earlier try which may have succeeded is replaced
 	at := time.Now()
 	member, held, err := ss.replica.Attend(ctx, j.room, w, j)
 	if err != nil {
@@ -69,21 +69,22 @@ func (j *joined) join(ctx context.Context) (int64, error) {
 	return held.Version, nil
 }
 
-// Answered returns when the stream was last found open, and its member not ended by others.
+// Answered returns when a look-up last found that the stream was open and that nobody had
+// ended its member.
 func (j *joined) Answered() time.Time {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.found
 }
 
-// Ping has the member looked up in Redis, since the peer of a stream can't answer.
+// Ping starts a look-up of the member in Redis, since the peer of a stream can't answer.
 func (j *joined) Ping() error {
 	j.stream.all.doubt(j, HasLeft)
 	return nil
 }
 
-// Ended ends the stream, whose member was removed, or found no place when it was to be put
-// back.
+// Ended ends the stream. Its member was removed, or the room was full when the replica
+// wanted to put the member back.
 func (j *joined) Ended(_ *replica.Member, why error) {
 	if errors.Is(why, presence.ErrRemoved) {
 		j.stream.finish(Removed)
@@ -92,7 +93,8 @@ func (j *joined) Ended(_ *replica.Member, why error) {
 	j.stream.finish(RoomFull)
 }
 
-// end releases the member, which counts for the leave grace, or until its token expires.
+// end releases the member, which then counts for the leave grace or until its token
+// expires.
 func (j *joined) end() {
 	j.mu.Lock()
 	member := j.member
@@ -100,12 +102,13 @@ func (j *joined) end() {
 	j.mu.Unlock()
 	j.stream.all.unclaim(j)
 	if member != nil {
-		_ = j.stream.all.replica.Release(member) // else it ends with its lease
+		_ = j.stream.all.replica.Release(member) // after an error it ends with its lease
 	}
 }
 
-// settle joins if that could not be done yet, and else finds out what became of the
-// member: as is the code if somebody has ended it. The error is that it is not known.
+// settle joins the user if that has not succeeded yet. Otherwise it finds out what became
+// of the member, and ends the stream if the member has ended: with the code as, if
+// somebody ended it. It returns an error if the outcome is not known.
 func (j *joined) settle(ctx context.Context, as Code) error {
 	j.mu.Lock()
 	member, at, over := j.member, j.at, j.over
@@ -116,7 +119,7 @@ func (j *joined) settle(ctx context.Context, as Code) error {
 	}
 	if member == nil {
 		if err := rep.Trusted(j.room); err != nil {
-			return err //nolint:wrapcheck // only that there is one counts
+			return err //nolint:wrapcheck // only whether there is an error counts
 		}
 		_, err := j.join(ctx)
 		if isLimit(err) {
@@ -127,14 +130,14 @@ func (j *joined) settle(ctx context.Context, as Code) error {
 	}
 	fate, err := rep.Fate(ctx, member, at)
 	if err != nil {
-		return err //nolint:wrapcheck // only that there is one counts
+		return err //nolint:wrapcheck // only whether there is an error counts
 	}
 	switch fate {
 	case replica.Replaced:
 		j.stream.finish(Replaced)
 	case replica.Ended:
 		if until := j.want.Connection.Until; !until.IsZero() && !time.Now().Before(until) {
-			as = TokenExpired // its lease was no longer
+			as = TokenExpired // its lease was not to last longer
 		}
 		j.stream.finish(as)
 	case replica.Missing:
@@ -147,8 +150,8 @@ func (j *joined) settle(ctx context.Context, as Code) error {
 	return nil
 }
 
-// doubtMembers has the members of streams looked up whose users view's change names. The
-// caller holds f.mu.
+// doubtMembers starts look-ups of the members of streams whose users are named in the
+// change of view. The caller holds f.mu.
 func (f *feed) doubtMembers(view room.View) {
 	if len(f.members) == 0 || view.Stale {
 		return
@@ -172,14 +175,15 @@ func (f *feed) doubtMembers(view room.View) {
 		for _, m := range view.Change.Updated {
 			doubt(m.ID, HasLeft)
 		}
-	case view.Complete(): // of larger rooms the heartbeat tells
+	case view.Complete(): // in larger rooms the heartbeat finds out
 		for user := range f.members {
 			doubt(user, HasLeft)
 		}
 	}
 }
 
-// claim gives the connection to a joined stream, and returns the stream that had it.
+// claim assigns the connection to the stream of j, and returns the joined stream that had
+// it.
 func (ss *Streams) claim(j *joined) (former *joined) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -191,7 +195,7 @@ func (ss *Streams) claim(j *joined) (former *joined) {
 	return former
 }
 
-// unclaim ends claim.
+// unclaim undoes claim.
 func (ss *Streams) unclaim(j *joined) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -200,7 +204,8 @@ func (ss *Streams) unclaim(j *joined) {
 	}
 }
 
-// doubt has it found out what became of j: as is the code if somebody has ended it.
+// doubt starts a look-up of what became of j. as is the code for the case that somebody
+// ended it.
 func (ss *Streams) doubt(j *joined, as Code) {
 	ss.doubtsMu.Lock()
 	defer ss.doubtsMu.Unlock()
@@ -213,7 +218,7 @@ func (ss *Streams) doubt(j *joined, as Code) {
 	}
 }
 
-// settle finds out what became of those in doubt, until ctx ends.
+// settle looks up the members in doubt, until ctx ends.
 func (ss *Streams) settle(ctx context.Context) {
 	retry := time.NewTicker(time.Second)
 	defer retry.Stop()
@@ -235,16 +240,16 @@ func (ss *Streams) settle(ctx context.Context) {
 				if j.settle(ctx, as) != nil {
 					ss.doubtsMu.Lock()
 					defer ss.doubtsMu.Unlock()
-					ss.doubts[j] = as // until the ticker
+					ss.doubts[j] = as // the ticker tries again
 				}
 				return nil
 			})
 		}
-		_ = g.Wait() // no error leaves a settle
+		_ = g.Wait() // none returns an error
 	}
 }
 
-// rotate returns when a stream that joins now is to end.
+// rotate returns when a stream that joins now has to end.
 func rotate(now time.Time) time.Time {
 	return now.Add(rotation - time.Duration(rand.Int64N(int64(rotationJitter))))
 }

@@ -5,16 +5,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// metrics are what an operator sees of the streams.
+// metrics are the metrics of the streams.
 type metrics struct {
 	events  [kinds]prometheus.Counter
-	changes prometheus.Counter // resumed by them
-	wholes  prometheus.Counter // by a snapshot
+	changes prometheus.Counter // streams that were resumed by changes
+	wholes  prometheus.Counter // streams that were resumed by a snapshot
 	cut     prometheus.Counter
 	bytes   prometheus.Counter
 }
 
-// newMetrics registers with reg, or makes them for nobody if reg is nil.
+// newMetrics registers with reg, or nowhere if reg is nil.
 func newMetrics(reg prometheus.Registerer, open func() float64) *metrics {
 	factory := promauto.With(reg)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{Name: "presence_streams", Help: "Event streams that are open."}, open)
@@ -39,9 +39,9 @@ func newMetrics(reg prometheus.Registerer, open func() float64) *metrics {
 	return m
 }
 
-// sent counts messages by how many streams were sent each.
-func (m *metrics) sent(told *[messages]int) {
-	for of, n := range told {
+// sent counts the events of messages, given how many streams were sent each message.
+func (m *metrics) sent(counts *[messages]int) {
+	for of, n := range counts {
 		if n > 0 {
 			for _, kind := range message(of).events() {
 				m.events[kind].Add(float64(n))

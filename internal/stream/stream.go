@@ -11,44 +11,44 @@ import (
 )
 
 const (
-	// patience is for how long a peer may take nothing of what is sent.
+	// patience is how long a peer may accept nothing of what is sent.
 	patience = 30 * time.Second
 
-	// chunk is what is written at a time where writes wait, in bytes: each is a sign of
-	// progress.
+	// chunk is how many bytes are written at a time if writes block. Each such write is a
+	// sign of progress.
 	chunk = 4 << 10
 
-	// sendBuffer bounds what the kernel keeps for a peer that does not read, in bytes (of
-	// which Linux doubles what it is given, for its own bookkeeping). A snapshot of
-	// a room with much metadata fits.
+	// sendBuffer bounds how many bytes the kernel keeps for a peer that does not read.
+	// (Linux doubles the number it is given, for its own bookkeeping.) A snapshot of a
+	// room with much metadata fits.
 	sendBuffer = 256 << 10
 
-	// maxSaid is how many bytes of a peer are thrown away: after its request a client
-	// sends nothing.
+	// maxSaid is how many bytes of a peer are read and ignored. A client sends nothing
+	// after its request.
 	maxSaid = 16 << 10
 )
 
-// stream is one connection to which events of rooms are sent.
+// stream is one connection on which events of rooms are sent.
 type stream struct {
 	all    *Streams
 	subs   []*sub // one for each room
-	ids    bool   // events have ids: there is one room
-	slot   int    // when it is sent keepalives
+	ids    bool   // events have ids, since there is only one room
+	slot   int    // the second in which it gets keepalives
 	joined *joined
-	until  time.Time // when it ends, of those in Streams.timed
+	until  time.Time // when it ends, if it is in Streams.timed
 	why    Code
 	onEnd  func() // may be nil
 
 	mu     sync.Mutex // guards:
-	conn   net.Conn   // nil until it is taken over
+	conn   net.Conn   // nil until the connection is taken over
 	raw    syscall.RawConn
 	fd     uintptr // of raw
-	rest   []byte  // of what is being sent, owned by push while that runs
-	next   []byte  // what follows it
+	rest   []byte  // of what is being sent; owned by push while push runs
+	next   []byte  // what is sent after rest
 	busy   bool    // push runs
-	lost   bool    // a sub could not be sent something meanwhile
-	ending []byte  // what is sent last
-	last   bool    // that is being sent
+	lost   bool    // an event for a sub could not be queued meanwhile
+	ending []byte  // the event that is sent last
+	last   bool    // ending is being sent
 	opened bool    // the head was sent, or is being sent
 	closed bool
 }
@@ -57,7 +57,7 @@ type stream struct {
 func (s *stream) begin(conn net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn = conn; s.closed { // all streams were, meanwhile
+	if s.conn = conn; s.closed { // all streams were closed meanwhile
 		_ = conn.Close()
 		return
 	}
@@ -77,14 +77,14 @@ func (s *stream) begin(conn net.Conn) {
 	}
 }
 
-// send sends b. While something is on its way, be it a keepalive, one b waits. Of another
-// send reports false: then pending is asked for what the stream is to be sent after that.
+// send sends b. While other bytes are being sent, even a keepalive, one b can wait. For a
+// further one send returns false, and pending later asks the feed what to send instead.
 func (s *stream) send(b []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closed || !s.opened || s.ending != nil:
-		return true // it is told nothing more
+		return true // the peer gets nothing more
 	case s.busy && s.next == nil && !s.lost:
 		s.next = b
 		return true
@@ -96,7 +96,7 @@ func (s *stream) send(b []byte) bool {
 	return true
 }
 
-// offer sends b if nothing else is on its way.
+// offer sends b if nothing else is being sent.
 func (s *stream) offer(b []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,15 +115,16 @@ func (s *stream) sendLocked(b []byte) {
 		s.closeLocked()
 	case n < len(b):
 		s.rest, s.busy = b[n:], true
-		s.all.running.Go(s.push) // s itself runs, so that nobody waits yet
+		s.all.running.Go(s.push) // Add is safe here: s itself is counted, so Run still waits
 	case s.last:
 		s.closeLocked()
 	}
 }
 
-// writeLocked writes what the peer takes of b at once, to the file itself: to ask the
-// connection for it each time would take a tenth of the time that the write takes. The file
-// is open, since only closeLocked closes it, and nobody else writes to it while s is not busy.
+// writeLocked writes as much of b as the peer takes at once. It writes to the file
+// descriptor itself, because going through the connection costs a tenth of the time of
+// the write. The descriptor is open, since only closeLocked closes it, and nobody else
+// writes to it unless s is busy.
 func (s *stream) writeLocked(b []byte) (n int, err error) {
 	if s.raw == nil {
 		return 0, nil
@@ -148,7 +149,7 @@ func (s *stream) finish(why Code) {
 	}
 }
 
-// open sends head, and first after it unless the stream is to end.
+// open sends head and then first, or the stream's end if the stream is to end.
 func (s *stream) open(head, first []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -172,8 +173,7 @@ func (s *stream) closeLocked() {
 	}
 }
 
-// push sends the rest of what the peer did not take at once, and what it is to be sent
-// after that.
+// push sends the rest that the peer did not take at once, and then what has to follow.
 func (s *stream) push() {
 	for {
 		for len(s.rest) > 0 {
@@ -195,8 +195,8 @@ func (s *stream) push() {
 	}
 }
 
-// pending makes what the peer is to be sent next the rest, and reports whether there is
-// anything. If not, push has ended.
+// pending moves what is to be sent next to rest, and reports whether there is anything.
+// If not, push ends.
 func (s *stream) pending() bool {
 	s.mu.Lock()
 	switch {
@@ -223,14 +223,14 @@ func (s *stream) pending() bool {
 	s.lost = false
 	s.mu.Unlock()
 	var next bytes.Buffer
-	for _, sub := range s.subs { // which takes their feeds' locks, that come before this one
-		next.Write(sub.feed.anew(sub))
+	for _, sub := range s.subs { // takes the feeds' locks, which must be taken before s.mu
+		next.Write(sub.feed.restart(sub))
 	}
 	s.rest = next.Bytes()
 	return true
 }
 
-// progress sends a part of b, and waits until the peer takes it.
+// progress sends a part of b. It blocks until the peer takes it.
 func (s *stream) progress(b []byte) (n int, err error) {
 	if err := s.conn.SetWriteDeadline(time.Now().Add(patience)); err != nil {
 		return 0, err
@@ -246,7 +246,7 @@ func (s *stream) progress(b []byte) (n int, err error) {
 	return n, errors.Join(err, failed)
 }
 
-// wait returns when the peer, or this side, has closed.
+// wait returns when the peer or this side has closed the connection, and ends the stream.
 func (s *stream) wait() {
 	var b [16]byte
 	for said := 0; said < maxSaid; {
@@ -258,7 +258,7 @@ func (s *stream) wait() {
 	s.end()
 }
 
-// end ends all that the stream has begun.
+// end undoes everything that the stream has begun.
 func (s *stream) end() {
 	s.close()
 	for _, sub := range s.subs {
@@ -267,7 +267,7 @@ func (s *stream) end() {
 	if s.joined != nil {
 		s.joined.end()
 	}
-	s.all.ended(s)
+	s.all.unregister(s)
 	s.tellEnd()
 }
 

@@ -22,26 +22,26 @@ import (
 )
 
 const (
-	// beat is the time between the keepalives of two slots of streams: each stream gets
-	// one every 12 s, so that proxies see some bytes at least every 15 s.
+	// beat is the time between the keepalives of two slots of streams. Each stream gets a
+	// keepalive every 12 s, so proxies see some bytes at least every 15 s.
 	beat  = time.Second
 	slots = 12
 
-	// keepalive is a comment.
+	// keepalive is a comment of the event-stream format.
 	keepalive = ":\n\n"
 
-	// openPatience is how long a new stream waits for the first reading of its rooms.
+	// openPatience is how long a new stream waits for the first read of its rooms.
 	openPatience = 2 * time.Second
 
-	// resumeTries is how often the log is read for a stream that is resumed while the
-	// room changes.
+	// resumeTries is how often the log is read for a resumed stream, in case the room
+	// changes in between.
 	resumeTries = 3
 )
 
 // Options are the settings of [Streams].
 type Options struct {
-	// LeaveGrace is how long a member counts after the stream that joined it has ended:
-	// its client is told to reconnect within a third of it. 0 means the default.
+	// LeaveGrace is how long a member counts after its stream has ended. The client is
+	// told to reconnect within a third of it. 0 means the default.
 	LeaveGrace time.Duration
 
 	// Registerer: nil means no metrics.
@@ -55,28 +55,28 @@ type Streams struct {
 	opts    Options
 	metrics *metrics
 
-	sendBuffer int // but for tests
+	sendBuffer int // smaller in tests
 
 	running sync.WaitGroup // goroutines of streams
 
 	mu       sync.Mutex // guards:
 	n        int
-	slots    [slots]map[*stream]bool // all, by when they are sent keepalives
-	next     int                     // slot of the next
-	timed    map[*stream]bool        // that end at a time
+	slots    [slots]map[*stream]bool // all streams, by the second in which they get keepalives
+	next     int                     // slot of the next stream
+	timed    map[*stream]bool        // streams that end at a set time
 	feeds    map[feedKey]*feed
 	seats    map[seat]*joined // the members that streams here have joined
 	draining bool
-	drained  chan struct{} // closed when none is left of a drain
+	drained  chan struct{} // closed when a drain has begun and no stream is left
 	stopped  bool
 
-	doubtful chan struct{} // holds one: there are
+	doubtful chan struct{} // holds one token: doubts has entries
 	doubtsMu sync.Mutex    // guards:
 	doubts   map[*joined]Code
 }
 
-// New returns the streams of rooms, of which none is open. Streams that join a user make
-// members of r. All live only while [Streams.Run] runs.
+// New returns the streams of rooms. None is open yet. Streams that join a user make
+// members of r. Streams live only while [Streams.Run] runs.
 func New(rooms *room.Rooms, r *replica.Replica, opts Options) *Streams {
 	if opts.LeaveGrace == 0 {
 		opts.LeaveGrace = store.DefaultLeaveGrace
@@ -93,39 +93,41 @@ func New(rooms *room.Rooms, r *replica.Replica, opts Options) *Streams {
 	return ss
 }
 
-// Want is what a client asks of a stream.
+// Want is what a client asks for.
 type Want struct {
-	// Rooms are the rooms of the stream, at least one, each once. Several says that there
-	// may be more than one: then events have no ids.
+	// Rooms are the rooms of the stream, at least one, each only once. Several says that
+	// the client may ask for more than one; then events have no ids.
 	Rooms   []string
 	Several bool
 
-	// Counts says that only numbers are wanted.
+	// Counts says that the client wants only numbers.
 	Counts bool
 
-	// After is the version that the client has, of the one room; 0 for none.
+	// After is the version of the one room that the client has; 0 for none.
 	After int64
 
-	// Join, if not nil, is the user whom the stream joins to the one room. Generation and
-	// TTL are not used. The user is there no longer than until Until.
+	// Join, if not nil, is the user that the stream joins to the one room. Its Generation
+	// and TTL are not used. The user stays at most until Until.
 	Join *store.Wanted
 
-	// Until is when the right to observe ends, and the stream with it; zero: never.
+	// Until is when the client's right to observe ends, and the stream with it; zero:
+	// never.
 	Until time.Time
 
-	// Ended, if not nil, is called once when the stream has ended, also if it was never
+	// Ended, if not nil, is called once when the stream has ended, even if it was never
 	// opened.
 	Ended func()
 }
 
-// Serve opens a stream to the client of r, and returns: the stream lives on. Headers of
-// w are sent with it. With an error nothing was sent: it is that of a limit which keeps
-// the user from joining, see [replica.Replica.Attend]; [ErrStopped]; or
-// [http.ErrNotSupported] where there is no connection to be had. Anything else that
-// keeps the user from joining ends by itself, and then the user joins.
+// Serve opens a stream to the client of r and returns; the stream lives on. It sends the
+// headers of w. With an error nothing was sent. The error is that of a limit that keeps
+// the user from joining (see [replica.Replica.Attend]), [ErrStopped], or
+// [http.ErrNotSupported] if the connection can't be taken over. If the user can't join
+// for another reason, such as an outage, the stream opens, and the user joins when that
+// is over.
 func (ss *Streams) Serve(w http.ResponseWriter, r *http.Request, want Want) error {
 	s := &stream{all: ss, ids: !want.Several, until: want.Until, why: TokenExpired, onEnd: want.Ended}
-	draining, err := ss.take(s)
+	draining, err := ss.register(s)
 	if err != nil {
 		s.tellEnd()
 		return err
@@ -142,14 +144,14 @@ func (ss *Streams) Serve(w http.ResponseWriter, r *http.Request, want Want) erro
 	var past *missed
 	if !draining {
 		var joined int64
-		if want.Join != nil { // first: a room that nobody looks at yet is read after that
+		if want.Join != nil { // before entering: a room without viewers is then read after the join
 			if joined, err = ss.join(ctx, s, want); err != nil {
 				return err
 			}
 			ss.rooms.Heard(want.Rooms[0], joined)
 		}
 		for _, name := range want.Rooms {
-			sub := ss.enter(ctx, s, feedKey{name, want.Counts})
+			sub := ss.enterFeed(ctx, s, feedKey{name, want.Counts})
 			sub.joined, sub.least = joined, max(joined, sub.viewer.HeardVersion())
 			s.subs = append(s.subs, sub)
 		}
@@ -175,7 +177,7 @@ func (ss *Streams) Serve(w http.ResponseWriter, r *http.Request, want Want) erro
 	return nil
 }
 
-// ErrStopped is why no stream is opened: this replica has ended all of them.
+// ErrStopped is the error after this replica has ended all its streams.
 var ErrStopped = errors.New("event streams have stopped")
 
 // begin sends the first event of s.
@@ -198,7 +200,7 @@ func (ss *Streams) begin(ctx context.Context, s *stream, conn net.Conn, head []b
 	}
 }
 
-// headOf is the head of the answer, and the line that says when to come back.
+// headOf returns the head of the response, and the line that says when to reconnect.
 func headOf(w http.ResponseWriter, r *http.Request, most time.Duration) []byte {
 	Head(w)
 	var head bytes.Buffer
@@ -218,19 +220,19 @@ func Head(w http.ResponseWriter) {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store, no-transform")
-	h.Set("X-Accel-Buffering", "no") // nginx passes events on as they come
-	h.Set("Connection", "close")     // which ends the stream
+	h.Set("X-Accel-Buffering", "no") // nginx passes events on at once
+	h.Set("Connection", "close")     // the end of the connection ends the stream
 }
 
-// missed looks up what happened in a room since a version.
+// missed reads what happened in a room since a version.
 func (ss *Streams) missed(ctx context.Context, name string, version int64) *missed {
 	reading, err := ss.rooms.Since(ctx, name, version)
 	reading.Err = errors.Join(reading.Err, err)
 	return &missed{version, reading}
 }
 
-// take takes s in, and has its goroutine waited for.
-func (ss *Streams) take(s *stream) (draining bool, err error) {
+// register adds s to the streams, and makes Run wait for its goroutine.
+func (ss *Streams) register(s *stream) (draining bool, err error) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	if ss.stopped {
@@ -247,8 +249,8 @@ func (ss *Streams) take(s *stream) (draining bool, err error) {
 	return ss.draining, nil
 }
 
-// ended ends take.
-func (ss *Streams) ended(s *stream) {
+// unregister removes s from the streams.
+func (ss *Streams) unregister(s *stream) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	delete(ss.slots[s.slot], s)
@@ -267,8 +269,8 @@ func (ss *Streams) emptyLocked() {
 	}
 }
 
-// enter makes s a viewer of a room.
-func (ss *Streams) enter(ctx context.Context, s *stream, key feedKey) *sub {
+// enterFeed makes s a viewer of a room.
+func (ss *Streams) enterFeed(ctx context.Context, s *stream, key feedKey) *sub {
 	ss.mu.Lock()
 	f := ss.feeds[key]
 	if f == nil {
@@ -280,8 +282,8 @@ func (ss *Streams) enter(ctx context.Context, s *stream, key feedKey) *sub {
 	return &sub{stream: s, feed: f, at: -1, viewer: ss.rooms.Enter(ctx, key.room, f)}
 }
 
-// leave ends enter.
-func (ss *Streams) leave(f *feed) {
+// leaveFeed undoes enterFeed.
+func (ss *Streams) leaveFeed(f *feed) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	if f.n--; f.n == 0 {
@@ -289,8 +291,8 @@ func (ss *Streams) leave(f *feed) {
 	}
 }
 
-// join joins the user of s, and returns the version of the room by which it is a member.
-// While Redis is away, or full, that has to wait.
+// join joins the user of s, and returns the version of the room at which the user is a
+// member. While Redis is away or full, the join is tried again later.
 func (ss *Streams) join(ctx context.Context, s *stream, want Want) (version int64, err error) {
 	j := &joined{stream: s, room: want.Rooms[0], user: want.Join.Connection.User.ID, want: *want.Join}
 	j.want.Connection.Until = want.Until
@@ -309,7 +311,7 @@ func (ss *Streams) join(ctx context.Context, s *stream, want Want) (version int6
 	return version, nil
 }
 
-// isLimit reports whether a join was refused for good: there are too many.
+// isLimit reports whether a join was refused because a limit is reached.
 func isLimit(err error) bool {
 	return errors.Is(err, presence.ErrRoomFull) || errors.Is(err, presence.ErrTooManyRooms) ||
 		errors.Is(err, presence.ErrAddressRooms) || errors.Is(err, presence.ErrAddressMembers)
@@ -322,8 +324,8 @@ func (ss *Streams) Len() int {
 	return ss.n
 }
 
-// Run keeps streams alive and ends those whose time has come, until ctx ends. Then it
-// closes all, and returns when they have ended.
+// Run sends keepalives, and ends streams whose time is up, until ctx ends. Then it closes
+// all streams, and returns when they have ended.
 func (ss *Streams) Run(ctx context.Context) error {
 	var settles sync.WaitGroup
 	settles.Go(func() { ss.settle(ctx) })
@@ -386,12 +388,11 @@ func (ss *Streams) keepAlive(slot int, now time.Time) {
 }
 
 // Drain ends all streams, in random order and evenly over the given time, so that their
-// clients do not come back all at once; at once if over is 0. Those that are opened
-// meanwhile, and ever after, are ended at once: the listener should go on to accept
-// until the balancer has stopped sending.
+// clients do not all reconnect at once. If over is 0, it ends them at once. From then on
+// every new stream is ended at once: the listener should accept connections until the
+// balancer has stopped sending them.
 //
-// It returns nil when no stream is left, and an error that wraps ctx's if that ends
-// first.
+// It returns nil when no stream is left, and an error that wraps ctx's if ctx ends first.
 func (ss *Streams) Drain(ctx context.Context, over time.Duration) error {
 	ss.mu.Lock()
 	ss.draining = true

@@ -8,10 +8,10 @@ import (
 // tcpUserTimeout is TCP_USER_TIMEOUT of linux/tcp.h.
 const tcpUserTimeout = 0x12
 
-// limitSilence has the kernel give a connection up of which nothing that was sent was
-// acknowledged for that long.
+// limitSilence makes the kernel close a connection when sent data are not acknowledged
+// for that long.
 func limitSilence(raw syscall.RawConn, d time.Duration) {
-	_ = raw.Control(func(fd uintptr) { // without it, keepalives of TCP find out later
+	_ = raw.Control(func(fd uintptr) { // after an error, TCP keepalives find out later
 		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(d.Milliseconds()))
 	})
 }

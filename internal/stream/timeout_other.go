@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// limitSilence does nothing where there is no such option.
+// limitSilence does nothing: these systems have no such option.
 func limitSilence(syscall.RawConn, time.Duration) {}

@@ -4,7 +4,7 @@ package stream
 
 import "errors"
 
-// attempt is for systems where a socket can be written to without waiting.
+// attempt exists only on systems where a socket can be written to without blocking.
 func attempt(uintptr, []byte) (int, error) { return 0, errors.ErrUnsupported }
 
 // canAttempt reports whether attempt works.

@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// attempt writes to a socket what it takes without waiting. n is 0 if it takes nothing.
+// attempt writes as much to a socket as it takes without blocking. n is 0 if it takes
+// nothing.
 func attempt(fd uintptr, b []byte) (n int, err error) {
 	for {
 		n, err = syscall.Write(int(fd), b)
