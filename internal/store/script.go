@@ -12,6 +12,10 @@ import (
 var (
 	//go:embed script/room.lua
 	roomLua string
+	//go:embed script/users.lua
+	usersLua string
+	//go:embed script/newcomers.lua
+	newcomersLua string
 	//go:embed script/join.lua
 	joinLua string
 	//go:embed script/resume.lua
@@ -65,23 +69,23 @@ type script struct {
 }
 
 // The scripts of a room begin with the code that they share. They take [keys.room] and
-// [Store.args].
+// [Store.args]. A join of nobody but newcomers ends before the code that it does not need.
 var (
-	joinScript      = script{"join", redis.NewScript(roomLua + joinLua)}
+	joinScript      = script{"join", redis.NewScript(roomLua + newcomersLua + usersLua + joinLua)}
 	resumeScript    = script{"resume", redis.NewScript(roomLua + resumeLua)}
 	releaseScript   = script{"release", redis.NewScript(roomLua + releaseLua)}
-	leaveScript     = script{"leave", redis.NewScript(roomLua + leaveLua)}
+	leaveScript     = script{"leave", redis.NewScript(roomLua + usersLua + leaveLua)}
 	heartbeatScript = script{"heartbeat", redis.NewScript(roomLua + heartbeatLua)}
 	extendScript    = script{"extend", redis.NewScript(roomLua + extendLua)}
-	sweepScript     = script{"sweep", redis.NewScript(roomLua + sweepLua)}
-	updateScript    = script{"update", redis.NewScript(roomLua + updateLua)}
+	sweepScript     = script{"sweep", redis.NewScript(roomLua + usersLua + sweepLua)}
+	updateScript    = script{"update", redis.NewScript(roomLua + usersLua + updateLua)}
 	readScript      = script{"read", redis.NewScript(roomLua + readLua)}
-	findScript      = script{"find", redis.NewScript(roomLua + findLua)}
+	findScript      = script{"find", redis.NewScript(roomLua + usersLua + findLua)}
 	clearScript     = script{"clear", redis.NewScript(roomLua + clearLua)}
 	pickScript      = script{"pick", redis.NewScript(roomLua + pickLua)}
 	scanScript      = script{"scan", redis.NewScript(roomLua + scanLua)}
 	changesScript   = script{"changes", redis.NewScript(roomLua + changesLua)}
-	removeScript    = script{"remove", redis.NewScript(roomLua + removeLua)}
+	removeScript    = script{"remove", redis.NewScript(roomLua + usersLua + removeLua)}
 	registerScript  = script{"register", redis.NewScript(registerLua)}
 	announceScript  = script{"announce", redis.NewScript(announceLua)}
 	noteScript      = script{"note", redis.NewScript(noteLua)}

@@ -3,7 +3,7 @@
 -- ARGV: 1 publish command, 2 channel, 3 ms that keys outlive the latest lease, 4 connection
 -- Reply: {generation, user, value of users, number of the user's connections}; empty
 --        if the connection does not exist
--- Needs room.lua.
+-- Needs room.lua and users.lua.
 local value = call('HGET', CONNS, ARGV[4])
 if not value then
   complete()

@@ -34,50 +34,16 @@
 -- through a socket: the replica that remembers the connection without a socket does not know
 -- that it now has one elsewhere. A restore shortens no lease, and does not bring back a user who
 -- was removed after the connection came.
--- Needs room.lua.
-local how, limit = ARGV[4], tonumber(ARGV[5])
-local join, put, restore = how == 'join', how == 'put', how == 'restore'
-local FIRST, STRIDE = 7, join and 5 or 8
-local ids, at = {}, {} -- the connections, and the positions of their users
-for i = FIRST, #ARGV, STRIDE do
-  local n = #ids + 1
-  ids[n], at[n] = ARGV[i], note(ARGV[i + 2])
-end
-local removed = restore and call('ZMSCORE', REMOVED, unpack(users)) or {} -- at the positions of the users
-local known = call('HMGET', CONNS, unpack(ids))
-local now, fresh = nil, false -- connection -> value; a connection may occur twice
-for i = 1, #ids do
-  if known[i] then
-    now = now or {}
-    now[ids[i]] = known[i]
-    note(string.sub(known[i], 5), true)
-  else
-    fresh = true
-  end
-end
--- A first write finds out whether Redis accepts more data. Users who come back have been
--- accepted already. If only newcomers ask and there is room for all, that write adds them
--- to ONLINE: if all of them are new, nothing has to be looked up.
-local full, tries = false, fresh and not restore
-if tries then
-  local tried
-  if join and not now and (limit == 0 or count() + #users <= limit) then
-    count()
-    tried = redis.pcall('SADD', ONLINE, unpack(users))
-    entered = tried
-  else
-    tried = redis.pcall('SETRANGE', VERSION, 0, '')
-  end
-  if type(tried) == 'table' and tried.err then
-    if not string.find(tried.err, 'OOM', 1, true) then return tried end
-    full, entered = true, nil
-  end
-end
+-- Needs room.lua, newcomers.lua and users.lua.
 now = now or {}
-if entered ~= #users then
-  look()
-  for i = 1, #users do open(i) end
+local at = {} -- the positions of the users of the connections
+for i = 1, #ids do at[i] = note(owners[i]) end
+local removed = restore and call('ZMSCORE', REMOVED, unpack(users)) or {} -- at the positions of the users
+for i = 1, #ids do
+  if known[i] then note(string.sub(known[i], 5), true) end
 end
+look()
+for i = 1, #users do open(i) end
 
 -- longer reports whether the lease of a connection without a socket ends later than the
 -- present one. Several replicas may remember such a connection.

@@ -5,7 +5,7 @@
 --       5.. two for each connection: id, generation ('' for any)
 -- Reply: {users, connections, version, birth, for each connection 1: ended, 0: did not
 --         exist, or -1: another generation has it; users gone}
--- Needs room.lua.
+-- Needs room.lua and users.lua.
 local why = ARGV[4]
 local ids = {}
 for i = 5, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end

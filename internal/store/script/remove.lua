@@ -7,7 +7,7 @@
 -- Reply: {users, connections, version, birth, next cursor, connections that the user has
 --         left, then the connections that ended}
 --        next cursor '0': that was the last part
--- Needs room.lua.
+-- Needs room.lua and users.lua.
 local user = ARGV[4]
 local at = note(user)
 keep(ms)

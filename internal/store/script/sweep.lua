@@ -15,7 +15,7 @@
 --         ms until the next deadline (-1: the room is empty), connections spared,
 --         users gone whose last socket was released, ms by the clock of Redis, 1 if the
 --         brake held, 1 if the clock was stepped}
--- Needs room.lua.
+-- Needs room.lua and users.lua.
 audit()
 local low, held = '-inf', ARGV[5] ~= ''
 if held then low = '(' .. int(ms - ARGV[5]) end

@@ -6,7 +6,7 @@
 -- Reply: {users, connections, version, birth, outcome, number of the user's connections}
 --        outcome 1: done; 0: the connection does not exist, or has another user;
 --        -1: the value has changed
--- Needs room.lua.
+-- Needs room.lua and users.lua.
 local user, outcome = nil, 0
 local value = call('HGET', CONNS, ARGV[4])
 keep(ms)
