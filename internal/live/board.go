@@ -16,10 +16,9 @@ import (
 
 // board is the open pages of one room at this replica. It is an audience of the room.
 //
-// All of them show the same of the room. It is rendered once for each change, and the
-// difference is sent to all pages as it is. livetemplate renders only the visitor's own
-// part. The two renderings never use the same slot of a page, so their order does not
-// matter.
+// All pages show the same of the room. It is rendered once for each change, and all pages
+// are sent the same difference. livetemplate renders only the visitor's own part. The two
+// renderings never use the same slot of a page, so their order does not matter.
 type board struct {
 	all    *Pages
 	name   string
@@ -30,16 +29,16 @@ type board struct {
 	// another room does not wait until this room has been shown.
 	n int
 
-	mu     sync.Mutex // guards what follows, and the rest of each page:
-	pages  map[*Page]bool
-	view   room.View              // what the pages show
-	asleep []*Page                // to be woken as soon as mu is not held
-	last   *livetemplate.Template // has rendered view last; nil if that is to be done yet
-	whole  map[bool]whole         // view as a whole, by whether it is marked stale; made when needed
+	mu       sync.Mutex // guards what follows, and the rest of each page:
+	pages    map[*Page]bool
+	view     room.View              // what the pages show
+	asleep   []*Page                // pages to wake as soon as mu is not held
+	last     *livetemplate.Template // the page that rendered view; nil if view has not been rendered
+	rendered map[bool]rendering     // renderings of all of view, by whether it is marked stale; made when needed
 }
 
-// whole is everything that pages show of a room, without the mark of a visitor's own row.
-type whole struct {
+// rendering is everything that pages show of a room, without the mark of a visitor's own row.
+type rendering struct {
 	slots wire.Slots
 	frame []byte // of slots
 }
@@ -49,28 +48,28 @@ type Page struct {
 	board  *board
 	viewer Viewer
 
-	// What it shows, guarded by board.mu.
+	// The fields below say what the page shows; board.mu guards them.
 
-	open  bool   // the first frame is on its way
-	shown int64  // Sequence of the view that is shown; 0: something else is
-	user  string // whose row is the visitor's own, or ""
+	open  bool   // the page's first frame has been sent
+	shown int64  // Sequence of the view that is shown; 0: something else is shown
+	user  string // user id of the visitor's own row, or ""
 
-	// unresolved says that Redis could not tell yet whether this tab is in the
-	// room. What the page shows counts as stale until then.
+	// unresolved says that Redis has not yet answered whether this tab is in the room.
+	// Until then the page shows the room as stale.
 	unresolved bool
 
-	// noticed says that the page has a notice which ends with the outage.
+	// noticed says that the page shows a notice which has to end with the outage.
 	noticed bool
 
-	// The answer to the visitor's last action: how many users there were, in which
-	// version, at that time or later.
+	// The answer to the visitor's last action: the number of users, at this version. The
+	// room was read at asOf or later.
 	users   int
 	version int64
 	asOf    time.Time
 }
 
-// ahead reports whether the page shows something newer than view. After a failover a
-// lower version that was read later is the newer one.
+// ahead reports whether the page shows something newer than view. After a failover the
+// newer one may have a lower version, but was read later.
 func (p *Page) ahead(view room.View) bool {
 	return view.Version < p.version && view.AsOf.Before(p.asOf)
 }
@@ -79,7 +78,7 @@ func newBoard(name string, pages *Pages) *board {
 	return &board{all: pages, name: name, layout: pages.layout, log: pages.log, pages: map[*Page]bool{}}
 }
 
-// open takes in the page of a viewer.
+// open adds the page of a viewer.
 func (b *board) open(viewer Viewer) *Page {
 	p := &Page{board: b, viewer: viewer}
 	b.mu.Lock()
@@ -88,7 +87,7 @@ func (b *board) open(viewer Viewer) *Page {
 	return p
 }
 
-// remove ends what open began.
+// remove undoes open.
 func (b *board) remove(p *Page) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -97,12 +96,13 @@ func (b *board) remove(p *Page) {
 
 // delivery is one change on its way to many pages.
 type delivery struct {
-	pages int          // that it is sent to
-	left  atomic.Int64 // how many of nearly all sockets have not taken it yet
-	done  func()       // called once when left is 0
+	pages int          // pages that it is sent to
+	left  atomic.Int64 // how many more sockets have to take it until it counts as delivered
+	done  func()       // called once, when left is 0
 }
 
-// unknown is a number above any number of pages, for as long as that is not known.
+// unknown is more than any number of pages. left starts with it, because the number of
+// pages is not known yet.
 const unknown = 1 << 40
 
 func newDelivery(done func()) *delivery {
@@ -111,7 +111,7 @@ func newDelivery(done func()) *delivery {
 	return d
 }
 
-// next counts one more page, and returns what its socket has to call.
+// next counts one more page, and returns the function that its socket has to call.
 func (d *delivery) next() func() {
 	if d == nil {
 		return nil
@@ -126,7 +126,7 @@ func (d *delivery) sent() {
 	}
 }
 
-// end says that there are no more pages. The delivery does not wait for the last one in
+// end says that there are no more pages. The delivery does not wait for the last page in
 // twenty, which may hang.
 func (d *delivery) end() {
 	if d.left.Add(int64(d.pages-d.pages/20)-unknown) <= 0 {
@@ -134,8 +134,8 @@ func (d *delivery) end() {
 	}
 }
 
-// Show brings all pages up to view. shown is called as soon as the sockets of nearly
-// all have taken what is new.
+// Show brings all pages up to view. It calls shown as soon as nearly all sockets have
+// taken the change.
 func (b *board) Show(view room.View, shown func()) {
 	b.all.turns <- struct{}{}
 	for _, p := range b.show(view, shown) {
@@ -143,8 +143,8 @@ func (b *board) Show(view room.View, shown func()) {
 	}
 }
 
-// show brings all pages up to view, in a turn of the room, which it ends, and returns
-// those that are to be woken.
+// show brings all pages up to view, and returns the pages to wake. It ends the turn that
+// Show took.
 func (b *board) show(view room.View, shown func()) []*Page {
 	defer func() { <-b.all.turns }()
 	d := newDelivery(shown)
@@ -157,15 +157,15 @@ func (b *board) show(view room.View, shown func()) []*Page {
 	return asleep
 }
 
-// showLocked brings all pages up to view. It wakes nobody: to do so, livetemplate
-// takes a lock that it holds when a connection ends, while it waits until the last
-// frame of that has been taken by Receive.
+// showLocked brings all pages up to view. It wakes no page: for that, livetemplate takes
+// a lock which it also holds while a connection ends, until Receive has taken that
+// connection's last frame.
 func (b *board) showLocked(view room.View, d *delivery) {
 	var update []byte
 	before := b.view
 	if view.Sequence > before.Sequence {
 		update = b.renderLocked(view)
-		b.view, b.whole = view, nil
+		b.view, b.rendered = view, nil
 	}
 	for p := range b.pages {
 		if !p.open || p.shown == b.view.Sequence {
@@ -184,8 +184,8 @@ func (b *board) showLocked(view room.View, d *delivery) {
 	}
 }
 
-// renderLocked returns the frame by which pages that show b.view come to show view;
-// nil if there are none, or they need it whole.
+// renderLocked returns the frame that changes pages from b.view to view. It returns nil
+// if no page shows b.view, or if pages need the whole room.
 func (b *board) renderLocked(view room.View) []byte {
 	if !b.anyShowsLocked(b.view) {
 		b.last = nil
@@ -210,7 +210,7 @@ func (b *board) anyShowsLocked(view room.View) bool {
 	return false
 }
 
-// changesLocked renders what view has that b.view has not.
+// changesLocked renders the difference between b.view and view.
 func (b *board) changesLocked(view room.View) (wire.Slots, error) {
 	if b.last == nil {
 		page, err := b.layout.blank()
@@ -225,35 +225,34 @@ func (b *board) changesLocked(view room.View) (wire.Slots, error) {
 	return render(b.last, b.layout.state(view), nil)
 }
 
-// wholeLocked returns all that a page shows of the room; false if it
-// can't be rendered.
-func (b *board) wholeLocked(p *Page) (whole, bool) {
+// wholeLocked returns everything that a page shows of the room, or false if it can't be
+// rendered.
+func (b *board) wholeLocked(p *Page) (rendering, bool) {
 	stale := b.view.Stale || p.unresolved
-	room, ok := b.whole[stale]
+	room, ok := b.rendered[stale]
 	if !ok {
 		view := b.view
 		view.Stale = stale
 		all, err := b.layout.room(view)
 		if err != nil {
 			b.log.Error("room not rendered", "err", err)
-			return whole{}, false
+			return rendering{}, false
 		}
-		room = whole{all, wire.Frame{Tree: all}.Encode()}
-		if b.whole == nil {
-			b.whole = map[bool]whole{}
+		room = rendering{all, wire.Frame{Tree: all}.Encode()}
+		if b.rendered == nil {
+			b.rendered = map[bool]rendering{}
 		}
-		b.whole[stale] = room
+		b.rendered[stale] = room
 	}
 	if p.ahead(b.view) {
 		all := maps.Clone(room.slots)
 		maps.Copy(all, b.layout.countsOf(p.users))
-		room = whole{all, wire.Frame{Tree: all}.Encode()}
+		room = rendering{all, wire.Frame{Tree: all}.Encode()}
 	}
 	return room, true
 }
 
-// showAllLocked has a page show all there is to see of the room,
-// whatever it shows now.
+// showAllLocked sends a page everything it shows of the room, whatever it shows now.
 func (b *board) showAllLocked(p *Page, d *delivery) {
 	if room, ok := b.wholeLocked(p); ok {
 		_ = p.viewer.Send(b.layout.mark.Put(room.frame, p.user), d.next())
@@ -264,14 +263,15 @@ func (b *board) showAllLocked(p *Page, d *delivery) {
 // sawLocked notes that a page has been sent the whole of b.view.
 func (b *board) sawLocked(p *Page) {
 	if p.shown = 0; p.unresolved || p.ahead(b.view) {
-		return // and is sent it again when the next view, or a reminder, comes
+		return // the next view, or a reminder, sends it again
 	}
 	p.shown = b.view.Sequence
 	p.viewer.Saw(b.view)
 }
 
-// Receive takes a frame that livetemplate has rendered for the page, and sends it. The
-// first is of a room that nothing is known of: it gets what is.
+// Receive takes a frame that livetemplate has rendered for the page, and sends it.
+// livetemplate renders the first frame from an empty view, so Receive puts in what is
+// known of the room.
 func (p *Page) Receive(frame []byte) error {
 	b := p.board
 	b.mu.Lock()
@@ -290,8 +290,8 @@ func (p *Page) Receive(frame []byte) error {
 	return p.viewer.Send(frame, nil)
 }
 
-// Acted has the page show, at once, what became of the room by the visitor's own
-// action, which began at asOf; user is who the visitor is now.
+// Acted makes the page show at once how the visitor's own action has changed the room.
+// user is who the visitor is now. The action began at asOf.
 func (p *Page) Acted(user string, occupancy presence.Occupancy, asOf time.Time) {
 	b := p.board
 	b.mu.Lock()
@@ -302,15 +302,14 @@ func (p *Page) Acted(user string, occupancy presence.Occupancy, asOf time.Time) 
 	switch {
 	case !p.open:
 	case p.ahead(b.view) && !doubted:
-		p.shown = 0 // the view that will come tells the rest
+		p.shown = 0 // the next view brings the rest
 		_ = p.viewer.Send(wire.Frame{Tree: b.layout.countsOf(p.users)}.Encode(), nil)
 	default:
 		b.showAllLocked(p, nil)
 	}
 }
 
-// Resolved notes whether it is known yet if the tab of the page is in the room, and as
-// which user.
+// Resolved notes whether it is known if the page's tab is in the room, and as which user.
 func (p *Page) Resolved(known bool, user string) {
 	b := p.board
 	b.mu.Lock()
@@ -326,19 +325,19 @@ func (p *Page) Resolved(known bool, user string) {
 	}
 }
 
-// Unresolved reports whether it is not known yet if the tab of the page is in the room.
+// Unresolved reports whether it is not known yet if the page's tab is in the room.
 func (p *Page) Unresolved() bool {
 	p.board.mu.Lock()
 	defer p.board.mu.Unlock()
 	return p.unresolved
 }
 
-// Noticed notes that the page has a notice of an outage.
+// Noticed notes that the page shows a notice of an outage.
 func (p *Page) Noticed() {
 	p.board.mu.Lock()
 	defer p.board.mu.Unlock()
 	p.noticed = true
 }
 
-// Close ends what [Pages.Open] began.
+// Close undoes [Pages.Open].
 func (p *Page) Close() { p.board.all.close(p) }

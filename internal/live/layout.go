@@ -18,18 +18,19 @@ import (
 	"presence/internal/wire"
 )
 
-// layout knows which slots of the page of a room are shared by all who look at it,
-// and which are not. It finds out by rendering the template.
+// layout knows which slots of a room's page are shared by all visitors. It finds out by
+// rendering the template.
 type layout struct {
 	page   *livetemplate.Template
-	state  func(room.View) any // what the page is rendered from
+	state  func(room.View) any // returns what the page is rendered from
 	shared map[string]bool
 
-	counts map[string][]byte // slots of the number of users alone, as they are for sampleUsers
-	mark   wire.Mark         // of the visitor's own row
+	counts map[string][]byte // slots that show only the number of users, as they are for sampleUsers
+	mark   wire.Mark         // how the visitor's own row is marked
 }
 
-// errLayout is returned for a template that a page can't be divided by.
+// errLayout is returned for a template whose slots can't be divided into shared ones and
+// others.
 var errLayout = errors.New("the template of a room does not keep apart what is shared and what is the visitor's own")
 
 // newLayout examines the template of a room.
@@ -43,7 +44,7 @@ func newLayout(page *livetemplate.Template, opts Options) (*layout, error) {
 	if _, err := render(first, nobody, nil); err != nil {
 		return nil, err
 	}
-	l.page = first // the clones of a page that has been rendered need not parse
+	l.page = first // clones of a page that has been rendered need no parsing
 	f, err := fieldsOf(reflect.TypeOf(nobody), opts.Messages)
 	if err != nil {
 		return nil, err
@@ -57,12 +58,12 @@ func newLayout(page *livetemplate.Template, opts Options) (*layout, error) {
 	return l, l.findMark(f)
 }
 
-// divide finds the slots that depend on shared fields of the state, and refuses those
-// that depend on others, too.
+// divide finds the slots that depend on shared fields of the state. It refuses a slot
+// that also depends on other fields.
 func (l *layout) divide(f *fields) error {
 	shared, own := differences{}, differences{}
 	rooms, visitors := f.samples(f.shared), f.samples(f.own)
-	rooms = append(rooms, f.rows.marked(rooms[1], 0)) // as what the mark shows must be nobody's own
+	rooms = append(rooms, f.rows.marked(rooms[1], 0)) // the slots that the mark changes must not depend on fields of the visitor
 	for _, grid := range []struct{ rooms, visitors []sample }{
 		{rooms, append(visitors[:2:2], f.alikes(f.own)...)},
 		{rooms[:2], visitors},
@@ -105,7 +106,7 @@ func (l *layout) divide(f *fields) error {
 	return nil
 }
 
-// sampled is a sample, and the slots of its page.
+// sampled is a sample with the slots of its page.
 type sampled struct {
 	sample
 
@@ -121,7 +122,7 @@ func (l *layout) sampled(s sample) (sampled, error) {
 	return sampled{s, slots}, err
 }
 
-// differences are two samples for each slot that differs in them.
+// differences holds, for each slot that differs, two samples in which it does.
 type differences map[string]difference
 
 type difference struct{ from, to sampled }
@@ -155,8 +156,7 @@ func (l *layout) cause(fields []field, d difference, at string) (string, error) 
 	return "", fmt.Errorf("%w: slot %s is not the same each time it is rendered", errLayout, at)
 }
 
-// findCounts finds the slots that show the number of users, and nothing else that
-// changes.
+// findCounts finds the slots that show the number of users and nothing else that changes.
 func (l *layout) findCounts() error {
 	view := room.View{AsOf: time.Unix(0, 0)}
 	view.Users, view.Connections = sampleUsers, 1
@@ -189,11 +189,11 @@ func (l *layout) findCounts() error {
 	return nil
 }
 
-// findMark finds out how the visitor's own row differs from the others, and that it
-// does so in every sample, and nothing else does.
+// findMark finds how the visitor's own row differs from other rows. It checks that the
+// difference is the same in every sample, and that nothing else differs.
 func (l *layout) findMark(f *fields) error {
 	samples := slices.DeleteFunc(f.samples(f.shared), func(s sample) bool { return len(f.rows.ids(s)) == 0 })
-	// From a page with one row.
+	// Begin with a page that has one row.
 	slices.SortStableFunc(samples, func(a, b sample) int { return len(f.rows.ids(a)) - len(f.rows.ids(b)) })
 	known := false
 	for _, s := range samples {
@@ -221,7 +221,7 @@ func (l *layout) findMark(f *fields) error {
 	return nil
 }
 
-// blank returns a page that has shown nothing yet.
+// blank returns a page on which nothing has been rendered yet.
 func (l *layout) blank() (*livetemplate.Template, error) {
 	page, err := l.page.Clone()
 	if err != nil {
@@ -230,8 +230,8 @@ func (l *layout) blank() (*livetemplate.Template, error) {
 	return page, nil
 }
 
-// whole renders a state and returns all its slots, complete.
-func (l *layout) whole(state any) (wire.Slots, error) {
+// allSlots renders a state on a new page, and returns all its slots.
+func (l *layout) allSlots(state any) (wire.Slots, error) {
 	page, err := l.blank()
 	if err != nil {
 		return nil, err
@@ -239,7 +239,7 @@ func (l *layout) whole(state any) (wire.Slots, error) {
 	return render(page, state, nil)
 }
 
-// render renders a state on a page of its own, and returns what is new on it.
+// render renders a state on page, and returns the slots that have changed.
 func render(page *livetemplate.Template, state any, messages map[string]string) (wire.Slots, error) {
 	var out bytes.Buffer
 	if err := page.ExecuteUpdates(&out, state, messages); err != nil {
@@ -252,15 +252,14 @@ func render(page *livetemplate.Template, state any, messages map[string]string) 
 	return changed, nil
 }
 
-// room returns the shared slots of a page that shows view, complete, with nobody's
-// own row marked.
+// room returns the shared slots of a page that shows view, with no row marked.
 func (l *layout) room(view room.View) (wire.Slots, error) {
-	whole, err := l.whole(l.state(view))
+	whole, err := l.allSlots(l.state(view))
 	maps.DeleteFunc(whole, func(at string, _ json.RawMessage) bool { return !l.shared[at] })
 	return whole, err
 }
 
-// countsOf are the slots of the number of users alone, complete.
+// countsOf returns the slots that show only the number of users, for that number.
 func (l *layout) countsOf(users int) wire.Slots {
 	slots := wire.Slots{}
 	for at, value := range l.counts {

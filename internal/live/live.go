@@ -12,19 +12,19 @@ import (
 
 // Viewer is the visitor of a page, as the page knows them.
 type Viewer interface {
-	// Send sends a frame to the page, without waiting for it. The frame is not
-	// modified. sent, which may be nil, is called once it is on its way, or never will
-	// be. An error means that the page is gone.
+	// Send sends a frame to the page without waiting. It does not modify the frame. If
+	// sent is not nil, it is called when the frame has been written or never will be. An
+	// error means that the page is gone.
 	Send(frame []byte, sent func()) error
 
-	// View returns the room as it is seen now.
+	// View returns the present view of the room.
 	View() room.View
 
-	// Saw says that the page has been sent what is to be seen of view.
+	// Saw says that the page has been sent what view shows.
 	Saw(view room.View)
 
-	// Wake has livetemplate render what is the visitor's own again. It may wait for
-	// frames that livetemplate is sending, and so for calls of [Page.Receive].
+	// Wake makes livetemplate render the visitor's own part again. It may wait for frames
+	// that livetemplate is sending, and so for calls of [Page.Receive].
 	Wake()
 }
 
@@ -32,43 +32,43 @@ type Viewer interface {
 type Pages struct {
 	layout *layout
 	log    *slog.Logger
-	turns  chan struct{} // holds one for each room that is being shown
+	turns  chan struct{} // holds one token for each room that is being shown
 
 	mu    sync.Mutex        // guards:
-	rooms map[string]*board // that have any
+	rooms map[string]*board // rooms that have open pages
 }
 
-// showsPerProcessor keeps processors busy when thousands of rooms change at once, and
-// what else waits for one waiting for some milliseconds only.
+// showsPerProcessor limits how many rooms are shown at a time. It keeps the processors
+// busy when thousands of rooms change at once, and makes other goroutines wait for one
+// only some milliseconds.
 const showsPerProcessor = 8
 
 // Options are the settings of [Pages].
 type Options struct {
-	// State returns the state from which a page is rendered that shows view to
-	// somebody of whom nothing is known. It is a struct in which each field has a tag
-	// that says whose it is:
+	// State returns the state of a page that shows view to an unknown visitor. It is a
+	// struct. Each field has a tag that says to whom it belongs:
 	//
-	//	live:"shared"  the same for all who look at the room
-	//	live:"own"     the visitor's own, or the page's: livetemplate renders it
+	//	live:"shared"  the same for all visitors of the room
+	//	live:"own"     belongs to the visitor or the page: livetemplate renders it
 	//
-	// One field is a list, shared, and its structs have, beside shared fields, one
-	// with the tag "id", a text by which a row is known, and one with the tag "mark",
-	// a bool that is set in the visitor's own row.
+	// One shared field is a list of structs, the rows. Besides shared fields, a row has a
+	// text with the tag "id", which identifies the row, and a bool with the tag "mark",
+	// which is set in the visitor's own row.
 	State func(view room.View) any
 
-	// Messages are the keys of the flashes, and the fields of errors, that a page may
-	// show. They are its visitor's own.
+	// Messages are the keys of the flashes, and the fields of the errors, that a page can
+	// show. They belong to the visitor.
 	Messages []string
 
 	// Logger: nil means no logs.
 	Logger *slog.Logger
 }
 
-// New returns the pages that are rendered from template, none of which is open yet.
+// New returns pages that are rendered from template. None is open yet.
 //
-// It renders template from many states, each field of which is varied, and refuses it
-// if a slot depends on what is shared and on what is the visitor's own: that slot would
-// show only one of the two. The error names both fields.
+// New renders template from many states, in which it varies each field. It refuses the
+// template if a slot depends on both a shared field and one of the visitor, because that
+// slot would show only one of them. The error names both fields.
 func New(template *livetemplate.Template, opts Options) (*Pages, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -81,7 +81,7 @@ func New(template *livetemplate.Template, opts Options) (*Pages, error) {
 }
 
 // Empty returns pages that are rendered from the same template, none of which is open
-// yet. It spares the many renderings of New.
+// yet. It does not repeat the many renderings of New.
 func (p *Pages) Empty(log *slog.Logger) *Pages {
 	return &Pages{
 		layout: p.layout, log: log,
@@ -90,8 +90,8 @@ func (p *Pages) Empty(log *slog.Logger) *Pages {
 	}
 }
 
-// Open makes the page of a viewer one of its room's [Page.Audience], until it is closed.
-// The viewer has to look at the room before the page has its first frame.
+// Open adds the page of a viewer to the [Page.Audience] of its room, until the page is
+// closed. The viewer must look at the room before the page gets its first frame.
 func (p *Pages) Open(name string, viewer Viewer) *Page {
 	p.mu.Lock()
 	b := p.rooms[name]
@@ -104,7 +104,7 @@ func (p *Pages) Open(name string, viewer Viewer) *Page {
 	return b.open(viewer)
 }
 
-// close ends what Open began.
+// close undoes Open.
 func (p *Pages) close(page *Page) {
 	b := page.board
 	b.remove(page)
@@ -115,5 +115,5 @@ func (p *Pages) close(page *Page) {
 	}
 }
 
-// Audience is all open pages of the page's room, as the room is shown to them.
+// Audience returns the audience of all open pages of this page's room.
 func (p *Page) Audience() room.Audience { return p.board }

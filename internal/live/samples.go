@@ -10,14 +10,14 @@ import (
 	"presence/internal/wire"
 )
 
-// The tag of a field of the state says whose it is:
+// The tag of a field of the state says to whom it belongs:
 //
-//	live:"shared"  the same for all who look at the room
-//	live:"own"     the visitor's own, or the page's: livetemplate renders it for each
+//	live:"shared"  the same for all visitors of the room
+//	live:"own"     belongs to the visitor or the page: livetemplate renders it for each
 //
-// and in the rows of a list that is shared, besides:
+// The rows of a shared list can also have:
 //
-//	live:"id"      what a row is known by; shared
+//	live:"id"      identifies the row; shared
 //	live:"mark"    true in the visitor's own row
 const (
 	tagKey    = "live"
@@ -27,14 +27,13 @@ const (
 	tagMark   = "mark"
 )
 
-// sampleUsers is a number that nothing else on a page looks like, for one that every
-// page has.
+// sampleUsers is a number that looks like nothing else on a page.
 const sampleUsers = 4_711_081
 
 // errState is returned for a state whose fields can't be varied.
 var errState = errors.New("the state of a page can't be examined")
 
-// sample is a state of a page, and the messages that livetemplate has for it.
+// sample is a state of a page, with the messages that livetemplate has for it.
 type sample struct {
 	state    reflect.Value // a struct
 	messages map[string]string
@@ -46,32 +45,32 @@ func (s sample) clone() sample {
 	return sample{state, maps.Clone(s.messages)}
 }
 
-// Texts of the first row. A template may compare what is the visitor's own with them.
+// Texts of the first row. A template may compare fields of the visitor with them.
 const (
 	rowID   = "id-of-row-0"
 	rowText = "Text 0"
 )
 
-// fields are all that the page of a room is rendered from.
+// fields are all fields that the page of a room is rendered from.
 type fields struct {
 	state       reflect.Type
 	shared, own []field
 	rows        rows
 }
 
-// field is a part of a state or of its messages that varies by itself.
+// field is a part of a state, or one of its messages, that varies by itself.
 type field struct {
 	name string
 	zero func(*sample)
-	set  []func(*sample) // to values that are not zero, the first of which goes with those of other fields
+	set  []func(*sample) // set the field to values that are not zero; the first values of all fields fit together
 	copy func(from, to *sample)
-	text func(s *sample, value string) // sets it to a text; nil if it is none
+	text func(s *sample, value string) // sets the field to a text; nil if it holds no text
 }
 
-// rows are the list of which live marks a row.
+// rows are the indexes of the list of rows, and of a row's id and mark.
 type rows struct{ list, id, mark []int }
 
-// fieldsOf examines the type of a state. keys are those of messages.
+// fieldsOf examines the type of a state. keys are the keys of messages.
 func fieldsOf(state reflect.Type, keys []string) (*fields, error) {
 	if state == nil || state.Kind() != reflect.Struct {
 		return nil, fmt.Errorf("%w: it is no struct", errState)
@@ -127,7 +126,8 @@ func stateField(f reflect.StructField, values []reflect.Value) field {
 	return part
 }
 
-// messageField is a message of livetemplate: a flash or the error of a field.
+// messageField returns the field for a message of livetemplate: a flash, or the error of
+// a form field.
 func messageField(name, key string) field {
 	return field{
 		name: name,
@@ -143,7 +143,7 @@ func messageField(name, key string) field {
 	}
 }
 
-// valuesOf returns values of a type that are not zero, of which texts begin with name.
+// valuesOf returns values of a type that are not zero. Texts begin with name.
 func valuesOf(t reflect.Type, name string) ([]reflect.Value, error) {
 	var values []reflect.Value
 	add := func(set func(reflect.Value)) {
@@ -180,7 +180,7 @@ func valuesOf(t reflect.Type, name string) ([]reflect.Value, error) {
 			if len(values) == 0 {
 				add(func(reflect.Value) {})
 			}
-			values[0].FieldByIndex(f.Index).Set(parts[0]) // the first has all fields
+			values[0].FieldByIndex(f.Index).Set(parts[0]) // the first value has all fields
 			for _, part := range parts {
 				add(func(v reflect.Value) { v.FieldByIndex(f.Index).Set(part) })
 			}
@@ -191,8 +191,8 @@ func valuesOf(t reflect.Type, name string) ([]reflect.Value, error) {
 	return values, nil
 }
 
-// rowLists returns lists of rows: of two, of one, and of one that differs in a field.
-// None is marked.
+// rowLists returns lists of two rows, of one row, and of one row that differs in a field.
+// No row is marked.
 func (all *fields) rowLists(list reflect.StructField) ([]reflect.Value, error) {
 	row := list.Type.Elem()
 	switch {
@@ -265,12 +265,13 @@ func (r rows) marked(s sample, i int) sample {
 	return s
 }
 
-// randomSamples is how many samples there are of fields that have any of their values.
+// randomSamples is the number of samples in which each field has a random one of its
+// values.
 const randomSamples = 4
 
-// samples returns samples in which some fields have been varied: in a state of nothing
-// and in one that has them all, one at a time, and some at random. These two come
-// first.
+// samples returns samples in which some fields have been varied: one with no field set
+// and one with all set, which come first; then each field varied by itself in both; and
+// some at random.
 func (all *fields) samples(vary []field) []sample {
 	nothing, full := all.nothing(), all.nothing()
 	for _, f := range vary {
@@ -304,8 +305,8 @@ func (all *fields) samples(vary []field) []sample {
 	return samples
 }
 
-// alikes returns samples in which all of some fields are set, and all texts are what
-// stands in the first row.
+// alikes returns samples in which some fields are all set, and each text among them
+// equals a text of the first row.
 func (all *fields) alikes(vary []field) []sample {
 	var samples []sample
 	for _, text := range []string{rowID, rowText} {
@@ -321,12 +322,12 @@ func (all *fields) alikes(vary []field) []sample {
 	return samples
 }
 
-// nothing returns a state in which nothing is set.
+// nothing returns a state in which no field is set.
 func (all *fields) nothing() sample {
 	return sample{reflect.New(all.state).Elem(), map[string]string{}}
 }
 
-// with returns s with the fields of other.
+// with returns s with the given fields of other.
 func (s sample) with(fields []field, other sample) sample {
 	s = s.clone()
 	for _, f := range fields {

@@ -23,48 +23,48 @@ import (
 )
 
 const (
-	// maxQueueFrames and maxQueueBytes bound what waits for one peer. The first
-	// is some seconds of pushes at their highest pace; a single frame may be of
-	// any size.
+	// maxQueueFrames and maxQueueBytes bound what waits for one peer. The number of
+	// frames is some seconds of pushes at their highest rate. A single frame may have any
+	// size.
 	maxQueueFrames = 64
 	maxQueueBytes  = 1 << 20
 
-	// echoTimeout is how long the peer's close frame waits for our answer to be
-	// written. It is a courtesy: the peer has left already.
+	// echoTimeout is how long writing our answer to the peer's close frame may take. The
+	// answer is a courtesy, since the peer has left already.
 	echoTimeout = 200 * time.Millisecond
 )
 
-// Conn is one peer's connection. It implements livetemplate.WSConn.
+// Conn is the connection of one peer. It implements livetemplate.WSConn.
 //
-// One goroutine may call ReadMessage; everything else may be called from any
-// number of them, and nothing but ReadMessage waits for the peer.
+// Only one goroutine may call ReadMessage. All other methods may be called from any
+// number of goroutines, and none of them waits for the peer.
 type Conn struct {
 	u    *Upgrader
 	ws   *websocket.Conn
 	ip   string
 	born time.Time
 
-	heard   atomic.Int64                       // when the peer was last heard, as time since born
-	asked   atomic.Int64                       // when the ping was sent that was answered last, likewise
+	heard   atomic.Int64                       // when anything was last received from the peer, as time since born
+	asked   atomic.Int64                       // when the last answered ping was sent, as time since born
 	through atomic.Pointer[func([]byte) error] // of Through
 
-	// Of the goroutine that calls ReadMessage.
-	messages *rate.Limiter // what is passed on
-	excess   *rate.Limiter // what is borne beyond that
+	// Used only by the goroutine that calls ReadMessage.
+	messages *rate.Limiter // messages that are passed on
+	excess   *rate.Limiter // messages beyond that, which are dropped
 	pings    *rate.Limiter
 
-	nextPing time.Time // of the goroutine that calls Run
+	nextPing time.Time // used only by the goroutine that calls Run
 
 	mu         sync.Mutex // guards:
-	queue      []outgoing // what waits to be written
+	queue      []outgoing // frames that wait to be written
 	queued     int        // bytes in queue
-	writing    bool       // a goroutine writes the queue; it clears this and ends when all is written
+	writing    bool       // a goroutine writes the queue; it clears this when it ends
 	onceQueued once
-	closing    bool        // the server closes: no more is queued, and what comes in is discarded
-	endWritten bool        // end when the queue is written
+	closing    bool        // the server closes: nothing more is queued, and input is discarded
+	endWritten bool        // call end when the queue is written
 	deadline   *time.Timer // ends a close that takes too long
 	ended      bool        // the socket is closed
-	reason     string      // of the end, as soon as one is known
+	reason     string      // why the connection ended or is ending, once known
 }
 
 // outgoing is a frame that waits to be written.
@@ -75,21 +75,21 @@ type outgoing struct {
 	sent func() // of Send; may be nil
 }
 
-// settled is called with each frame once it has been written, or never will be.
+// settled is called for each frame, when it has been written or never will be.
 func (f outgoing) settled() {
 	if f.sent != nil {
 		f.sent()
 	}
 }
 
-// once names frames of which a second says no more while the first is still
-// queued. They do not pile up for a peer that asks for them faster than it reads.
+// once marks frames that need not be queued again while the first one still waits. So
+// they do not pile up for a peer that asks for them faster than it reads.
 type once uint8
 
 const (
 	oncePing    once = 1 << iota
 	oncePong         // the answer to the client's heartbeat
-	onceLimited      // any one answer releases the form that waits
+	onceLimited      // one answer is enough for a form that waits
 )
 
 var _ livetemplate.WSConn = (*Conn)(nil)
@@ -119,16 +119,16 @@ func newConn(u *Upgrader, ws *websocket.Conn, ip string) *Conn {
 	return c
 }
 
-// Heard returns when anything of the peer, a message, a ping or a pong, was last
-// received; at first, when it connected. It has a monotonic reading.
+// Heard returns when anything was last received from the peer: a message, a ping or a
+// pong. At first it returns when the peer connected. The time has a monotonic reading.
 func (c *Conn) Heard() time.Time { return c.born.Add(time.Duration(c.heard.Load())) }
 
 func (c *Conn) hear() { c.heard.Store(int64(time.Since(c.born))) }
 
-// Answered returns when that ping of ours was sent which the peer has answered last; zero
-// if it has answered none. A peer that answers a ping has not given the connection up when
-// the ping was sent; all else that is read from it may have been under way for long. The
-// time has a monotonic reading.
+// Answered returns when the last ping that the peer has answered was sent; zero if it has
+// answered none. A peer that answers a ping had not given the connection up when the ping
+// was sent. Other input may have been under way for long. The time has a monotonic
+// reading.
 func (c *Conn) Answered() time.Time {
 	asked := c.asked.Load()
 	if asked == 0 {
@@ -137,7 +137,7 @@ func (c *Conn) Answered() time.Time {
 	return c.born.Add(time.Duration(asked))
 }
 
-// pingPayload says when a ping is sent. The peer repeats it in its answer.
+// pingPayload returns the time of the ping. The peer repeats it in its answer.
 func (c *Conn) pingPayload() []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(max(1, time.Since(c.born))))
 }
@@ -145,26 +145,25 @@ func (c *Conn) pingPayload() []byte {
 // answered takes the payload of a pong.
 func (c *Conn) answered(payload string) {
 	if len(payload) != 8 {
-		return // to no ping of ours
+		return // it answers no ping of ours
 	}
-	asked := int64(binary.BigEndian.Uint64([]byte(payload))) //nolint:gosec // what is too large comes out negative
+	asked := int64(binary.BigEndian.Uint64([]byte(payload))) //nolint:gosec // a value that is too large becomes negative
 	if asked > c.asked.Load() && asked <= int64(max(1, time.Since(c.born))) {
 		c.asked.Store(asked)
 	}
 }
 
-// ReadMessage waits for the next message that is to be passed on and returns it
-// as a text message of the form
+// ReadMessage waits for the next message to pass on, and returns it as a text message of
+// the form
 //
 //	{"action":"join","data":{…},"submitter":"join"}
 //
-// with an action of Options.Actions, data an object, and submitter only if there
-// was one. All other messages are dealt with here.
+// where action is one of Options.Actions, data is an object, and submitter is there only
+// if the message had one. ReadMessage handles all other messages itself.
 //
-// It closes the socket before it returns an error. The error is a
-// *livetemplate.WSCloseError if the peer closed, with code 1006 if it did so
-// without a close frame, and wraps net.ErrClosed if the server did. Errors are
-// final.
+// It closes the socket before it returns an error. If the peer closed, the error is a
+// *livetemplate.WSCloseError, with code 1006 if there was no close frame. If the server
+// closed, the error wraps net.ErrClosed. Errors are final.
 func (c *Conn) ReadMessage() (messageType int, p []byte, err error) {
 	for {
 		kind, r, err := c.ws.NextReader()
@@ -173,7 +172,7 @@ func (c *Conn) ReadMessage() (messageType int, p []byte, err error) {
 		}
 		c.hear()
 		if c.isClosing() {
-			continue // only the peer's close frame matters now: NextReader skips the rest
+			continue // NextReader skips everything but the peer's close frame
 		}
 		if kind != websocket.TextMessage {
 			c.reject(rejectBinary)
@@ -190,7 +189,7 @@ func (c *Conn) ReadMessage() (messageType int, p []byte, err error) {
 	}
 }
 
-// readText reads one message and returns what is to be passed on of it, or nil.
+// readText reads one message. It returns the frame to pass on, or nil.
 func (c *Conn) readText(r io.Reader) ([]byte, error) {
 	buf, ok := c.u.buffers.Get().(*bytes.Buffer)
 	if !ok {
@@ -213,8 +212,7 @@ func (c *Conn) readText(r io.Reader) ([]byte, error) {
 	return c.accept(c.u.filter.Read(buf.Bytes())), nil
 }
 
-// accept applies the limits to a message and returns what is to be passed on of
-// it, or nil.
+// accept applies the limits to a message. It returns the frame to pass on, or nil.
 func (c *Conn) accept(in wire.Incoming) []byte {
 	if in.Ping {
 		c.answerPing(outgoing{kind: websocket.TextMessage, data: []byte(wire.Pong), once: oncePong})
@@ -250,7 +248,7 @@ func (c *Conn) answerPing(answer outgoing) {
 // reject counts a message that is not passed on.
 func (c *Conn) reject(reason string) { c.u.metrics.rejected.WithLabelValues(reason).Inc() }
 
-// echoClose answers the peer's close frame. The reader then gets it as an error.
+// echoClose answers the peer's close frame. The reader then gets an error.
 func (c *Conn) echoClose(code int, _ string) error {
 	c.mu.Lock()
 	ours := c.closing
@@ -258,7 +256,7 @@ func (c *Conn) echoClose(code int, _ string) error {
 		c.reason = reasonClient
 	}
 	c.mu.Unlock()
-	if !ours { // else this is the answer
+	if !ours { // otherwise this is the peer's answer to our close frame
 		_ = c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(echoTimeout))
 	}
 	return nil
@@ -289,30 +287,30 @@ func (c *Conn) readFailed(err error) error {
 	return fmt.Errorf("read: %w", err)
 }
 
-// Through has each text frame from livetemplate given to then, cured and in their
-// order, instead of being sent: the peer gets what then sends. An error is for
-// livetemplate, as that of [Conn.WriteMessage]. It has to be called before
-// livetemplate has the connection.
+// Through makes each text frame from livetemplate go to then, cured and in order, instead
+// of to the peer. The peer gets what then sends. An error of then is returned to
+// livetemplate, like that of [Conn.WriteMessage]. Call Through before livetemplate has
+// the connection.
 func (c *Conn) Through(then func(frame []byte) error) { c.through.Store(&then) }
 
-// Send queues a text frame and returns without waiting for the peer. The frame is
-// not modified, and must not be by the caller; it may be sent to others, too. If sent
-// is not nil, it is called once the frame has been written, or never will be. The
+// Send queues a text frame and returns without waiting for the peer. It does not modify
+// the frame, and the caller must not, either; the frame may be sent to others, too. If
+// sent is not nil, it is called when the frame has been written or never will be. The
 // error is that of [Conn.WriteMessage].
 func (c *Conn) Send(frame []byte, sent func()) error {
 	return c.enqueue(outgoing{kind: websocket.TextMessage, data: frame, sent: sent})
 }
 
-// WriteMessage queues a frame from livetemplate and returns without waiting for
-// the peer. The frame is not modified, and must not be by the caller.
+// WriteMessage queues a frame from livetemplate and returns without waiting for the peer.
+// It does not modify the frame, and the caller must not, either.
 //
-// Three kinds of text frames are cured on the way: a push loses its meta, a push
-// of an empty tree is left out, and a null tree becomes an empty one. A close
-// frame closes, as [Conn.CloseWith] does.
+// Three kinds of text frames are cured: a push loses its meta, a push of an empty tree is
+// dropped, and a null tree becomes an empty one. A close frame closes, as
+// [Conn.CloseWith] does.
 //
-// The error wraps net.ErrClosed once the socket is closed, also when that is
-// because the queue is full or an earlier frame failed. While the server closes,
-// frames are discarded without an error.
+// The error wraps net.ErrClosed once the socket is closed, also if it was closed because
+// the queue was full or an earlier frame failed. While the server closes, frames are
+// discarded without an error.
 func (c *Conn) WriteMessage(messageType int, data []byte) error {
 	switch messageType {
 	case websocket.CloseMessage:
@@ -334,16 +332,15 @@ func (c *Conn) WriteMessage(messageType int, data []byte) error {
 	return c.enqueue(outgoing{kind: messageType, data: data})
 }
 
-// Ping sends a ping, after what is queued already; the pong shows in
-// [Conn.Heard] and [Conn.Answered]. Pings do not pile up: while one is queued, this does nothing.
-// The error wraps net.ErrClosed if the socket is closed.
+// Ping queues a ping behind the frames that wait. [Conn.Heard] and [Conn.Answered] show
+// the pong. While a ping is queued, Ping does nothing. The error wraps net.ErrClosed if
+// the socket is closed.
 func (c *Conn) Ping() error { return c.enqueue(outgoing{kind: websocket.PingMessage, once: oncePing}) }
 
-// CloseWith closes the connection with a close code (RFC 6455, section 7.4) and
-// a reason for the peer, of which the first 123 bytes are sent. It returns at
-// once; the socket is closed when the peer has answered, or 2 s later. If the
-// connection is being closed already, it does nothing. The error wraps
-// net.ErrClosed if the socket is closed.
+// CloseWith closes the connection with a close code (RFC 6455, section 7.4) and a reason
+// for the peer, of which it sends the first 123 bytes. It returns at once. The socket is
+// closed when the peer has answered, or after 2 s. If the connection is being closed
+// already, CloseWith does nothing. The error wraps net.ErrClosed if the socket is closed.
 func (c *Conn) CloseWith(code int, reason string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -359,16 +356,16 @@ func (c *Conn) CloseWith(code int, reason string) error {
 	}
 	c.deadline = time.AfterFunc(c.u.grace, func() { c.end(reasonError, false) })
 	var payload []byte
-	if code != websocket.CloseNoStatusReceived { // which must not be sent
+	if code != websocket.CloseNoStatusReceived { // this code must not be sent
 		payload = livetemplate.WSFormatCloseMessage(code, reason)
 	}
 	c.enqueueLocked(outgoing{kind: websocket.CloseMessage, data: payload})
 	return nil
 }
 
-// Close closes the socket, without a close frame, as soon as what is queued has
-// been written, at the latest after Options.WriteTimeout; it does not wait for
-// that. A close that is under way takes its course. The error is always nil.
+// Close closes the socket without a close frame, once the queue has been written or
+// Options.WriteTimeout has passed. It does not wait for that. It does not change a close
+// that is under way. The error is always nil.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	if c.ended || c.closing {
@@ -387,12 +384,12 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// drop ends the connection of a peer that no longer takes part.
+// drop ends the connection of a peer that no longer answers or reads.
 func (c *Conn) drop(reason string) { c.end(reason, true) }
 
-// end closes the socket. The first call counts, and the first reason. With reset
-// the kernel forgets what it still has for the peer, instead of trying to
-// deliver it for minutes.
+// end closes the socket. Only the first call has an effect, and only the first reason
+// counts. With reset the kernel discards unsent data instead of trying to deliver them
+// for minutes.
 func (c *Conn) end(reason string, reset bool) {
 	c.mu.Lock()
 	if c.ended {
@@ -417,13 +414,13 @@ func (c *Conn) end(reason string, reset bool) {
 	conn := c.ws.NetConn()
 	if reset {
 		if t, ok := conn.(*tls.Conn); ok {
-			conn = t.NetConn() // without the farewell of TLS, which waits for the peer
+			conn = t.NetConn() // without the close message of TLS, which waits for the peer
 		}
 		if l, ok := conn.(interface{ SetLinger(sec int) error }); ok {
 			_ = l.SetLinger(0)
 		}
 	}
-	_ = conn.Close() // fails only if it is closed
+	_ = conn.Close() // fails only if it is closed already
 	c.u.remove(c, reason)
 	c.u.opts.Logger.Debug("connection ended",
 		slog.String("reason", reason), slog.Duration("age", time.Since(c.born)))
@@ -442,7 +439,7 @@ func (c *Conn) isClosing() bool {
 	return c.closing
 }
 
-// enqueue queues a frame, or drops the peer if its queue is full.
+// enqueue queues a frame. It drops the peer if the queue is full.
 func (c *Conn) enqueue(f outgoing) error {
 	c.mu.Lock()
 	switch {
@@ -465,12 +462,12 @@ func (c *Conn) enqueue(f outgoing) error {
 	return nil
 }
 
-// fullLocked reports whether there is no room in the queue for size more bytes.
+// fullLocked reports whether the queue has no room for size more bytes.
 func (c *Conn) fullLocked(size int) bool {
 	return len(c.queue) >= maxQueueFrames || len(c.queue) > 0 && c.queued+size > maxQueueBytes
 }
 
-// enqueueLocked queues f in any case and sees to it that the queue is written.
+// enqueueLocked queues f in any case, and starts writing if necessary.
 func (c *Conn) enqueueLocked(f outgoing) {
 	c.queue = append(c.queue, f)
 	c.queued += len(f.data)
@@ -481,13 +478,13 @@ func (c *Conn) enqueueLocked(f outgoing) {
 	}
 }
 
-// writeQueue writes what is queued and ends when that is done or the socket is
-// closed; each frame takes at most Options.WriteTimeout.
+// writeQueue writes the queue. It ends when the queue is empty or the socket is closed.
+// Each frame takes at most Options.WriteTimeout.
 func (c *Conn) writeQueue() {
 	for {
 		c.mu.Lock()
 		if len(c.queue) == 0 || c.ended {
-			c.queue = nil // an idle connection keeps no memory for it
+			c.queue = nil // so that an idle connection uses no memory for it
 			c.writing = false
 			end := c.endWritten
 			c.mu.Unlock()
@@ -525,14 +522,14 @@ func (c *Conn) write(f outgoing) error {
 	return c.ws.WriteControl(f.kind, f.data, deadline)
 }
 
-// writeFailed ends the connection after a failed write: part of a frame may have
-// been written, so nothing more can be.
+// writeFailed ends the connection after a failed write. A part of a frame may have been
+// written, so nothing can follow.
 func (c *Conn) writeFailed(err error) {
 	var timeout net.Error
 	switch {
 	case errors.Is(err, websocket.ErrCloseSent):
-		// The answer to the peer's close frame went out before this frame: the
-		// reader is about to end the connection.
+		// The answer to the peer's close frame was written before this frame. The reader
+		// ends the connection now.
 	case errors.As(err, &timeout) && timeout.Timeout():
 		c.drop(reasonSlow)
 	default:

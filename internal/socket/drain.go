@@ -11,14 +11,14 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Drain closes all connections with 1012 (service restart), in random order and
-// evenly over the given time, so that their clients do not come back all at once;
-// at once if over is 0. Those that arrive meanwhile, and ever after, are accepted
-// and closed at once: the listener should go on to accept until the balancer has
-// stopped sending.
+// Drain closes all connections with 1012 (service restart), in random order and evenly
+// over the given time, so that their clients do not all reconnect at once. If over is 0,
+// it closes them at once. From then on every new connection is accepted and closed at
+// once: the listener should accept connections until the balancer has stopped sending
+// them.
 //
-// It returns nil when no connection is left, and an error that wraps ctx's if
-// that ends first; the remaining connections then stay open.
+// It returns nil when no connection is left. If ctx ends first, it returns an error that
+// wraps ctx's, and the remaining connections stay open.
 func (u *Upgrader) Drain(ctx context.Context, over time.Duration) error {
 	u.mu.Lock()
 	if !u.draining && len(u.conns) == 0 {
@@ -41,7 +41,7 @@ func (u *Upgrader) Drain(ctx context.Context, over time.Duration) error {
 			return fmt.Errorf("drain: %d connections left: %w", u.Len(), ctx.Err())
 		case <-timer.C:
 		}
-		// All that are due, since a timer may be late and turns close together.
+		// Close all that are due: a timer may be late, and turns may be close together.
 		for elapsed := time.Since(start); next < len(conns) && turn(next, len(conns), over) <= elapsed; next++ {
 			_ = conns[next].CloseWith(websocket.CloseServiceRestart, "service restart")
 		}

@@ -8,7 +8,7 @@ import (
 	"presence/internal/wire"
 )
 
-// Why a connection ended: doc.go says what each means.
+// Why a connection ended; doc.go explains each reason.
 const (
 	reasonClient      = "client"
 	reasonSlow        = "slow"
@@ -21,8 +21,8 @@ const (
 	reasonError       = "error"
 )
 
-// Why a frame was not passed on. Those of too_big, binary, utf8 and ping also
-// end the connection; rate does so after too many.
+// Why a frame was not passed on. After too_big, binary, utf8 and ping the connection is
+// also closed; after rate, when there were too many.
 const (
 	rejectTooBig    = "too_big"
 	rejectBinary    = "binary"
@@ -30,11 +30,11 @@ const (
 	rejectMalformed = wire.RejectMalformed
 	rejectAction    = wire.RejectAction
 	rejectRate      = "rate"
-	rejectPing      = "ping" // more pings than anybody needs
+	rejectPing      = "ping" // more pings than any client needs
 )
 
-// reasonOf returns the reason for which the server closes with a close code
-// (RFC 6455, section 7.4.1, and its IANA registry).
+// reasonOf returns the reason that belongs to the close code (RFC 6455, section 7.4.1,
+// and its IANA registry) with which the server closes.
 func reasonOf(code int) string {
 	switch code {
 	case websocket.CloseGoingAway, websocket.CloseServiceRestart:
@@ -56,9 +56,8 @@ type metrics struct {
 	rejected *prometheus.CounterVec
 }
 
-// newMetrics registers the metrics with reg, or makes them for nobody if reg is
-// nil. Each label value exists from the start, so that a rate over it has a zero
-// to begin from.
+// newMetrics registers the metrics with reg, or nowhere if reg is nil. Each label value
+// exists from the start, so that a rate over it begins at zero.
 func newMetrics(reg prometheus.Registerer, connections func() float64) metrics {
 	factory := promauto.With(reg)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{

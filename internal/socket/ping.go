@@ -6,21 +6,19 @@ import (
 	"time"
 )
 
-// ticksPerPing is into how many portions a ping interval is divided: so many
-// connections' pings are not one burst, and a silent peer is dropped at most this
-// part of an interval late.
+// ticksPerPing is the number of ticks in a ping interval. The pings of many connections
+// are spread over the ticks. A silent peer is dropped at most one tick late.
 const ticksPerPing = 30
 
-// firstPing returns when to ping a connection first: anywhere in the first
-// interval, so that those that came together, after a restart, are spread.
+// firstPing returns when to first ping a connection: at a random time in the first
+// interval. So connections that came together, after a restart, are not pinged together.
 func firstPing(born time.Time, interval time.Duration) time.Time {
 	return born.Add(time.Duration(rand.Int64N(int64(interval)) + 1))
 }
 
-// Run pings the peers and drops the silent ones until ctx ends, and returns nil
-// when it has stopped. It starts no goroutine that lasts. Connections that are
-// open then stay so, and are no longer watched: [Upgrader.Drain] comes first.
-// Run must not be called twice at a time.
+// Run pings the peers and drops silent ones until ctx ends. It starts no goroutine that
+// outlives it. Afterwards open connections stay open and are no longer watched, so call
+// [Upgrader.Drain] first. Run must not be called twice at a time.
 func (u *Upgrader) Run(ctx context.Context) error {
 	p := u.newPinger(time.Now())
 	ticker := time.NewTicker(p.every)
@@ -30,7 +28,7 @@ func (u *Upgrader) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			p.tickOnce(time.Now()) // the tick's own time may be long past
+			p.tickOnce(time.Now()) // the tick's own time may be long ago
 		}
 	}
 }
@@ -38,23 +36,23 @@ func (u *Upgrader) Run(ctx context.Context) error {
 // pinger is the state of Run.
 type pinger struct {
 	u     *Upgrader
-	every time.Duration // the distance of ticks
+	every time.Duration // between two ticks
 	last  time.Time     // the last tick
-	mercy time.Time     // nobody is judged before this
+	mercy time.Time     // no peer is dropped before this
 
-	due, silent []*Conn // of one tick, kept for their memory
+	due, silent []*Conn // of one tick; kept to reuse their memory
 }
 
 func (u *Upgrader) newPinger(now time.Time) *pinger {
 	return &pinger{u: u, every: max(u.opts.PingInterval/ticksPerPing, time.Millisecond), last: now}
 }
 
-// tickOnce pings those whose turn it is and drops the silent.
+// tickOnce pings the peers whose turn it is, and drops the silent ones.
 //
-// After a pause of the whole process all peers look silent, though it is us who
-// did not listen. So if a tick comes late, everybody is pinged, and nobody is
-// judged before there was time to answer. A pause of up to half a PongTimeout
-// needs no such care: an answer to the last ping still comes in time.
+// After a pause of the whole process all peers look silent, although this process did not
+// listen. So if a tick is late, all peers are pinged, and none is dropped before it had
+// time to answer. A pause of up to half a PongTimeout needs no such care, since the
+// answers to the last pings still come in time.
 func (p *pinger) tickOnce(now time.Time) {
 	opts := &p.u.opts
 	late := now.Sub(p.last) > p.every+opts.PongTimeout/2
@@ -78,8 +76,8 @@ func (p *pinger) tickOnce(now time.Time) {
 		c.drop(reasonPingTimeout)
 	}
 	for _, c := range p.due {
-		_ = c.Ping() // fails if it has ended meanwhile
+		_ = c.Ping() // fails if the connection has ended meanwhile
 	}
-	clear(p.due) // what has ended shall not be held
+	clear(p.due) // so that connections which have ended can be freed
 	clear(p.silent)
 }

@@ -19,112 +19,110 @@ import (
 
 // Defaults of [Options].
 const (
-	// DefaultPingInterval keeps the idle timeouts of common balancers (50 s and
-	// more) from ever being reached.
+	// DefaultPingInterval is shorter than the idle timeouts of common balancers (50 s and
+	// more).
 	DefaultPingInterval = 15 * time.Second
 
-	// DefaultPongTimeout is what a phone may need to change its network.
+	// DefaultPongTimeout is the time that a phone may need to change its network.
 	DefaultPongTimeout = 10 * time.Second
 
-	// DefaultWriteTimeout is how long a frame may take into the peer's window.
+	// DefaultWriteTimeout is how long writing a frame may take.
 	DefaultWriteTimeout = 5 * time.Second
 
-	// DefaultMaxMessage is some hundred times a join with the longest name.
+	// DefaultMaxMessage is some hundred times the size of a join with the longest name.
 	DefaultMaxMessage = 8 << 10
 
-	// DefaultRate and DefaultBurst are messages a second: nobody clicks faster.
+	// DefaultRate is in messages a second, and DefaultBurst in messages. Nobody clicks
+	// faster.
 	DefaultRate  = 10
 	DefaultBurst = 20
 )
 
 const (
-	// pingRate and pingBurst bound what a peer may have answered as pings, its
-	// heartbeat (every 2 s at most, and none while hidden) and control frames
-	// together.
+	// pingRate and pingBurst limit a peer's pings: its heartbeats (one in 2 s at most,
+	// and none while the page is hidden) and its control frames together.
 	pingRate  = 5
 	pingBurst = 20
 
-	// excessBurst is how many messages in a row beyond its rate a peer may send
-	// before it is closed.
+	// excessBurst is how many messages beyond its rate a peer may send in a row before
+	// its connection is closed.
 	excessBurst = 100
 
-	// closeGrace is how long the peer has to take and answer a close frame.
+	// closeGrace is how long the peer has to read and answer a close frame.
 	closeGrace = 2 * time.Second
 )
 
 var (
 	// ErrCapacity is returned by [Upgrader.Upgrade] for a connection beyond
-	// MaxConnections or MaxPerIP; the peer was told to try again later (1013).
+	// MaxConnections or MaxPerIP. The peer was told to try again later (1013).
 	ErrCapacity = errors.New("socket: too many connections")
 
-	// ErrDraining is returned by [Upgrader.Upgrade] for a connection that came
-	// after [Upgrader.Drain] began; the peer was told of a restart (1012).
+	// ErrDraining is returned by [Upgrader.Upgrade] for a connection that came after
+	// [Upgrader.Drain] began. The peer was told of a restart (1012).
 	ErrDraining = errors.New("socket: draining")
 
-	// ErrHandshake is returned by [Upgrader.Upgrade] for a request that is no proper
-	// handshake, or of an origin that is not allowed; it was answered with an HTTP
+	// ErrHandshake is returned by [Upgrader.Upgrade] for a request that is not a valid
+	// handshake, or whose origin is not allowed. The request was answered with an HTTP
 	// error.
 	ErrHandshake = errors.New("socket: no upgrade")
 )
 
-// Options are the settings of an [Upgrader]. The zero value is a safe server
-// that passes on no action; numbers and durations that are not positive stand
-// for the default or, where so said, for no limit.
+// Options are the settings of an [Upgrader]. The zero value is a safe server that passes
+// on no action. A number or duration that is not positive stands for the default or,
+// where stated, for no limit.
 type Options struct {
-	// Logger gets one debug line for each connection's end, without anything
-	// that names the visitor. Nil discards it.
+	// Logger gets one debug line for each connection that ends. The line does not
+	// identify the visitor. Nil discards it.
 	Logger *slog.Logger
 
 	// CheckOrigin reports whether a page of the request's Origin may connect; if
 	// not, the answer is 403. Nil takes [forwarded.SameOrigin].
 	CheckOrigin func(*http.Request) bool
 
-	// Actions are those that are passed on from the wire, by their literal
-	// names. All others are dropped and counted, but for the client's __ping__,
-	// which is answered here.
+	// Actions are the actions that are passed on, by their exact names. All others are
+	// dropped and counted, except the client's __ping__, which is answered here.
 	Actions []string
 
-	// MaxConnections and MaxPerIP limit the open connections, in all and of one
-	// address; 0 is no limit. A connection beyond is accepted and closed at once
-	// with 1013.
+	// MaxConnections limits the open connections, and MaxPerIP those of one address; 0 is
+	// no limit. A connection beyond a limit is accepted and closed at once with 1013.
 	MaxConnections int
 	MaxPerIP       int
 
-	// RemoteIP returns the address to which MaxPerIP applies. Nil takes the
-	// host of RemoteAddr, which behind a proxy is the proxy's.
+	// RemoteIP returns the address that MaxPerIP counts. Nil uses the host of RemoteAddr,
+	// which behind a proxy is the proxy.
 	RemoteIP func(*http.Request) string
 
-	// PingInterval is the distance of two pings to a peer. One from which
-	// nothing was heard for PingInterval + PongTimeout is dropped.
+	// PingInterval is the time between two pings to a peer. A peer from which nothing was
+	// received for PingInterval + PongTimeout is dropped.
 	PingInterval time.Duration
 	PongTimeout  time.Duration
 
 	// WriteTimeout is how long one frame may take to be written.
 	WriteTimeout time.Duration
 
-	// MaxMessage is the longest message of a peer, in bytes; beyond, it is
-	// closed with 1009.
+	// MaxMessage is the longest message of a peer, in bytes. A longer one closes the
+	// connection with 1009.
 	MaxMessage int64
 
-	// Rate and Burst limit each peer's messages, other than pings: Rate of them
-	// a second, and Burst at once. One beyond is not passed on; if it asks for an
-	// action, it is answered with a _rate_limit error. A peer that goes on, more
-	// than 100 messages too many, is closed with 1008.
+	// Rate and Burst limit each peer's messages, not counting pings: Rate messages a
+	// second, and Burst at once. A message beyond that is not passed on. If it asks for
+	// an action, it is answered with a _rate_limit error. After more than 100 such
+	// messages the connection is closed with 1008.
 	Rate  float64
 	Burst int
 
-	// OnUpgrade is called with each accepted connection before livetemplate gets
-	// it, so before Mount. It must not block. Connections that are closed at once
-	// are not among them. May be nil.
+	// OnUpgrade is called with each accepted connection before livetemplate gets it, so
+	// before Mount. It must not block. It is not called for connections that are closed
+	// at once. May be nil.
 	OnUpgrade func(r *http.Request, c *Conn)
 
-	// Registerer gets the metrics; nil means none. An Upgrader registers its
-	// metrics once, so two can't share a Registerer.
+	// Registerer gets the metrics; nil means none. An Upgrader registers its metrics
+	// once, so two Upgraders can't share a Registerer.
 	Registerer prometheus.Registerer
 }
 
-// Upgrader turns requests into connections and keeps account of them. It
-// implements livetemplate.WSUpgrader. Only [New] makes one.
+// Upgrader turns requests into connections, and counts them. It implements
+// livetemplate.WSUpgrader. Use [New] to make one.
 type Upgrader struct {
 	opts    Options
 	ws      websocket.Upgrader
@@ -137,15 +135,15 @@ type Upgrader struct {
 
 	mu       sync.Mutex // guards:
 	conns    map[*Conn]struct{}
-	taken    int            // places of MaxConnections: conns, and upgrades under way
-	perIP    map[string]int // the same by address, if MaxPerIP is set
+	taken    int            // places of MaxConnections in use: by conns, and by upgrades under way
+	perIP    map[string]int // places by address, if MaxPerIP is set
 	draining bool
 }
 
 var _ livetemplate.WSUpgrader = (*Upgrader)(nil)
 
-// New returns an Upgrader. It works at once, but pings nobody and drops no
-// silent peer before [Upgrader.Run] is called.
+// New returns an Upgrader. It accepts connections at once. It pings peers and drops
+// silent ones only while [Upgrader.Run] runs.
 func New(opts Options) *Upgrader {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -183,7 +181,7 @@ func New(opts Options) *Upgrader {
 	return u
 }
 
-// positive returns v if it is, else the default.
+// positive returns v if v is positive, else def.
 func positive[T int | int64 | float64 | time.Duration](v, def T) T {
 	if v > 0 {
 		return v
@@ -191,11 +189,11 @@ func positive[T int | int64 | float64 | time.Duration](v, def T) T {
 	return def
 }
 
-// Upgrade makes a WebSocket connection of a request; header is added to the
-// response. If it can't, it has answered the request with an HTTP error.
+// Upgrade upgrades a request to a WebSocket connection. It adds header to the response.
+// If it returns [ErrHandshake], it has answered the request with an HTTP error.
 //
-// For a connection too many, or one during a drain, the error is [ErrCapacity]
-// or [ErrDraining], and the peer has had its upgrade and a close frame.
+// If there are too many connections, or during a drain, it returns [ErrCapacity] or
+// [ErrDraining]; then the peer got its upgrade and a close frame.
 func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.Header) (livetemplate.WSConn, error) {
 	ip := u.opts.RemoteIP(r)
 	refusal := u.take(ip)
@@ -228,7 +226,8 @@ func (u *Upgrader) Len() int {
 	return len(u.conns)
 }
 
-// take takes a place for a connection from ip, or says why there is none.
+// take reserves a place for a connection from ip, or returns the reason why there is
+// none.
 func (u *Upgrader) take(ip string) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -246,7 +245,7 @@ func (u *Upgrader) take(ip string) error {
 	return nil
 }
 
-// release gives a place back.
+// release frees a place.
 func (u *Upgrader) release(ip string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -262,7 +261,7 @@ func (u *Upgrader) releaseLocked(ip string) {
 	}
 }
 
-// add enters c, unless a drain began since its place was taken.
+// add adds c, unless a drain has begun since its place was reserved.
 func (u *Upgrader) add(c *Conn) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -273,7 +272,7 @@ func (u *Upgrader) add(c *Conn) error {
 	return nil
 }
 
-// remove takes c out, whose socket is closed.
+// remove removes c, whose socket is closed.
 func (u *Upgrader) remove(c *Conn, reason string) {
 	u.metrics.closes.WithLabelValues(reason).Inc()
 	u.mu.Lock()
@@ -291,8 +290,8 @@ func (u *Upgrader) refuse(ws *websocket.Conn, why error) error {
 	if errors.Is(why, ErrDraining) {
 		code, text = websocket.CloseServiceRestart, "service restart"
 	}
-	// Nothing was written to this socket yet but the handshake: there is room
-	// for the frame, and no need to wait for the peer.
+	// Only the handshake was written to this socket so far. So the frame fits into the
+	// kernel's buffer, and this does not wait for the peer.
 	_ = ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(time.Second))
 	_ = ws.Close()
 	u.metrics.closes.WithLabelValues(reasonOf(code)).Inc()
