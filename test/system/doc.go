@@ -33,7 +33,8 @@
 //	storm of 10,000 joins            TestStormOfTenThousandJoins
 //	thundering reconnect             TestThunderingReconnect
 //	malformed and hostile frames     TestHostileFrames
-//	full rooms, full replica         TestFullRoom, TestFullReplica
+//	full rooms, full replica         TestFullRoom, TestPlaceLostInAFullRoom, TestFullReplica
+//	full Redis                       TestFullRedis
 //	least rights in Redis            TestLeastRightsInRedisAreEnough
 //	event streams by a balancer      TestStreamsBehindHAProxy
 //	streams of a killed replica      TestEveryLeaveOfAKilledReplicaIsTold

@@ -116,10 +116,10 @@ func TestFullRedis(t *testing.T) {
 	if err := h.members[5].Leave(); err != nil {
 		t.Errorf("leave: %v", err)
 	}
-	allSee(t, 2*time.Second, len(h.members)-1, h.members[1:]...)
+	allSee(t, 5*time.Second, len(h.members)-1, h.members[1:]...)
 	fill("0")
 	late.MustJoin("Late")
-	allSee(t, 2*time.Second, len(h.members), late)
+	allSee(t, 5*time.Second, len(h.members), late)
 }
 
 func TestFullReplica(t *testing.T) {
