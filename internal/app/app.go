@@ -208,7 +208,9 @@ func (a *App) makePages() error {
 		RemoteIP:       forwarded.ClientKey,
 		OnUpgrade: func(r *http.Request, c *socket.Conn) {
 			controller.Attach(r, c)
-			a.secret.opened(c)
+			if controller.IsStranger(r) {
+				a.secret.opened(c)
+			}
 		},
 		Registerer: a.registry,
 	})

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"regexp"
@@ -25,6 +26,8 @@ import (
 
 	"presence/internal/redistest"
 	"presence/internal/replica"
+	"presence/internal/session"
+	"presence/internal/socket"
 	"presence/test/contract"
 	"presence/test/outside"
 )
@@ -738,6 +741,33 @@ func TestVisitorsAreKnownEvenBeforeRedisIs(t *testing.T) {
 	}
 	ann.open(b, "/?tab=aaaaaaaaaaaaaaaa").until("Logged in as")
 	demand(t, ann.get(b.url("/")), "1 user(s) online")
+}
+
+// The secret may become known between the moment when a browser is taken for a stranger and
+// the opening of its socket.
+func TestStrangerIsKnownBeforeTheSocketOpens(t *testing.T) {
+	s := newSecret(session.New([]byte("another secret")), true)
+	sockets := socket.New(socket.Options{OnUpgrade: func(_ *http.Request, c *socket.Conn) {
+		s.learn("the secret of all replicas")
+		s.opened(c)
+	}})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := sockets.Upgrade(w, r, nil)
+		for err == nil {
+			_, _, err = c.ReadMessage()
+		}
+	}))
+	defer server.Close()
+	ws, resp, err := websocket.DefaultDialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(server.URL, "http"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	defer func() { _ = ws.Close() }()
+	_ = ws.SetReadDeadline(time.Now().Add(15 * time.Second))
+	if _, _, err := ws.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseServiceRestart) {
+		t.Errorf("the socket of a stranger ended with %v", err)
+	}
 }
 
 func TestSecretIsSharedThroughRedisAndPutBack(t *testing.T) {

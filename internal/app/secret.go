@@ -123,11 +123,13 @@ func (s *secret) await(ctx context.Context, patience time.Duration) bool {
 	return false
 }
 
-// opened notes a socket, for as long as its browser is a stranger.
+// opened notes the socket of a browser that was taken for a stranger. It is closed as soon
+// as the secret is known, which may be by now.
 func (s *secret) opened(c *socket.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.once {
+		_ = c.CloseWith(livetemplate.WSCloseServiceRestart, "known again") // an error: it has gone
 		return
 	}
 	if len(s.strangers) >= 2*s.pruned+100 {

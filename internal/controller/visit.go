@@ -146,6 +146,13 @@ func Attach(r *http.Request, b Browser) {
 	}
 }
 
+// IsStranger reports whether r belongs to the visit of a browser that could not be told from
+// others.
+func IsStranger(r *http.Request) bool {
+	v := visitOf(r.Context())
+	return v != nil && v.stranger
+}
+
 // receive takes a frame that livetemplate has rendered for the visit's page.
 func (v *visit) receive(frame []byte) error {
 	v.rendered()
