@@ -241,7 +241,7 @@ func (a *App) makePages() error {
 	if err != nil {
 		return fmt.Errorf("page of a room: %w", err)
 	}
-	if a.live, err = a.controller.Handle(page, livetemplate.WithEphemeralSweepTTL(templateTTL)); err != nil {
+	if a.live, err = a.controller.LiveHandler(page, livetemplate.WithEphemeralSweepTTL(templateTTL)); err != nil {
 		return fmt.Errorf("page of a room: %w", err)
 	}
 	return nil

@@ -24,45 +24,46 @@ import (
 )
 
 const (
-	// actionTimeout bounds what a visitor waits for after pressing a button:
-	// an answer within 2 s, even if it is that nothing happened.
+	// actionTimeout is how long a visitor waits at most after pressing a button. So an
+	// answer comes within 2 s, even if it is that nothing happened.
 	actionTimeout = 1800 * time.Millisecond
 
-	// formTimeout is the part of it for what is shown around the answer to a form.
+	// formTimeout is the part of actionTimeout for reading what surrounds the answer to a
+	// form.
 	formTimeout = actionTimeout / 3
 
-	// loadTimeout bounds how long a page waits to show what is known: longer
-	// than replicas take to put back what Redis lost.
+	// loadTimeout is how long a page waits at most before it shows what is known.
+	// Replicas need less time to put back what Redis lost.
 	loadTimeout = 4 * time.Second
 
-	// rendersPerProcessor keeps processors busy, and what else waits for one
-	// waiting for some milliseconds only.
+	// rendersPerProcessor limits how many pages are rendered at a time. It keeps the
+	// processors busy, and makes other goroutines wait for one only some milliseconds.
 	rendersPerProcessor = 8
 
-	// retryResume is the wait between two attempts of a page that comes back.
+	// retryResume is the wait between two attempts to resume.
 	retryResume = 100 * time.Millisecond
 )
 
-// Flash keys that the page shows, and keeps showing until they are cleared.
+// Keys of the flashes that the page shows until they are cleared.
 const (
 	flashName   = "nameerr" // what is wrong with the name
-	flashNotice = "notice"  // what else went wrong
+	flashNotice = "notice"  // another message
 	flashTyped  = "typed"   // the name that was refused
 )
 
-// flashes are all keys.
+// flashes lists all keys.
 func flashes() []string { return []string{flashName, flashNotice, flashTyped} }
 
-// errNoVisit is a request that did not come through Handler, which is a mistake
-// in the wiring of the server.
+// errNoVisit is the error for a request that did not come through Handler. That would be
+// a mistake in the wiring of the server.
 var errNoVisit = errors.New("the request does not belong to a visit")
 
-// errStranger is a join while the server does not know the shared secret.
+// errStranger is the error for a join while the server does not know the shared secret.
 var errStranger = fmt.Errorf("%w: browsers can't be told apart yet", presence.ErrUnavailable)
 
 // Options are the settings of a [Controller].
 type Options struct {
-	// Keys derives the ids of users and connections.
+	// Keys returns the keys that make the ids of users and connections.
 	Keys func() presence.Keys
 
 	// Replica and Backend are shown at the foot of the page.
@@ -73,29 +74,29 @@ type Options struct {
 	Home string
 
 	// Origin returns the origin of the page that a request asks for, such as
-	// https://example.org; nil means that it is not known.
+	// https://example.org. If it is nil, the origin is not known.
 	Origin func(*http.Request) string
 
-	// Refresh is how often a page without JavaScript reloads itself, which is
-	// its heartbeat.
+	// Refresh is how often a page without JavaScript reloads itself. The reload is its
+	// heartbeat.
 	Refresh time.Duration
 
 	// MemberTTL is how long such a page counts without a reload; 0 means the store's
 	// default.
 	MemberTTL time.Duration
 
-	// Guard gives a cookie in the answer to a request the attributes that all our cookies
-	// have; nil means none.
+	// Guard gives a cookie of a response the attributes that all our cookies have; nil
+	// means none.
 	Guard func(*http.Request, *http.Cookie)
 
-	// Address returns the sender's address as limits tell addresses apart; nil means
-	// that all share one address. Allow reports whether the sender may join without a
-	// socket once more now; nil means always.
+	// Address returns the sender's address in the form that limits count; nil means that
+	// all share one address. Allow reports whether the sender may now join once more
+	// without a socket; nil means always.
 	Address func(*http.Request) string
 	Allow   func(*http.Request) bool
 
-	// Pages are others of the same template, if there are any: what was found out
-	// about it for them holds.
+	// Pages are pages of the same template, or nil. With them the template need not be
+	// examined again.
 	Pages *live.Pages
 
 	// Sockets opens the sockets of visits, and gives each to [Attach].
@@ -114,15 +115,15 @@ type Controller struct {
 	log     *slog.Logger
 	live    livetemplate.LiveHandler
 	pages   *live.Pages
-	visits  sync.Map // id -> *visit, of open sockets
+	visits  sync.Map // id -> *visit, for open sockets
 	open    sync.WaitGroup
-	upgrade *http.Request // see newUpgrade; not changed
+	upgrade *http.Request // see newUpgrade; never changed
 
 	metrics   metrics
-	rendering chan struct{} // holds one for each page that is rendered in its turn
+	rendering chan struct{} // holds one token for each page that has a turn to be rendered
 }
 
-// New returns the controller of the pages of rooms, whose members rep keeps.
+// New returns the controller of the pages of rooms. rep keeps the members.
 func New(rep *replica.Replica, rooms *room.Rooms, opts Options) *Controller {
 	if opts.MemberTTL == 0 {
 		opts.MemberTTL = store.DefaultMemberTTL
@@ -149,9 +150,9 @@ func New(rep *replica.Replica, rooms *room.Rooms, opts Options) *Controller {
 	}
 }
 
-// Handle returns the livetemplate handler of page, which is the template of a room.
-// It must be called once, before the first visit.
-func (c *Controller) Handle(page *livetemplate.Template, opts ...livetemplate.HandleOption) (livetemplate.LiveHandler, error) {
+// LiveHandler returns the livetemplate handler of page, which is the template of a room. Call
+// it once, before the first visit.
+func (c *Controller) LiveHandler(page *livetemplate.Template, opts ...livetemplate.HandleOption) (livetemplate.LiveHandler, error) {
 	if c.opts.Pages != nil {
 		c.pages = c.opts.Pages.Empty(c.log)
 	} else {
@@ -164,8 +165,8 @@ func (c *Controller) Handle(page *livetemplate.Template, opts ...livetemplate.Ha
 	return c.live, nil
 }
 
-// Mount prepares the state of a visit: the room's view, and
-// whether the visitor is in it. It runs on every page load, post and socket.
+// Mount prepares the state of a visit: the room's view, and whether the visitor is in the
+// room. It runs on every page load, post and socket.
 func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	v := visitOf(ctx)
 	if v == nil {
@@ -207,11 +208,11 @@ func (c *Controller) Mount(s PresenceState, ctx *livetemplate.Context) (Presence
 	return s, nil
 }
 
-// lookUp returns who a visitor without a socket is in the room, and renews that. The error
-// wraps [presence.ErrRemoved] if the visitor was removed from it.
+// lookUp returns the user that a visitor without a socket is in the room, and renews the
+// connection. The error wraps [presence.ErrRemoved] if the user was removed.
 //
-// Loading a page changes nothing that others see but this: a browser without
-// JavaScript that has a cookie of ours is renewed, and put back where Redis lost it.
+// This is the only effect of loading a page that others can see: a browser without
+// JavaScript that has our cookie is renewed, or put back if Redis lost it.
 func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, found bool, err error) {
 	if !v.identity.mayJoin() {
 		return presence.User{}, false, nil
@@ -222,7 +223,8 @@ func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, 
 	}
 	user, found, err = c.renew(ctx, v, v.connection)
 	if !found && err == nil && v.adopt != "" {
-		// The tab has a script, but no socket yet, to become who the browser is.
+		// The tab has a script but no socket yet, so it is not yet the user that the
+		// browser is.
 		user, found, err = c.renew(ctx, v, c.browser(v))
 		found = found && user.ID == v.adopt
 	}
@@ -233,7 +235,7 @@ func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, 
 		user, err = c.putBack(ctx, v)
 		found = err == nil
 	}
-	switch { // for as long again
+	switch { // remember it for another such time
 	case found:
 		v.keep(c.nameCookie(v, user))
 	case errors.Is(err, presence.ErrRemoved):
@@ -244,8 +246,8 @@ func (c *Controller) lookUp(ctx context.Context, v *visit) (user presence.User, 
 	return user, found, err
 }
 
-// putBack puts a visitor back into the room by what the browser keeps, unless the user was
-// removed since.
+// putBack puts a visitor back into the room with what the browser keeps, unless the user
+// was removed since.
 func (c *Controller) putBack(ctx context.Context, v *visit) (presence.User, error) {
 	was := v.kept.user
 	removed, err := c.replica.WasRemoved(ctx, v.room, was.ID, was.Since)
@@ -259,8 +261,8 @@ func (c *Controller) putBack(ctx context.Context, v *visit) (presence.User, erro
 	return user, err
 }
 
-// renew returns who is in the room through a connection of the browser of v, and whether
-// anybody is. One that has no socket is renewed by it.
+// renew returns the user of a connection of v's browser, and whether there is one. It
+// renews a connection without a socket.
 func (c *Controller) renew(ctx context.Context, v *visit, id string) (user presence.User, found bool, err error) {
 	conn := v.conn("")
 	conns, err := c.replica.Renew(ctx, v.room, []string{id}, conn.Lease(c.opts.MemberTTL), conn.Address, conn.Until)
@@ -270,15 +272,15 @@ func (c *Controller) renew(ctx context.Context, v *visit, id string) (user prese
 	return conns[0].User, conns[0].ID != "", nil
 }
 
-// OnConnect begins the visit of a socket: the visitor looks at the room from now
-// on, and is in it already if this tab was before.
+// OnConnect begins the visit of a socket. From now on the visitor looks at the room, and
+// is in it if this tab was before.
 func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	v := visitOf(ctx)
 	if v == nil {
 		return s, errNoVisit
 	}
 	if !v.socket || v.viewer != nil {
-		return s, nil // once for each socket; nobody else can call it, and must not matter if they could
+		return s, nil // once for each socket: a repeated call must have no effect
 	}
 	wait, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
@@ -286,20 +288,20 @@ func (c *Controller) OnConnect(s PresenceState, ctx *livetemplate.Context) (Pres
 	v.page = c.pages.Open(v.room, v)
 	v.viewer = c.rooms.Enter(wait, v.room, v.page.Audience())
 	c.rooms.Reach(wait, v.room, v.seen)
-	v.viewer.Saw(room.View{}) // nothing yet
+	v.viewer.Saw(room.View{}) // the page shows nothing yet
 	s = c.resume(wait, v, s)
 	c.takeTurn(ctx, v)
 	s.Rooms = c.roomLinks(v.room)
 	return s, nil
 }
 
-// resume finds out whether the visit's tab is in the room already, and then has
-// it be so through this socket. While Redis can't tell, the page is shown as
-// stale, and it is tried again whenever there is something new to see.
+// resume finds out whether the visit's tab is in the room, and if so makes this socket
+// the connection's. While Redis can't tell, the page is shown as stale, and resume is
+// tried again whenever there is something new to show.
 func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) PresenceState {
 	member, err := c.find(ctx, v)
 	for err != nil && c.replica.Ready() == nil && pause(ctx, retryResume) {
-		// Redis is slow, as when the pages of a whole replica come at once.
+		// Redis is slow, for example when the pages of a whole replica reconnect at once.
 		member, err = c.find(ctx, v)
 	}
 	if err != nil {
@@ -313,14 +315,14 @@ func (c *Controller) resume(ctx context.Context, v *visit, s PresenceState) Pres
 		s = s.as(member.User())
 	}
 	v.resuming = err != nil
-	// While others are putting back what Redis lost, not to be there says nothing yet.
+	// While replicas put back what Redis lost, a missing connection means nothing yet.
 	known := err == nil && (member != nil || !v.viewer.View().Stale)
 	v.page.Resolved(known, s.UserID)
 	return s
 }
 
-// find has the visit's tab be in the room through its socket, if it is there already:
-// since the browser joined by a form before the tab had a key, or as itself.
+// find makes this socket the connection's, if the visit's tab is in the room. It may be
+// there as itself, or because the browser joined by a form before the tab had a key.
 func (c *Controller) find(ctx context.Context, v *visit) (*replica.Member, error) {
 	if !v.identity.mayJoin() {
 		return nil, nil //nolint:nilnil // nobody
@@ -348,7 +350,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// Join makes the visitor a user of the room under the name that was typed.
+// Join makes the visitor a user of the room, under the name that the visitor typed.
 func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	v := visitOf(ctx)
 	if v == nil {
@@ -364,8 +366,8 @@ func (c *Controller) Join(s PresenceState, ctx *livetemplate.Context) (PresenceS
 		c.metrics.count(actionJoin, errStranger)
 		return s, v.refuse(ctx, typed, errStranger)
 	}
-	// Each join has its own generation: what the visit's former one still has to say, a
-	// heartbeat or its undoing, is then about nobody.
+	// Each join has its own generation. So heartbeats and undos that are still under way
+	// for the visit's earlier join have no effect.
 	conn := v.conn(presence.NewGeneration())
 	conn.User = c.user(v, name)
 	began := time.Now()
@@ -407,7 +409,7 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 		return s, errNoVisit
 	}
 	if v.socket && !s.Joined && !v.resuming {
-		return s, nil // a tab of which that is not known may be in the room
+		return s, nil // a tab for which v.resuming holds may be in the room
 	}
 	began := time.Now()
 	wait, cancel := context.WithDeadline(ctx, v.answerBy())
@@ -418,7 +420,7 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	case v.member != nil:
 		occupancy, err = c.replica.Leave(wait, v.member)
 	case v.socket && !replica.Answers(wait, v):
-		err = presence.ErrSuperseded // the browser may have another socket by now
+		err = presence.ErrSuperseded // the browser may use another socket by now
 	default:
 		if occupancy, err = c.leaveHTTP(wait, v); err == nil {
 			c.changed(v, occupancy.Version)
@@ -448,8 +450,8 @@ func (c *Controller) Leave(s PresenceState, ctx *livetemplate.Context) (Presence
 	return s.owned().counts(occupancy), nil
 }
 
-// leaveHTTP ends the presence of a tab that has no socket, and of its browser if that
-// is what the tab was still to become.
+// leaveHTTP ends the presence of a tab without a socket. If the tab has not yet become
+// what its browser is, it ends that, too.
 func (c *Controller) leaveHTTP(ctx context.Context, v *visit) (presence.Occupancy, error) {
 	occupancy, err := c.replica.End(ctx, v.room, v.connection)
 	if err != nil || v.adopt == "" {
@@ -461,11 +463,11 @@ func (c *Controller) leaveHTTP(ctx context.Context, v *visit) (presence.Occupanc
 	return occupancy, nil
 }
 
-// browser is the connection that the browser of v is as a whole.
+// browser returns the connection id of v's browser as a whole.
 func (c *Controller) browser(v *visit) string { return c.opts.Keys().ConnectionID(v.session, "") }
 
-// put makes user present through the connection of a visit that has no socket, until its
-// page has been reloaded for the last time. It returns the user as others see it.
+// put makes user present through the connection of a visit without a socket. The lease
+// lasts beyond the next reloads of the page. It returns the user as others see it.
 func (c *Controller) put(ctx context.Context, v *visit, user presence.User) (presence.User, presence.Occupancy, error) {
 	conn := v.conn("")
 	conn.User = user
@@ -476,7 +478,7 @@ func (c *Controller) put(ctx context.Context, v *visit, user presence.User) (pre
 	return held.Connection.User, held.Occupancy, err //nolint:wrapcheck // says what was tried
 }
 
-// user is who joins under name in the browser of v.
+// user returns the user that joins under name in the browser of v.
 func (c *Controller) user(v *visit, name string) presence.User {
 	if i := v.identity; i.isUser() {
 		return presence.User{ID: i.User, Name: name, Meta: i.Meta}
@@ -484,10 +486,10 @@ func (c *Controller) user(v *visit, name string) presence.User {
 	return presence.User{ID: c.opts.Keys().UserID(v.session, name), Name: name, Guest: true}
 }
 
-// PresenceChanged looks again at what is the visitor's own: who the visitor is,
-// where Redis could not tell before, and the notice of an outage that has ended. It
-// takes nothing from its caller. What all see of the room is not its matter:
-// that is the same for all, and Show sends it.
+// PresenceChanged renders the visitor's own part again: who the visitor is, if Redis
+// could not tell before, and the notice of an outage that has ended. It takes nothing
+// from its caller. It does not render the room, which is the same for all: Show sends
+// that.
 func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	found, ok := c.visits.Load(s.Visit)
 	if !ok {
@@ -520,7 +522,7 @@ func (c *Controller) PresenceChanged(s PresenceState, ctx *livetemplate.Context)
 	return s, nil
 }
 
-// roomLinks lists the busiest rooms, and the one that is being looked at.
+// roomLinks lists the room that the visitor looks at and the busiest rooms.
 func (c *Controller) roomLinks(here string) []RoomLink {
 	links := []RoomLink{{Name: here, Path: RoomPath(here), Here: true}}
 	for _, busy := range c.replica.Busiest() {
@@ -534,7 +536,7 @@ func (c *Controller) roomLinks(here string) []RoomLink {
 // Lobby is the room at the root of the site.
 const Lobby = "lobby"
 
-// RoomPath is where the page of a room is.
+// RoomPath returns the path of the page of a room.
 func RoomPath(room string) string {
 	if room == Lobby {
 		return "/"
@@ -542,8 +544,8 @@ func RoomPath(room string) string {
 	return "/rooms/" + room
 }
 
-// typedName is the name that somebody typed. The page script sends it after a mark
-// too, since the client has no text for what looks like a number.
+// typedName returns the name that the visitor typed. The page script also sends it after
+// a mark, because the client turns a text that looks like a number into a number.
 func typedName(field func(name string) any) string {
 	if exact, ok := strings.CutPrefix(text(field(fieldTyped)), "="); ok {
 		return exact
@@ -551,8 +553,8 @@ func typedName(field func(name string) any) string {
 	return text(field(fieldName))
 }
 
-// text is the text of a field: the client turns "42" into a number and "true" into
-// a boolean on the way.
+// text returns the text of a field: the client turns "42" into a number and "true" into a
+// boolean.
 func text(value any) string {
 	switch v := value.(type) {
 	case string:
@@ -568,9 +570,9 @@ func text(value any) string {
 	}
 }
 
-// refuse says on the page why an action did not happen, and returns the error
-// that keeps the form as it is. Messages stay as flashes, since livetemplate
-// wipes field errors at the next push.
+// refuse shows on the page why an action was refused, and returns the error that keeps
+// the form as it is. The messages are flashes, because livetemplate clears field errors
+// at the next push.
 func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error {
 	clearFlashes(ctx)
 	ctx.SetFlash(flashTyped, strings.ToValidUTF8(typed, "\ufffd"))
@@ -601,14 +603,14 @@ func (v *visit) refuse(ctx *livetemplate.Context, typed string, err error) error
 			v.page.Noticed()
 		}
 	}
-	return livetemplate.NewFieldError(field, errors.New(message)) //nolint:err113 // shown, never decided on
+	return livetemplate.NewFieldError(field, errors.New(message)) //nolint:err113 // shown, never compared
 }
 
-// removedNotice is said to those who were removed.
+// removedNotice is shown to visitors who were removed.
 const removedNotice = "You are no longer in this room: you have been removed."
 
-// lostNotice says why a visitor was not put back into the room; "" if that is not known: then
-// the page is stale.
+// lostNotice returns why a visitor was not put back into the room. It is "" if that is
+// not known; then the page is stale.
 func lostNotice(err error) string {
 	if errors.Is(err, presence.ErrRemoved) {
 		return removedNotice
@@ -619,7 +621,7 @@ func lostNotice(err error) string {
 	return ""
 }
 
-// limitNotice says which limit keeps a visitor from joining; "" if none does.
+// limitNotice returns which limit keeps a visitor from joining, or "".
 func limitNotice(err error) string {
 	switch {
 	case errors.Is(err, presence.ErrRoomFull):
@@ -637,27 +639,27 @@ func limitNotice(err error) string {
 	}
 }
 
-// clearFlashes removes what an earlier refusal said.
+// clearFlashes removes the messages of an earlier refusal.
 func clearFlashes(ctx *livetemplate.Context) {
 	for _, key := range flashes() {
 		ctx.ClearFlash(key)
 	}
 }
 
-// as makes the visitor be user.
+// as sets user as the visitor.
 func (s PresenceState) as(user presence.User) PresenceState {
 	s.Joined, s.Username, s.UserID = true, user.Name, user.ID
 	return s
 }
 
-// Shows takes over what a view has of the room.
+// Shows sets what the page shows of a room.
 func (s PresenceState) Shows(view room.View) PresenceState {
 	s.Known, s.Stale = !view.AsOf.IsZero(), view.Stale
 	s.Roster = rowsOf(view.Roster())
 	return s.owned().counts(view.Occupancy)
 }
 
-// counts takes over the numbers.
+// counts sets the numbers.
 func (s PresenceState) counts(o presence.Occupancy) PresenceState {
 	s.Users, s.Connections = o.Users, o.Connections
 	s.More = max(0, s.Users-len(s.Roster))
@@ -675,8 +677,8 @@ func (s PresenceState) owned() PresenceState {
 	return s
 }
 
-// listed puts the visitor at the end of the roster, if there is room: where
-// everybody else will see the name when the room is read again.
+// listed adds the visitor at the end of the roster, if there is room. That is where
+// others will see the name.
 func (s PresenceState) listed(user presence.User) PresenceState {
 	s = s.owned()
 	for _, row := range s.Roster {
@@ -691,7 +693,7 @@ func (s PresenceState) listed(user presence.User) PresenceState {
 	return s
 }
 
-// unlisted takes a user off the roster.
+// unlisted removes a user from the roster.
 func (s PresenceState) unlisted(id string) PresenceState {
 	rows := make([]Row, 0, len(s.Roster))
 	for _, row := range s.Roster {

@@ -13,14 +13,14 @@ import (
 	"strings"
 )
 
-// The actions of a page, which are all that a post may ask for.
+// The actions of a page. A post can ask for no others.
 const (
 	actionJoin  = "join"
 	actionLeave = "leave"
 )
 
-// The fields of a post that mean something: how livetemplate is told of an action, by
-// name or by the button that was pressed, and what the page's own form has.
+// The fields of a post that matter: those by which livetemplate learns of an action, by
+// name or by the button that was pressed, and those of the page's own form.
 const (
 	fieldAction    = "lvt-action"
 	fieldSubmitter = "lvt-submitter"
@@ -28,23 +28,22 @@ const (
 	fieldTyped     = "typed"
 )
 
-// maxFormMemory is how much of a form is kept in memory: more than what is read.
+// maxFormMemory is how much of a form is kept in memory. No form that is read is larger.
 const maxFormMemory = 1 << 20
 
-// ErrForm is returned by [ReadForm] for a post that asks for nothing a page does.
+// ErrForm is returned by [ReadForm] for a post that asks for nothing that a page can do.
 var ErrForm = errors.New("this is no form of a room")
 
-// ReadForm judges a post to the page of a room, which may be a form or JSON, and
-// returns the request to pass on in its place.
+// ReadForm checks a post to the page of a room, which may be a form or JSON, and returns
+// the request to pass on in its place.
 //
-// livetemplate would run whichever method of the controller a post names, and takes
-// the name from any of several fields, the query, and any spelling of a JSON key. So
-// what is passed on is written anew, from an action that is literally join or leave
-// and the name that was typed: no two readers can differ about it. Nothing of the
-// query counts.
+// livetemplate would run whatever method of the controller a post names. It takes the
+// name from any of several fields, the query, and any spelling of a JSON key. So ReadForm
+// writes a new request with an action that is exactly join or leave, and the name that
+// was typed. No two readers can disagree about that. The query is ignored.
 //
-// The error wraps [ErrForm], or a [*http.MaxBytesError] for a body that is too large.
-// Nothing has happened then.
+// The error wraps [ErrForm], or is a [*http.MaxBytesError] for a body that is too large.
+// Then nothing has happened.
 func ReadForm(r *http.Request) (*http.Request, error) {
 	fields, err := readFields(r)
 	if err != nil {
@@ -79,7 +78,8 @@ func withForm(r *http.Request, body url.Values) *http.Request {
 	return r
 }
 
-// actionOf returns what the fields of a post ask for: by name, else by the button.
+// actionOf returns the action that the fields of a post ask for, by its name or else by
+// the button.
 func actionOf(fields map[string]string) (string, error) {
 	for _, field := range []string{fieldAction, fieldSubmitter} {
 		switch action := fields[field]; action {
@@ -102,7 +102,7 @@ func actionOf(fields map[string]string) (string, error) {
 	}
 }
 
-// readFields returns the fields of a post, each of which it must have once.
+// readFields returns the fields of a post. Each may occur only once.
 func readFields(r *http.Request) (map[string]string, error) {
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil {
@@ -123,7 +123,7 @@ func readFields(r *http.Request) (map[string]string, error) {
 		if err := r.ParseMultipartForm(maxFormMemory); err != nil { //nolint:gosec // the server bounds all bodies
 			return nil, broken(err)
 		}
-		defer func() { _ = r.MultipartForm.RemoveAll() }() // of nothing: all is in memory
+		defer func() { _ = r.MultipartForm.RemoveAll() }() // deletes nothing: all is in memory
 		return once(r.MultipartForm.Value)
 	case "application/json":
 		text, err := io.ReadAll(r.Body)
@@ -136,7 +136,7 @@ func readFields(r *http.Request) (map[string]string, error) {
 	}
 }
 
-// broken is the error for a body that can't be read.
+// broken returns the error for a body that can't be read.
 func broken(err error) error {
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return tooLarge
@@ -144,7 +144,7 @@ func broken(err error) error {
 	return fmt.Errorf("%w: %w", ErrForm, err)
 }
 
-// once returns the values of a form, of which each name must have one.
+// once returns the values of a form in which no name occurs twice.
 func once(values map[string][]string) (map[string]string, error) {
 	fields := make(map[string]string, len(values))
 	for name, all := range values {
@@ -156,13 +156,13 @@ func once(values map[string][]string) (map[string]string, error) {
 	return fields, nil
 }
 
-// readJSON returns the fields of a post of JSON, as the client of livetemplate sends
-// it where there is no socket: {"action":"join","data":{"username":"Ann"}}.
+// readJSON returns the fields of a JSON post. The client of livetemplate sends such posts
+// when it has no socket: {"action":"join","data":{"username":"Ann"}}.
 func readJSON(body []byte) (map[string]string, error) {
-	// Maps, since a struct would take "ACTION" for "action".
+	// Use a map, because a struct would accept "ACTION" for "action".
 	var whole map[string]any
 	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.UseNumber() // as it was typed
+	decoder.UseNumber() // numbers stay as they were typed
 	if err := decoder.Decode(&whole); err != nil {
 		return nil, broken(err)
 	}

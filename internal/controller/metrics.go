@@ -10,8 +10,8 @@ import (
 	"presence/internal/terse"
 )
 
-// actionResume is what a page asks for that comes back: to be in the room again
-// through a new socket.
+// actionResume is the action of a page that reconnects: to be in the room again through a
+// new socket.
 const actionResume = "resume"
 
 // Why an action did not happen, as labels of metrics.
@@ -27,7 +27,7 @@ const (
 	reasonOther        = "other"
 )
 
-// reasonOf returns why err kept something from happening.
+// reasonOf returns the label for err.
 func reasonOf(err error) string {
 	switch {
 	case errors.As(err, new(*presence.NameError)):
@@ -51,12 +51,12 @@ func reasonOf(err error) string {
 	}
 }
 
-// metrics count what visitors asked for, and keep the log short.
+// metrics count the actions of visitors, and limit the log.
 type metrics struct {
 	done    *prometheus.CounterVec
 	refused *prometheus.CounterVec
 
-	lines map[string]*terse.Line // in the log, by action and reason; not changed
+	lines map[string]*terse.Line // log lines, by action and reason; the map never changes
 }
 
 // newMetrics registers with reg, or nowhere if reg is nil. Each label value exists
@@ -99,12 +99,12 @@ func (m metrics) count(action string, err error) {
 	m.done.WithLabelValues(action).Inc()
 }
 
-// due reports whether it is to be logged now that action failed by err, and how many
-// times that was not since the last line.
+// due reports whether to log now that action failed with err, and how many such failures
+// were not logged since the last line.
 func (m metrics) due(action string, err error) (leftOut int, due bool) {
 	line := m.lines[action+reasonOf(err)]
 	if line == nil {
-		return 0, true // a reason that the action does not have
+		return 0, true // this action should not fail for this reason
 	}
 	return line.Due()
 }

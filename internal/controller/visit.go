@@ -23,58 +23,58 @@ import (
 	"presence/internal/room"
 )
 
-// groupCookie is the cookie by which livetemplate knows a browser. It never
-// reaches one: see Handler.
+// groupCookie is the cookie by which livetemplate identifies a browser. No browser gets
+// it: see Handler.
 const groupCookie = "livetemplate-id"
 
 // visit is one request for the page of a room: a socket, a page load or a post.
 type visit struct {
 	controller *Controller
 
-	id     string // names the visit within this process
+	id     string // identifies the visit in this process
 	room   string
 	socket bool
 
-	// Who asks: the browser's session, and the connection that this tab is.
+	// Who sends the request: the browser's session, and the connection of this tab.
 	session    string
-	stranger   bool // the session is nobody's: it can't be known again
+	stranger   bool // the session has just been made, and can't be recognised again
 	connection string
-	generation string // that resumes; each join has its own
-	address    string // as limits know it
+	generation string // of a resume; each join has its own
+	address    string // in the form that limits count
 	began      time.Time
-	bare       bool   // without a tab key: a browser without JavaScript, or before it runs
-	kept       *kept  // what a bare browser keeps of the room; nil: nothing that we gave it
-	seen       int64  // the version of the room that the browser's last form led to; 0: none
-	adopt      string // the user as whom the browser joined before its tab had a key, or ""
+	bare       bool   // without a tab key: the browser has no JavaScript, or it has not run yet
+	kept       *kept  // what a bare browser keeps of the room; nil: nothing that is ours
+	seen       int64  // the version of the room after the browser's last form; 0: none
+	adopt      string // the user id under which the browser joined before its tab had a key, or ""
 
-	identity *Identity   // by a token; nil: a guest
-	expiry   *time.Timer // ends the visit of a socket with the token; nil: nothing does
+	identity *Identity   // from a token; nil: a guest
+	expiry   *time.Timer // ends a socket's visit with the token; nil: nothing does
 
-	// Of visits without a socket.
+	// For visits without a socket.
 	request *http.Request
-	keep    func(*http.Cookie) // sets a cookie, before anything is written
+	keep    func(*http.Cookie) // sets a cookie; works only before the response is written
 
-	browser atomic.Pointer[Browser] // nil before the upgrade, and without one
-	ended   atomic.Pointer[ending]  // of a member who ended by itself; nil: none
+	browser atomic.Pointer[Browser] // nil before the upgrade, and for visits without a socket
+	ended   atomic.Pointer[ending]  // of a member that ended without the visitor's doing; nil: none
 	turn    atomic.Pointer[func()]  // ends the visit's turn to render; nil if it has none
 
-	// Owned by the visit's actions, which run one after another, and by
-	// Handler when they have ended.
+	// Owned by the visit's actions, which run one after another, and by end when they are
+	// over.
 	viewer   *room.Viewer
 	page     *live.Page      // set with viewer
-	member   *replica.Member // who is in the room through this socket; nil: nobody
-	resuming bool            // whether the tab was taken over, by generation, is not known
+	member   *replica.Member // the member of this socket; nil: none
+	resuming bool            // it is not known whether the tab was resumed, by generation
 }
 
 type visitKey struct{}
 
-// visitOf returns the visit that a request belongs to, or nil.
+// visitOf returns the visit of a request, or nil.
 func visitOf(ctx context.Context) *visit {
 	v, _ := ctx.Value(visitKey{}).(*visit)
 	return v
 }
 
-// patience is how long the page may wait to show what is known of the room.
+// patience returns how long the page may wait before it shows what is known of the room.
 func (v *visit) patience() time.Duration {
 	if !v.socket && v.request.Method == http.MethodPost {
 		return formTimeout
@@ -82,8 +82,8 @@ func (v *visit) patience() time.Duration {
 	return loadTimeout
 }
 
-// answerBy is when an action that begins now is to be answered, whatever has become of
-// it. Of a form all that went before counts, too.
+// answerBy returns when an action that begins now has to be answered, whatever its
+// outcome. For a form, the time before the action counts, too.
 func (v *visit) answerBy() time.Time {
 	if v.socket {
 		return time.Now().Add(actionTimeout)
@@ -91,8 +91,8 @@ func (v *visit) answerBy() time.Time {
 	return v.began.Add(actionTimeout)
 }
 
-// Answered is when that ping was sent which the visit's browser has answered last; zero
-// if there is none.
+// Answered returns when the last ping that the visit's browser has answered was sent;
+// zero if there is none.
 func (v *visit) Answered() time.Time {
 	if s := v.browser.Load(); s != nil {
 		return (*s).Answered()
@@ -108,37 +108,37 @@ func (v *visit) Ping() error {
 	return errNoVisit
 }
 
-// ending is the end of a member that neither the visitor nor the browser wanted.
+// ending is the end of a member that neither the visitor nor the browser caused.
 type ending struct {
 	member *replica.Member
 	why    error
 }
 
-// Ended takes note that the visit's member was removed, or was not put back when Redis
-// had lost it.
+// Ended notes that the visit's member was removed, or was not put back after Redis had
+// lost it.
 func (v *visit) Ended(m *replica.Member, why error) {
 	v.ended.Store(&ending{m, why})
 	v.Wake()
 }
 
-// Browser is what a visit knows of its socket.
+// Browser is what a visit needs of its socket.
 type Browser interface {
 	livetemplate.WSConn
 	replica.Socket
 
-	// Send sends a frame, which is not modified, without waiting for the browser.
-	// sent, which may be nil, is called once it is on its way, or never will be.
+	// Send sends a frame without waiting for the browser. It does not modify the frame.
+	// If sent is not nil, it is called when the frame has been written or never will be.
 	Send(frame []byte, sent func()) error
 
 	// CloseWith closes the socket with a code and a reason (RFC 6455, 7.4).
 	CloseWith(code int, reason string) error
 
-	// Through has each frame that livetemplate sends given to then instead.
+	// Through makes each frame that livetemplate sends go to then instead.
 	Through(then func(frame []byte) error)
 }
 
-// Attach tells the visit of an upgraded request which socket it has. Requests
-// that are no visit's are ignored.
+// Attach gives the visit of an upgraded request its socket. It ignores a request without
+// a visit.
 func Attach(r *http.Request, b Browser) {
 	if v := visitOf(r.Context()); v != nil {
 		v.browser.Store(&b)
@@ -162,29 +162,29 @@ func (v *visit) receive(frame []byte) error {
 	return v.page.Receive(frame)
 }
 
-// Send sends a frame to the visit's page, as Browser.Send does. The error is that the
-// page is gone.
+// Send sends a frame to the visit's page, like Browser.Send. An error means that the page
+// is gone.
 func (v *visit) Send(frame []byte, sent func()) error {
 	return (*v.browser.Load()).Send(frame, sent) //nolint:wrapcheck // says what it is about
 }
 
-// View returns the room as it is seen now.
+// View returns the present view of the room.
 func (v *visit) View() room.View { return v.viewer.View() }
 
 // Saw says that the visit's page shows view.
 func (v *visit) Saw(view room.View) { v.viewer.Saw(view) }
 
-// Wake has livetemplate look again at what is the visitor's own.
+// Wake makes livetemplate render the visitor's own part again.
 func (v *visit) Wake() {
 	if err := v.controller.live.Publish(v.topic(), "PresenceChanged", nil); err != nil {
 		v.controller.log.Error("page not told of a change", "room", v.room, "err", err)
 	}
 }
 
-// takeTurn waits until few enough other pages are being rendered; the visitor's own
-// is rendered next. Thousands of pages that arrive or join at once, all at work at the
-// same time, would leave the answers of Redis, which the rest of them wait for, unread
-// for seconds.
+// takeTurn waits until few enough other pages are being rendered; livetemplate renders
+// the visitor's part next. If thousands of pages that connect or join at once were all
+// rendered at the same time, the answers of Redis that the others wait for would remain
+// unread for seconds.
 func (c *Controller) takeTurn(ctx context.Context, v *visit) {
 	if v.browser.Load() == nil {
 		return
@@ -205,13 +205,13 @@ func (v *visit) rendered() {
 	}
 }
 
-// Handler returns the page of every room. roomOf names the room of a request,
-// which must be legal; session ensures the browser's session, with a cookie if
-// it has none, and reports whether it can be known again; pages is the livetemplate
-// handler of this controller.
+// Handler returns the handler of the page of every room. roomOf returns the room of a
+// request, which must be legal. session makes sure that the browser has a session, by a
+// cookie if necessary, and reports whether it can be recognised again. pages is the
+// livetemplate handler of this controller.
 func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) string, session func(http.ResponseWriter, *http.Request) (id string, known bool)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// One address answers with a page or with JSON: caches must not mix them up.
+		// One address answers with a page or with JSON, which caches must not mix up.
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Vary", "Accept")
 		tab := r.URL.Query().Get("tab")
@@ -222,7 +222,7 @@ func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) stri
 			c.head(w, r, pages, tab != "", roomOf(r))
 			return
 		}
-		began := time.Now() // the session may have to be waited for
+		began := time.Now() // before session, which may wait
 		id, known := session(w, r)
 		v := &visit{
 			controller: c,
@@ -259,10 +259,10 @@ func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) stri
 			return
 		}
 		r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
-		// livetemplate keeps templates, and logs, by its own cookie. Given one
-		// that is this visit's, it sets none, mixes up no two tabs, and knows
-		// nothing that would be worth stealing from a log. It gets no other: it
-		// would show whatever a cookie for messages says.
+		// livetemplate keeps templates, and logs, under its own cookie. We give it the
+		// visit's id as this cookie. Then it sets none, can't confuse two tabs, and logs
+		// nothing that is worth stealing. It gets no other cookie, because it would show
+		// the text of a cookie for messages.
 		r.Header = r.Header.Clone()
 		r.Header.Set("Cookie", (&http.Cookie{Name: groupCookie, Value: v.id}).String())
 
@@ -270,14 +270,15 @@ func (c *Controller) Handler(pages http.Handler, roomOf func(*http.Request) stri
 	})
 }
 
-// connect opens the socket of a visit, and returns: the visit lives on, in a goroutine of
-// its own. In that of net/http the buffers and the headers of the request would stay as
-// long as the socket, and a stack that all handlers before this one have made deep.
+// connect opens the socket of a visit and returns. The visit goes on in a goroutine of
+// its own. In the goroutine of net/http, the buffers and headers of the request would
+// live as long as the socket, as would a stack that all handlers before this one have
+// made deep.
 func (c *Controller) connect(w http.ResponseWriter, r *http.Request, pages http.Handler, v *visit) {
 	c.open.Add(1)
 	if _, err := c.opts.Sockets.Upgrade(w, r.WithContext(context.WithValue(r.Context(), visitKey{}, v)), nil); err != nil {
 		c.open.Done()
-		return // it has been answered, and counted
+		return // Sockets has answered and counted it
 	}
 	c.visits.Store(v.id, v)
 	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), visitKey{}, v))
@@ -294,15 +295,17 @@ func (c *Controller) connect(w http.ResponseWriter, r *http.Request, pages http.
 
 // serve serves a socket until it has closed, and then calls end.
 //
-// A garbage collection halves a stack of which less than a quarter is in use. While a page
-// is idle, livetemplate uses 7.3 KB of this one, and what Go keeps free counts, too: with
-// some hundred bytes more in this function, each page would keep 32 KB instead of 16.
+// A garbage collection halves a stack of which less than a quarter is in use. While a
+// page is idle, livetemplate uses 7.3 KB of this stack, and the part that Go keeps free
+// counts as used. With some hundred bytes more in this function, each page would keep 32
+// KB instead of 16.
 func serve(pages http.Handler, r *http.Request, end func()) {
 	defer end()
 	pages.ServeHTTP(answered{}, r)
 }
 
-// newUpgrade is what livetemplate is told of a request that has become a socket.
+// newUpgrade returns the request that livetemplate gets in place of one that has become a
+// socket.
 func newUpgrade() *http.Request {
 	return &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/"}, Header: http.Header{
 		"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
@@ -310,10 +313,10 @@ func newUpgrade() *http.Request {
 	}}
 }
 
-// answered is the answer to a request that has become a socket.
+// answered is the ResponseWriter of a request that has become a socket.
 type answered struct{}
 
-// Header returns what nobody will read.
+// Header returns a header that nobody reads.
 func (answered) Header() http.Header { return http.Header{} }
 
 // Write writes nothing.
@@ -322,10 +325,10 @@ func (answered) Write(b []byte) (int, error) { return len(b), nil }
 // WriteHeader writes nothing.
 func (answered) WriteHeader(int) {}
 
-// Opened gives livetemplate the sockets of visits, which are open already.
+// Opened gives livetemplate the sockets of visits, which are already open.
 type Opened struct{}
 
-// Upgrade returns the socket of the visit that r belongs to.
+// Upgrade returns the socket of the visit of r.
 func (Opened) Upgrade(_ http.ResponseWriter, r *http.Request, _ http.Header) (livetemplate.WSConn, error) {
 	if v := visitOf(r.Context()); v != nil {
 		if socket := v.browser.Load(); socket != nil {
@@ -335,8 +338,8 @@ func (Opened) Upgrade(_ http.ResponseWriter, r *http.Request, _ http.Header) (li
 	return nil, errNoVisit
 }
 
-// Wait returns when no visit of a socket is left, or ctx ends, with its error.
-// No new visits may begin meanwhile.
+// Wait returns when no visit of a socket is left, or with the error of ctx when that
+// ends. No visit may begin meanwhile.
 func (c *Controller) Wait(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
@@ -351,16 +354,16 @@ func (c *Controller) Wait(ctx context.Context) error {
 	}
 }
 
-// end ends the visit of a socket that livetemplate is done with.
+// end ends the visit of a socket after livetemplate has finished with it.
 func (c *Controller) end(ctx context.Context, v *visit) {
-	_ = (*v.browser.Load()).Close() // it is, unless livetemplate did not take it
+	_ = (*v.browser.Load()).Close() // already closed, unless livetemplate did not take it
 	c.visits.Delete(v.id)
 	if v.expiry != nil {
 		v.expiry.Stop()
 	}
 	v.rendered()
 	if v.viewer != nil {
-		v.page.Close() // before it looks no more
+		v.page.Close() // before viewer.Exit, since the page shows the viewer's room
 		v.viewer.Exit()
 	}
 	var err error
@@ -375,20 +378,21 @@ func (c *Controller) end(ctx context.Context, v *visit) {
 	}
 }
 
-// head answers the question of a page whether the server is there. A tab that has a
-// key has a script, which remembers by itself, and joins again by itself.
+// head answers a page that asks whether the server is alive. A tab with a key has a
+// script, which remembers the name and joins again by itself. So its name cookie is
+// removed.
 func (c *Controller) head(w http.ResponseWriter, r *http.Request, pages http.Handler, hasKey bool, room string) {
 	if _, err := r.Cookie(nameCookiePrefix + room); err == nil && hasKey {
 		http.SetCookie(w, c.forget(r, room))
 	}
 	r = r.Clone(r.Context())
-	r.Header.Del("Upgrade") // a HEAD opens no socket
+	r.Header.Del("Upgrade") // a HEAD request opens no socket
 	w.Header().Set("Content-Type", typeOf(r.Header.Get("Accept")))
 	pages.ServeHTTP(w, r)
 }
 
-// typeOf is the type of the page that livetemplate answers GET with: JSON where the first type
-// that a client accepts is that.
+// typeOf returns the content type with which livetemplate answers a GET: JSON if that is
+// the first type that the client accepts.
 func typeOf(accept string) string {
 	for part := range strings.SplitSeq(accept, ",") {
 		kind, _, _ := strings.Cut(part, ";")
@@ -404,17 +408,18 @@ func typeOf(accept string) string {
 	return "text/html; charset=utf-8"
 }
 
-// adoptParam is the part of the query by which the page that follows a form tells its
-// script as which user the form joined, before the tab had a key. The script takes it
-// away, and asks with it, through its socket, that the tab be that connection.
+// adoptParam is the query parameter in the address of the page that follows a form. It
+// tells the script as which user the form joined before the tab had a key. The script
+// removes it from the address, and sends it through its socket to ask that the tab become
+// that connection.
 const adoptParam = "adopt"
 
-// markEarly marks the page that follows a form by which a bare browser joins, and no
-// other.
+// markEarly adds this parameter to the page that follows a form with which a bare browser
+// joins, and removes it from all others.
 func (c *Controller) markEarly(r *http.Request, v *visit) *http.Request {
 	r = r.Clone(r.Context())
 	if err := r.ParseForm(); err != nil {
-		return r // not of ReadForm
+		return r // ReadForm has not written it
 	}
 	query := r.URL.Query()
 	query.Del(adoptParam)
@@ -426,15 +431,16 @@ func (c *Controller) markEarly(r *http.Request, v *visit) *http.Request {
 	return r
 }
 
-// mark is the mark of the page that follows when the browser of v joins under name.
+// mark returns the parameter for the page that follows when the browser of v joins under
+// name.
 func (c *Controller) mark(v *visit, name string) string {
-	if v.identity.isUser() { // whose id is not one of ours
+	if v.identity.isUser() { // the user id is not one that we make
 		return c.opts.Keys().UserID(v.session, v.identity.User)
 	}
 	return c.user(v, name).ID
 }
 
-// adopted is the user whom a mark names, "" if it is another's.
+// adopted returns the user for a mark; "" if the mark is another visitor's.
 func (c *Controller) adopted(v *visit, mark string) string {
 	switch {
 	case !v.identity.isUser():
@@ -446,19 +452,20 @@ func (c *Controller) adopted(v *visit, mark string) string {
 	}
 }
 
-// kept is what a browser without JavaScript keeps of a room that it is in: who it was there
-// last, and since when.
+// kept is what a browser without JavaScript remembers of a room that it is in: its user
+// there, with the time of arrival.
 type kept struct {
 	user  presence.User
 	until time.Time
 }
 
-// fresh reports whether it is not too old to be put back by it.
+// fresh reports whether it is recent enough to put the user back.
 func (k *kept) fresh() bool { return time.Now().Before(k.until) }
 
-// nameCookie remembers in a browser without JavaScript as whom it is in a room. When Redis has lost it, nobody else does: there is no socket, and so
-// no replica that holds it. It lives little longer than the browser may be silent,
-// and is signed, for this browser alone.
+// nameCookie returns the cookie in which a browser without JavaScript remembers its user
+// in a room. When Redis has lost the room, nothing else remembers that user: without a
+// socket, no replica holds a member. The cookie lives little longer than the browser may
+// be silent. It is signed for this browser alone.
 func (c *Controller) nameCookie(v *visit, user presence.User) *http.Cookie {
 	age := max(nameCookieRefreshes*c.opts.Refresh, c.opts.MemberTTL+c.opts.Refresh, time.Second)
 	age = max(v.conn("").Lease(age), time.Second)
@@ -474,12 +481,12 @@ func (c *Controller) nameCookie(v *visit, user presence.User) *http.Cookie {
 	return cookie
 }
 
-// signKept is the signature of what a browser keeps.
+// signKept returns the signature of what a browser keeps.
 func (c *Controller) signKept(v *visit, name, since, until string) string {
 	return c.opts.Keys().Sign("kept", v.session, v.room, name, since, until)
 }
 
-// forget is the cookie that makes a browser forget under which name it is in a room.
+// forget returns the cookie that removes the name cookie of a room.
 func (c *Controller) forget(r *http.Request, room string) *http.Cookie {
 	cookie := &http.Cookie{Name: nameCookiePrefix + room, Path: "/", MaxAge: -1}
 	c.opts.Guard(r, cookie)
@@ -493,8 +500,8 @@ const (
 	nameCookieRefreshes = 6
 )
 
-// keptBy returns what the browser of v keeps of its room; nil if that is nothing, or
-// was not given to it by one of us.
+// keptBy returns what the browser of v keeps of its room. It returns nil if there is
+// nothing, or if none of our replicas signed it.
 func (c *Controller) keptBy(r *http.Request, v *visit) *kept {
 	cookie, err := r.Cookie(nameCookiePrefix + v.room)
 	if err != nil {
@@ -519,16 +526,18 @@ func (c *Controller) keptBy(r *http.Request, v *visit) *kept {
 }
 
 const (
-	// seenCookiePrefix and a room say which version of it a form of the browser led to. The
-	// page that follows shows no older one, at whichever replica. Who makes up a version has
-	// the room read once more, and nothing else.
+	// seenCookiePrefix, followed by a room, names the cookie with the room's version
+	// after a form of this browser. The page that follows shows no older version,
+	// whichever replica serves it. A made-up version only causes one more read of the
+	// room.
 	seenCookiePrefix = "presence-at-"
 
-	// seenFor is for how long: longer than replicas go without reading a room again.
+	// seenFor is how long the cookie lives. Every replica reads its rooms again in less
+	// time.
 	seenFor = 10 * time.Second
 )
 
-// changed notes that a request of v has led to a version of its room.
+// changed notes that a request of v has brought its room to a version.
 func (c *Controller) changed(v *visit, version int64) {
 	c.rooms.Heard(v.room, version)
 	if v.socket || version == 0 {
@@ -539,7 +548,7 @@ func (c *Controller) changed(v *visit, version int64) {
 	v.keep(cookie)
 }
 
-// seenBy is the version of a room that a form of the sender of r led to; 0 for none.
+// seenBy returns the version in this cookie; 0 for none.
 func seenBy(r *http.Request, room string) int64 {
 	cookie, err := r.Cookie(seenCookiePrefix + room)
 	if err != nil {
@@ -552,7 +561,7 @@ func seenBy(r *http.Request, room string) int64 {
 	return version
 }
 
-// Authenticator makes livetemplate take each visit for a browser of its own.
+// Authenticator makes livetemplate treat each visit as a browser of its own.
 type Authenticator struct{}
 
 // Identify returns no user: visitors name themselves.
@@ -566,11 +575,11 @@ func (Authenticator) GetSessionGroup(r *http.Request, _ string) (string, error) 
 	return "", errNoVisit
 }
 
-// AllowTopic lets a visit subscribe to what concerns it alone, and to nothing else.
+// AllowTopic lets a visit subscribe to its own topic only.
 func AllowTopic(topic, _ string, r *http.Request) (bool, error) {
 	v := visitOf(r.Context())
 	return v != nil && topic == v.topic(), nil
 }
 
-// topic is the livetemplate topic by which the visit is told to look again.
+// topic returns the livetemplate topic by which Wake reaches the visit.
 func (v *visit) topic() string { return "visit/" + v.id }
