@@ -109,11 +109,24 @@ func TestPressWhileTheBrowserIsOffline(t *testing.T) {
 	ann, ben := newBrowser(t).open(site.a.URL), newBrowser(t).open(site.b.URL)
 	ann.fill("Ann")
 	ann.offline(true)
+	eval[chromedp.Void](ann, `dispatchEvent(new Event("offline"))`) // which a machine without a network does not send
+	ann.sees(soon, "no longer live", func(s sight) bool { return s.Link == "reconnecting" })
 	ann.press(joinButton)
 	harness.Observe(t, 3*time.Second, "it would have been lost by now")
 	ann.offline(false)
 	ben.sees(soon, "showing Ann", func(s sight) bool { return s.shows("Ann") })
 	ann.sees(soon, "joined", func(s sight) bool { return s.As == "Ann" && s.live() })
+
+	// What was sent into the void may arrive after all. So nothing is claimed of it, and
+	// the page shows what became of it.
+	ann.offline(true)
+	ann.press(leaveButton)
+	ann.sees(15*time.Second, "in doubt", func(s sight) bool {
+		return s.Unsent == "No answer yet: the connection is lost. This page will show whether it happened."
+	})
+	ann.offline(false)
+	certain := ann.sees(soon, "certain again", func(s sight) bool { return s.live() && s.Unsent == "" })
+	ben.sees(soon, "showing the same", func(s sight) bool { return s.shows("Ann") == (certain.As == "Ann") })
 }
 
 // A visitor who presses twice means once, though Leave stands where Join was.

@@ -299,6 +299,7 @@
       showLink("live");
     }
     shown = true;
+    if (unanswered) sayUnsent("");
     showTitle();
     quieten();
     trace();
@@ -358,14 +359,15 @@
   //
   // Each press is sent once there is a connection, and again if the connection is
   // lost before the answer came: both do no harm twice. After ten seconds it is
-  // given up, and the page says so. Join and Leave stand in each other's place, so
+  // given up, and the page says so: one that was sent may still arrive, and the page then
+  // shows it. Join and Leave stand in each other's place, so
   // a press within half a second after another, or after they changed places, is taken
   // for an accident. The buttons look busy for that time.
 
   const longestHold = 10000;
   const calm = 500;
 
-  let press = null; // what was pressed and has no answer yet: { form, submitter, sent, timer }
+  let press = null; // what was pressed and has no answer yet: { form, submitter, sent, tried, timer }
   let shown = false; // a frame came over this connection, so the page says how things are
   let sending = false; // onSubmit is called by sendPress
   let calming = 0; // timer: a press is an accident until it ends
@@ -391,7 +393,7 @@
       calmDown();
       if (accident) return swallow();
       sayUnsent("");
-      press = { form, submitter, sent: false, timer: setTimeout(giveUp, longestHold) };
+      press = { form, submitter, sent: false, tried: false, timer: setTimeout(giveUp, longestHold) };
     }
     joining = submitter.name === "join" && Boolean(nameField());
     if (submitter.name === "leave") {
@@ -399,16 +401,14 @@
       forgetName();
     }
     form.action = withTab(location.href); // in case the browser has to send it
-    if (live() && !trying && shown) {
-      press.sent = true;
-      return; // the client sends it
-    }
-    if (reloading) {
+    const ready = live() && !trying && shown;
+    if (reloading && !ready) {
       settle();
-      return event.stopImmediatePropagation(); // the browser does
+      return event.stopImmediatePropagation(); // the browser sends it
     }
     form.setAttribute("aria-busy", "true");
-    swallow();
+    if (!ready) return swallow();
+    press.sent = press.tried = true; // the client sends it
   }
 
   // The client makes a number of "1e-7" and nothing of "Infinity". After a mark,
@@ -432,13 +432,21 @@
     press = null;
   }
 
+  let unanswered = false; // what was given up may have arrived
+
   function giveUp() {
+    unanswered = press.tried;
     settle();
     leaving = false;
-    sayUnsent("Not sent: no connection. Please try again when this page is live.");
+    sayUnsent(unanswered
+      ? "No answer yet: the connection is lost. This page will show whether it happened."
+      : "Not sent: no connection. Please try again when this page is live.");
   }
 
-  const sayUnsent = (text) => { document.querySelector(".unsent").textContent = text; };
+  function sayUnsent(text) {
+    document.querySelector(".unsent").textContent = text;
+    if (!text) unanswered = false;
+  }
 
   // Where the pressed button is gone, the focus goes to what took its place, but
   // not to another button: a name that is wrong, or to be typed, or the news.
@@ -660,6 +668,13 @@
   window.addEventListener("submit", onSubmit, true);
   window.addEventListener("formdata", onFormData);
   document.addEventListener("click", onClick);
+  // The client notices by itself, at its next ping. A browser that is cut off only from
+  // others has a connection that goes on.
+  window.addEventListener("offline", () => {
+    if (!live()) return;
+    showNotLive();
+    setTimeout(() => live() && showLink("live"), 10000);
+  });
   window.addEventListener("online", () => {
     clearTimeout(timer);
     timer = 0;
