@@ -3,6 +3,7 @@ package live_test
 import (
 	"bytes"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,13 +13,13 @@ import (
 )
 
 // receiver is a browser that counts what it is sent.
-type receiver struct{ frames int }
+type receiver struct{ frames atomic.Int64 }
 
 func (r *receiver) Send(_ []byte, sent func()) error {
 	if sent != nil {
 		sent()
 	}
-	r.frames++
+	r.frames.Add(1)
 	return nil
 }
 
@@ -80,8 +81,8 @@ func BenchmarkChange(b *testing.B) {
 				lobby.View = view
 				lobby.Show()
 			}
-			if all.frames < n*pages {
-				b.Fatalf("%d frames for %d changes", all.frames, n)
+			if all.frames.Load() < int64(n*pages) {
+				b.Fatalf("%d frames for %d changes", all.frames.Load(), n)
 			}
 			if together := perPage(b, pages); alone > 0 {
 				b.ReportMetric(alone/together, "times-less")

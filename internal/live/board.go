@@ -3,6 +3,7 @@ package live
 import (
 	"log/slog"
 	"maps"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,6 +102,10 @@ type delivery struct {
 	done  func()       // called once, when left is 0
 }
 
+// leastPages is how many pages a goroutine sends a change to at least. As many take about a
+// millisecond.
+const leastPages = 128
+
 // unknown is more than any number of pages. left starts with it, because the number of
 // pages is not known yet.
 const unknown = 1 << 40
@@ -111,12 +116,12 @@ func newDelivery(done func()) *delivery {
 	return d
 }
 
-// next counts one more page, and returns the function that its socket has to call.
-func (d *delivery) next() func() {
+// next counts n more pages, and returns the function that their sockets have to call.
+func (d *delivery) next(n int) func() {
 	if d == nil {
 		return nil
 	}
-	d.pages++
+	d.pages += n
 	return d.sent
 }
 
@@ -167,6 +172,7 @@ func (b *board) showLocked(view room.View, d *delivery) {
 		update = b.renderLocked(view)
 		b.view, b.rendered = view, nil
 	}
+	var updated []*Page
 	for p := range b.pages {
 		if !p.open || p.shown == b.view.Sequence {
 			continue
@@ -178,10 +184,28 @@ func (b *board) showLocked(view room.View, d *delivery) {
 			b.showAllLocked(p, d)
 			continue
 		}
-		_ = p.viewer.Send(b.layout.mark.Put(update, p.user), d.next())
-		p.shown = b.view.Sequence
-		p.viewer.Saw(b.view)
+		updated = append(updated, p)
 	}
+	b.updateLocked(updated, update, d.next(len(updated)))
+}
+
+// updateLocked sends pages the update that brings them to b.view: many pages in as many
+// goroutines as there are processors, since nearly all of the time is that of the writes.
+func (b *board) updateLocked(pages []*Page, update []byte, sent func()) {
+	send := func(pages []*Page) {
+		for _, p := range pages {
+			_ = p.viewer.Send(b.layout.mark.Put(update, p.user), sent)
+			p.shown = b.view.Sequence
+			p.viewer.Saw(b.view)
+		}
+	}
+	parts := max(1, min(runtime.GOMAXPROCS(0), len(pages)/leastPages))
+	var others sync.WaitGroup
+	for i := 1; i < parts; i++ {
+		others.Go(func() { send(pages[i*len(pages)/parts : (i+1)*len(pages)/parts]) })
+	}
+	send(pages[:len(pages)/parts])
+	others.Wait()
 }
 
 // renderLocked returns the frame that changes pages from b.view to view. It returns nil
@@ -255,7 +279,7 @@ func (b *board) wholeLocked(p *Page) (rendering, bool) {
 // showAllLocked sends a page everything it shows of the room, whatever it shows now.
 func (b *board) showAllLocked(p *Page, d *delivery) {
 	if room, ok := b.wholeLocked(p); ok {
-		_ = p.viewer.Send(b.layout.mark.Put(room.frame, p.user), d.next())
+		_ = p.viewer.Send(b.layout.mark.Put(room.frame, p.user), d.next(1))
 		b.sawLocked(p)
 	}
 }

@@ -426,6 +426,33 @@ func TestShownIsWhenNearlyAllHaveIt(t *testing.T) {
 	}
 }
 
+// Several goroutines send a change to many pages, and each page gets it once.
+func TestManyPagesAreEachSentAChangeOnce(t *testing.T) {
+	lobby := newRoom(t, template(t))
+	all := make([]*receiver, 1001)
+	pages := make([]*testPage, len(all))
+	for i := range all {
+		all[i] = &receiver{}
+		pages[i] = lobby.Open(all[i])
+		if err := pages[i].Receive([]byte(`{"tree":{},"meta":{}}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for change := range int64(2) {
+		lobby.View = room.View{AsOf: time.Now(), Sequence: lobby.View.Sequence + 1}
+		lobby.View.Users, lobby.View.Version = int(change)+1, change+1
+		lobby.Show()
+		for i, page := range pages {
+			if got := all[i].frames.Load(); got != change+2 || page.Seen != lobby.View.Sequence {
+				t.Fatalf("page %d was sent %d frames, want %d, and has seen view %d of %d", i, got, change+2, page.Seen, lobby.View.Sequence)
+			}
+		}
+	}
+	if lobby.Shown != 2 {
+		t.Errorf("2 changes were shown %d times", lobby.Shown)
+	}
+}
+
 // A page that takes long to be sent what is new holds up the pages of its room alone.
 func TestRoomsAreShownSideBySide(t *testing.T) {
 	pages, err := live.New(template(t), controller.LiveOptions(nil))

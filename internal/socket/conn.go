@@ -19,6 +19,7 @@ import (
 	"github.com/livetemplate/livetemplate"
 	"golang.org/x/time/rate"
 
+	"presence/internal/nonblock"
 	"presence/internal/wire"
 )
 
@@ -55,12 +56,16 @@ type Conn struct {
 
 	nextPing time.Time // used only by the goroutine that calls Run
 
+	conn net.Conn        // of ws, which only reads
+	raw  syscall.RawConn // of conn; nil where writing may wait
+
 	mu         sync.Mutex // guards:
 	queue      []outgoing // frames that wait to be written
 	queued     int        // bytes in queue
 	writing    bool       // a goroutine writes the queue; it clears this when it ends
 	onceQueued once
-	closing    bool        // the server closes: nothing more is queued, and input is discarded
+	closing    bool        // nothing more is queued, and input is discarded
+	left       bool        // the peer closes, not the server
 	endWritten bool        // call end when the queue is written
 	deadline   *time.Timer // ends a close that takes too long
 	ended      bool        // the socket is closed
@@ -69,7 +74,7 @@ type Conn struct {
 
 // outgoing is a frame that waits to be written.
 type outgoing struct {
-	kind int // a message type of RFC 6455, section 11.8
+	kind int // a message type of RFC 6455, section 11.8; 0: data is the rest of a frame
 	data []byte
 	once once
 	sent func() // of Send; may be nil
@@ -105,6 +110,10 @@ func newConn(u *Upgrader, ws *websocket.Conn, ip string) *Conn {
 		pings:    rate.NewLimiter(pingRate, pingBurst),
 	}
 	c.nextPing = firstPing(c.born, u.opts.PingInterval)
+	c.conn = ws.NetConn()
+	if tcp, ok := c.conn.(*net.TCPConn); ok && nonblock.CanAttempt {
+		c.raw, _ = tcp.SyscallConn() // nil if it is closed already
+	}
 	ws.SetPongHandler(func(payload string) error {
 		c.hear()
 		c.answered(payload)
@@ -248,16 +257,29 @@ func (c *Conn) answerPing(answer outgoing) {
 // reject counts a message that is not passed on.
 func (c *Conn) reject(reason string) { c.u.metrics.rejected.WithLabelValues(reason).Inc() }
 
-// echoClose answers the peer's close frame. The reader then gets an error.
+// echoClose answers the peer's close frame, after what was queued before it, and waits a
+// moment until the answer is written. The reader then gets an error.
 func (c *Conn) echoClose(code int, _ string) error {
 	c.mu.Lock()
-	ours := c.closing
 	if c.reason == "" {
 		c.reason = reasonClient
 	}
+	if c.closing || c.ended { // this is the peer's answer to our close frame
+		c.mu.Unlock()
+		return nil
+	}
+	c.closing, c.left = true, true
+	written := make(chan struct{})
+	echo := outgoing{kind: websocket.CloseMessage, data: websocket.FormatCloseMessage(code, ""), sent: func() { close(written) }}
+	if c.enqueueLocked(echo) {
+		echo.settled()
+	}
 	c.mu.Unlock()
-	if !ours { // otherwise this is the peer's answer to our close frame
-		_ = c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(echoTimeout))
+	timer := time.NewTimer(echoTimeout)
+	defer timer.Stop()
+	select {
+	case <-written:
+	case <-timer.C:
 	}
 	return nil
 }
@@ -265,7 +287,7 @@ func (c *Conn) echoClose(code int, _ string) error {
 // readFailed closes the socket after a failed read, and returns the error for
 // ReadMessage.
 func (c *Conn) readFailed(err error) error {
-	ours := c.isClosing()
+	ours := c.isClosing() && !c.hasLeft()
 	var closed *websocket.CloseError
 	var op *net.OpError
 	switch {
@@ -293,16 +315,16 @@ func (c *Conn) readFailed(err error) error {
 // the connection.
 func (c *Conn) Through(then func(frame []byte) error) { c.through.Store(&then) }
 
-// Send queues a text frame and returns without waiting for the peer. It does not modify
-// the frame, and the caller must not, either; the frame may be sent to others, too. If
-// sent is not nil, it is called when the frame has been written or never will be. The
-// error is that of [Conn.WriteMessage].
+// Send writes a text frame and returns without waiting for the peer: what the socket does
+// not take at once is queued. It does not modify the frame, and the caller must not,
+// either; the frame may be sent to others, too. If sent is not nil, it is called when the
+// frame has been written or never will be, perhaps before Send returns. The error is that
+// of [Conn.WriteMessage].
 func (c *Conn) Send(frame []byte, sent func()) error {
 	return c.enqueue(outgoing{kind: websocket.TextMessage, data: frame, sent: sent})
 }
 
-// WriteMessage queues a frame from livetemplate and returns without waiting for the peer.
-// It does not modify the frame, and the caller must not, either.
+// WriteMessage sends a frame from livetemplate, as [Conn.Send] does.
 //
 // Three kinds of text frames are cured: a push loses its meta, a push of an empty tree is
 // dropped, and a null tree becomes an empty one. A close frame closes, as
@@ -411,7 +433,7 @@ func (c *Conn) end(reason string, reset bool) {
 		f.settled()
 	}
 
-	conn := c.ws.NetConn()
+	conn := c.conn
 	if reset {
 		if t, ok := conn.(*tls.Conn); ok {
 			conn = t.NetConn() // without the close message of TLS, which waits for the peer
@@ -439,7 +461,13 @@ func (c *Conn) isClosing() bool {
 	return c.closing
 }
 
-// enqueue queues a frame. It drops the peer if the queue is full.
+func (c *Conn) hasLeft() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.left
+}
+
+// enqueue writes a frame or queues it. It drops the peer if the queue is full.
 func (c *Conn) enqueue(f outgoing) error {
 	c.mu.Lock()
 	switch {
@@ -457,8 +485,11 @@ func (c *Conn) enqueue(f outgoing) error {
 		c.drop(reasonSlow)
 		return fmt.Errorf("write: peer is too slow: %w", net.ErrClosed)
 	}
-	c.enqueueLocked(f)
+	sent := c.enqueueLocked(f)
 	c.mu.Unlock()
+	if sent {
+		f.settled()
+	}
 	return nil
 }
 
@@ -467,8 +498,22 @@ func (c *Conn) fullLocked(size int) bool {
 	return len(c.queue) >= maxQueueFrames || len(c.queue) > 0 && c.queued+size > maxQueueBytes
 }
 
-// enqueueLocked queues f in any case, and starts writing if necessary.
-func (c *Conn) enqueueLocked(f outgoing) {
+// enqueueLocked takes f in any case. While nothing is queued or being written, it writes
+// what the socket takes at once. It reports whether that was all of f, which the caller
+// settles; else the rest is queued, and writeQueue settles it.
+func (c *Conn) enqueueLocked(f outgoing) (written bool) {
+	if !c.writing && c.raw != nil {
+		w := c.u.writer()
+		defer c.u.writers.Put(w)
+		c.encode(w, f)
+		n := w.attempt(c.raw)
+		if n == len(w.frame) {
+			return true
+		}
+		if n > 0 {
+			f.kind, f.data = 0, bytes.Clone(w.frame[n:])
+		}
+	}
 	c.queue = append(c.queue, f)
 	c.queued += len(f.data)
 	c.onceQueued |= f.once
@@ -476,6 +521,7 @@ func (c *Conn) enqueueLocked(f outgoing) {
 		c.writing = true
 		go c.writeQueue()
 	}
+	return false
 }
 
 // writeQueue writes the queue. It ends when the queue is empty or the socket is closed.
@@ -486,6 +532,7 @@ func (c *Conn) writeQueue() {
 		if len(c.queue) == 0 || c.ended {
 			c.queue = nil // so that an idle connection uses no memory for it
 			c.writing = false
+			_ = c.conn.SetWriteDeadline(time.Time{}) // fails only if it is closed
 			end := c.endWritten
 			c.mu.Unlock()
 			if end {
@@ -508,31 +555,35 @@ func (c *Conn) writeQueue() {
 	}
 }
 
-// write writes one frame. Only writeQueue calls it: gorilla/websocket allows one
-// writer at a time.
+// write writes one frame, and waits for the peer to take it. Only writeQueue calls it.
 func (c *Conn) write(f outgoing) error {
-	deadline := time.Now().Add(c.u.opts.WriteTimeout)
-	if f.kind == websocket.TextMessage || f.kind == websocket.BinaryMessage {
-		_ = c.ws.SetWriteDeadline(deadline) // can't fail
-		return c.ws.WriteMessage(f.kind, f.data)
-	}
-	if f.kind == websocket.PingMessage {
+	w := c.u.writer()
+	defer c.u.writers.Put(w)
+	c.encode(w, f)
+	_ = c.conn.SetWriteDeadline(time.Now().Add(c.u.opts.WriteTimeout)) // fails only if it is closed
+	_, err := c.conn.Write(w.frame)
+	return err
+}
+
+// encode has w write f next.
+func (c *Conn) encode(w *writer, f outgoing) {
+	switch f.kind {
+	case 0:
+		w.frame = append(w.frame[:0], f.data...)
+		return
+	case websocket.PingMessage:
 		f.data = c.pingPayload()
 	}
-	return c.ws.WriteControl(f.kind, f.data, deadline)
+	w.frame = appendFrame(w.frame[:0], f.kind, f.data)
 }
 
 // writeFailed ends the connection after a failed write. A part of a frame may have been
 // written, so nothing can follow.
 func (c *Conn) writeFailed(err error) {
 	var timeout net.Error
-	switch {
-	case errors.Is(err, websocket.ErrCloseSent):
-		// The answer to the peer's close frame was written before this frame. The reader
-		// ends the connection now.
-	case errors.As(err, &timeout) && timeout.Timeout():
+	if errors.As(err, &timeout) && timeout.Timeout() {
 		c.drop(reasonSlow)
-	default:
-		c.end(reasonError, false)
+		return
 	}
+	c.end(reasonError, false)
 }

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
 	"github.com/livetemplate/livetemplate"
+
+	"presence/internal/nonblock"
 )
 
 func TestAllowedFramesArePassedOnInOrder(t *testing.T) {
@@ -441,4 +444,33 @@ func TestHalfCloseOfAStalledPeerEndsItsWrites(t *testing.T) {
 	f.wantEnd(reasonClient)
 	next(t, f.errs)
 	// The write has failed: goleak finds its goroutine if not.
+}
+
+func TestFrameThatTheSocketTakesIsWrittenAtOnce(t *testing.T) {
+	if !nonblock.CanAttempt {
+		t.Skip("writing may wait on this system")
+	}
+	f := serve(t, Options{})
+	p, c := f.join()
+	large := strings.Repeat("x", 8<<20) // more than the socket takes
+	for range 2 {                       // after a write that had to wait, too
+		written := false
+		if err := c.Send([]byte("small"), func() { written = true }); err != nil || !written {
+			t.Fatalf("written at once: %v, %v", written, err)
+		}
+		p.wantFrame("small")
+		done := make(chan bool)
+		if err := c.Send([]byte(large), func() { close(done) }); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.read(); got != large {
+			t.Fatalf("got %d bytes of %d", len(got), len(large))
+		}
+		<-done
+		for idle := false; !idle; runtime.Gosched() { // its goroutine ends
+			c.mu.Lock()
+			idle = !c.writing
+			c.mu.Unlock()
+		}
+	}
 }

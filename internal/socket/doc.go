@@ -21,9 +21,10 @@
 // No method that livetemplate calls here waits for a peer. When livetemplate removes a
 // connection from its registry, it holds the lock of all connections and waits for
 // the writer of that connection. So one peer that stopped reading would stop every
-// page of the process. Therefore WriteMessage only queues. A goroutine that lives only
-// while frames are queued writes them, and each write has a deadline. ReadMessage
-// closes the socket before it returns an error, which also ends a write in progress.
+// page of the process. Therefore WriteMessage writes only what the socket takes at once,
+// and queues the rest. A goroutine that lives only while frames are queued writes them,
+// and each write has a deadline. ReadMessage closes the socket before it returns an
+// error, which also ends a write in progress.
 //
 // The queue holds at most 64 frames or 1 MiB, whichever is reached first. A peer whose
 // queue is full is dropped as slow. It reconnects and gets a full page, which costs less

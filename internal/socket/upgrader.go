@@ -130,6 +130,7 @@ type Upgrader struct {
 	metrics metrics
 	grace   time.Duration // closeGrace, shorter in tests
 	buffers sync.Pool     // of *bytes.Buffer, for messages while they are read
+	writers sync.Pool     // of *writer
 
 	drained chan struct{} // closed when a drain has begun and no connection is left
 
@@ -166,8 +167,7 @@ func New(opts Options) *Upgrader {
 			HandshakeTimeout: opts.WriteTimeout,
 			// Most messages are shorter than this, and a connection keeps it.
 			ReadBufferSize: 1 << 10,
-			// Taken from the pool for the time of a write only.
-			WriteBufferSize: 4 << 10,
+			// Of the handshake only.
 			WriteBufferPool: &sync.Pool{},
 			CheckOrigin:     opts.CheckOrigin,
 		},

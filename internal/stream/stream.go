@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"presence/internal/nonblock"
 )
 
 const (
@@ -63,7 +65,7 @@ func (s *stream) begin(conn net.Conn) {
 	}
 	_ = conn.SetDeadline(time.Time{})
 	tcp, ok := conn.(*net.TCPConn)
-	if !ok || !canAttempt {
+	if !ok || !nonblock.CanAttempt {
 		return
 	}
 	raw, err := tcp.SyscallConn()
@@ -129,7 +131,7 @@ func (s *stream) writeLocked(b []byte) (n int, err error) {
 	if s.raw == nil {
 		return 0, nil
 	}
-	n, err = attempt(s.fd, b)
+	n, err = nonblock.Attempt(s.fd, b)
 	s.all.metrics.bytes.Add(float64(n))
 	return n, err
 }
@@ -240,7 +242,7 @@ func (s *stream) progress(b []byte) (n int, err error) {
 	}
 	var failed error
 	err = s.raw.Write(func(fd uintptr) bool {
-		n, failed = attempt(fd, b)
+		n, failed = nonblock.Attempt(fd, b)
 		return n > 0 || failed != nil
 	})
 	return n, errors.Join(err, failed)
