@@ -26,7 +26,7 @@ func (a *App) openAccess() (err error) {
 		PublicRooms: a.config.publicRooms(),
 	}
 	if file := a.config.APIKeysFile; file != "" {
-		if o.Keys, err = readKeys(file); err != nil {
+		if o.Keys, err = a.readKeys(context.Background(), file); err != nil {
 			return err
 		}
 	}
@@ -50,7 +50,7 @@ func (a *App) openAccess() (err error) {
 // content. It may be called at any time after New, from any goroutine.
 func (a *App) Reload(ctx context.Context) {
 	if file := a.config.APIKeysFile; file != "" {
-		keys, err := readKeys(file)
+		keys, err := a.readKeys(ctx, file)
 		if err == nil {
 			a.access.SetKeys(keys)
 		}
@@ -91,8 +91,9 @@ func (a *App) reloaded(ctx context.Context, setting string, err error, more ...a
 	a.log.InfoContext(ctx, "read again", args...)
 }
 
-// readKeys returns the API keys of a file.
-func readKeys(file string) ([]access.Key, error) {
+// readKeys returns the API keys of a file. If there are none it warns: every call with a key
+// will be refused.
+func (a *App) readKeys(ctx context.Context, file string) ([]access.Key, error) {
 	const name = "api-keys-file"
 	text, err := os.ReadFile(file) //nolint:gosec // the operator names the file
 	if err != nil {
@@ -101,6 +102,9 @@ func readKeys(file string) ([]access.Key, error) {
 	keys, err := access.ParseKeys(string(text))
 	if err != nil {
 		return nil, bad(name, file, err.Error())
+	}
+	if len(keys) == 0 {
+		a.log.WarnContext(ctx, "no key in this file: nobody can call the API with a key (server -new-api-key NAME prints a line for it)", "setting", "-"+name, "file", file)
 	}
 	return keys, nil
 }

@@ -197,17 +197,17 @@ func (c *Config) Validate() error {
 	}
 	for _, origin := range c.embedders() {
 		if !isOrigin(origin) || strings.ContainsAny(origin, "*;'\"") {
-			return bad("allowed-embedders", origin, "an origin is http:// or https://, a host and perhaps a port, and nothing else; each has to be named")
+			return bad("allowed-embedders", origin, "each origin has to be named: "+originForm(origin))
 		}
 	}
 	for _, origin := range c.origins() {
 		if !isOrigin(origin) {
-			return bad("allowed-origins", origin, "an origin is http:// or https://, a host and perhaps a port, and nothing else")
+			return bad("allowed-origins", origin, originForm(origin))
 		}
 	}
 	for _, origin := range c.apiOrigins() {
 		if origin != anyOrigin && !isOrigin(origin) {
-			return bad("api-origins", origin, "it must be *, or origins: http:// or https://, a host and perhaps a port, and nothing else")
+			return bad("api-origins", origin, "it must be *, or origins: "+originForm(origin))
 		}
 	}
 	if _, err := forwarded.ParseTrusted(c.TrustedProxies); err != nil {
@@ -263,6 +263,15 @@ func commaList(text string) []string {
 func isOrigin(text string) bool {
 	u, err := url.Parse(text)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.Scheme+"://"+u.Host == text
+}
+
+// originForm says what an origin is, and what to do about text, which is none.
+func originForm(text string) string {
+	const form = "an origin is http:// or https://, a host and perhaps a port, and nothing else"
+	if isOrigin(strings.TrimSuffix(text, "/")) {
+		return form + ": remove the slash at the end"
+	}
+	return form
 }
 
 // level is the least level that is logged.

@@ -62,7 +62,7 @@ func (a *App) hasPage(w http.ResponseWriter, r *http.Request, room string) (*htt
 	ended := gone == nil
 	switch {
 	case err != nil:
-		a.noEntry(w, err)
+		a.noEntry(w, r, err)
 	case grant.Token:
 		if r.Method == http.MethodGet && r.Header.Get("Upgrade") == "" {
 			a.keepCookie(w, r, room, endedCookie, "1", time.Until(grant.Expires)+a.endedFor(room))
@@ -74,7 +74,7 @@ func (a *App) hasPage(w http.ResponseWriter, r *http.Request, room string) (*htt
 		}
 		return r, true
 	case ended:
-		a.noEntry(w, &access.Refusal{Kind: access.Unauthorized, Reason: access.ReasonExpiredToken})
+		a.noEntry(w, r, &access.Refusal{Kind: access.Unauthorized, Reason: access.ReasonExpiredToken})
 	default:
 		a.notFound(w)
 	}
@@ -106,7 +106,7 @@ func (a *App) enter(w http.ResponseWriter, r *http.Request, room, rest string, t
 		err = grant.Need(access.Observe, room)
 	}
 	if err != nil {
-		a.noEntry(w, err)
+		a.noEntry(w, r, err)
 		return
 	}
 	for _, name := range []string{tokenCookie + "-" + room, tokenCookie} {
@@ -194,20 +194,22 @@ func identityOf(g *access.Grant, room string) controller.Identity {
 	}
 }
 
-// noEntry answers a visitor whom access has refused.
-func (a *App) noEntry(w http.ResponseWriter, err error) {
+// noEntry answers a visitor whom access has refused. The page is for the visitor, who can
+// only ask for another link; the log says to the operator what is wrong with the token.
+func (a *App) noEntry(w http.ResponseWriter, r *http.Request, err error) {
 	refusal := &access.Refusal{}
 	_ = errors.As(err, &refusal) // all errors of access are
-	const again = "Please go back to where you came from, and open the room from there once more."
 	switch {
 	case refusal.Kind == access.Forbidden:
-		a.notice(w, http.StatusForbidden, templates.Notice{Title: "This room is not open to you", Text: refusal.Detail})
+		a.logToken(r, refusal)
+		a.notice(w, http.StatusForbidden, templates.Notice{Title: "This room is not open to you", Text: "Your link is for other rooms. If you need this one, please ask for a link to it where you got yours."})
 	case refusal.Reason == access.ReasonExpiredToken:
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		a.notice(w, http.StatusUnauthorized, templates.Notice{Title: "Your access to this room has ended", Text: again})
+		a.notice(w, http.StatusUnauthorized, templates.Notice{Title: "Your access to this room has ended", Text: "Please go back to where you came from, and open the room from there once more."})
 	default:
+		a.logToken(r, refusal)
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		a.notice(w, http.StatusUnauthorized, templates.Notice{Title: "This link does not open the room", Text: again + " " + refusal.Detail})
+		a.notice(w, http.StatusUnauthorized, templates.Notice{Title: "This link does not open the room", Text: "It can’t be used, or not any more. Please ask for a new one where you got it."})
 	}
 }
 

@@ -157,6 +157,11 @@ func TestPagesRefuseTokens(t *testing.T) {
 		if len(header) == 0 && resp.Header.Get("Referrer-Policy") != "no-referrer" {
 			t.Errorf("%s: what the page loads is told its address", what)
 		}
+		for _, word := range []string{"oken", "JSON", "HS256", "secret", "claim", "presence.rooms"} { // of operators
+			if strings.Contains(page, word) {
+				t.Errorf("%s: the page says %q to a visitor:\n%s", what, word, page)
+			}
+		}
 	}
 	for what, token := range bad {
 		for _, room := range []string{"team-1", "open-1"} {
@@ -188,6 +193,9 @@ func TestPagesRefuseTokens(t *testing.T) {
 	_, metrics := newBrowser(t).do(http.MethodGet, "http://"+a.AdminAddr()+"/metrics", "")
 	if err := a.stop(); err != nil {
 		t.Error(err)
+	}
+	if !strings.Contains(a.log.String(), `msg="token of a visitor refused" reason=bad_token detail=`) {
+		t.Error("the operator is not told why")
 	}
 	if told := metrics + a.log.String(); strings.Contains(told, good[:40]) || strings.Contains(told, "access_token") {
 		t.Error("what was sent is told")

@@ -75,3 +75,23 @@ func TestHeadersOfAProxyThatIsNotTrustedAreALine(t *testing.T) {
 		}
 	}
 }
+
+func TestKeysFileWithoutKeysIsALine(t *testing.T) {
+	for text, want := range map[string]int{"": 2, "# none yet\n": 2, keyLine: 0} {
+		file := t.TempDir() + "/keys"
+		if err := writeFile(file, text); err != nil {
+			t.Fatal(err)
+		}
+		a := start(t, func(c *Config) { c.APIKeysFile = file })
+		a.Reload(t.Context())
+		lines := a.linesOf(t, "no key in this file")
+		if len(lines) != want {
+			t.Errorf("%q: %d lines after the start and a reload, want %d: %q", text, len(lines), want, lines)
+		}
+		for _, line := range lines {
+			if !strings.Contains(line, "level=WARN") || !strings.Contains(line, "setting=-api-keys-file file="+file) {
+				t.Errorf("the line is %q", line)
+			}
+		}
+	}
+}
