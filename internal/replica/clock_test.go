@@ -13,7 +13,7 @@ import (
 	"presence/internal/store"
 )
 
-// stepClock has the clock of the Fake show another time from now on, until the test ends.
+// stepClock makes the clock of the Fake show another time, until the test ends.
 func stepClock(t *testing.T, fake *redistest.Fake, by time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -33,8 +33,8 @@ func stepClock(t *testing.T, fake *redistest.Fake, by time.Duration) {
 	})
 }
 
-// The clock of Redis is stepped: nobody leaves for that, and those who have gone, before
-// or after, do not stay.
+// The clock of Redis is stepped. Nobody leaves because of that, and users who have gone,
+// before or after, do not stay.
 func TestSteppedClockMovesNobody(t *testing.T) {
 	for i, by := range []time.Duration{time.Minute, -2 * time.Minute, time.Minute, -15 * time.Second, time.Hour} {
 		phase := time.Duration(1+3*i%9) * time.Second // sweeps and heartbeats take turns
@@ -90,7 +90,7 @@ func TestSteppedClockMovesNobody(t *testing.T) {
 						t.Errorf("%s left after %v", name, gone[name])
 					}
 				}
-				// What the step costs: a heartbeat interval in which nothing is ended.
+				// The step costs a heartbeat interval in which nobody's lease is ended.
 				slack := DefaultHeartbeatInterval + a.links.settle + 2*time.Second
 				for name, within := range map[string]time.Duration{
 					"Eve":  store.DefaultLeaveGrace,
@@ -118,7 +118,8 @@ func TestSteppedClockMovesNobody(t *testing.T) {
 	}
 }
 
-// An answer that was long under way is no step of a clock, on its way there or back.
+// A late answer is not taken for a step of the clock, whether the way there or the way
+// back took long.
 func TestOffsetOfAClock(t *testing.T) {
 	const known = 5000
 	for _, c := range []struct {
@@ -142,8 +143,8 @@ func TestOffsetOfAClock(t *testing.T) {
 	}
 }
 
-// Whatever finds first that the clock was stepped, an announcement or a probe: nobody
-// leaves, also in a room that was not swept yet.
+// An announcement or a probe may be the first to find that the clock was stepped. In
+// either case nobody leaves, not even from a room that was not swept yet.
 func TestStepRightAfterAPut(t *testing.T) {
 	for phase := range 20 { // of the list of rooms, announcements and probes
 		bubble(t, func(t *testing.T, fake *redistest.Fake) {
@@ -164,8 +165,9 @@ func TestStepRightAfterAPut(t *testing.T) {
 	}
 }
 
-// A connection without a socket is renewed at another replica than it was put at, which
-// remembers a lease that ends earlier: when the clock is stepped, that does not count.
+// A connection without a socket is put at one replica and renewed at another. The first
+// one remembers a lease that ends earlier. When the clock is stepped, that lease has no
+// effect.
 func TestStepKeepsRenewalsElsewhere(t *testing.T) {
 	for phase := range 10 { // of the looks at puts
 		bubble(t, func(t *testing.T, fake *redistest.Fake) {
@@ -192,8 +194,8 @@ func TestStepKeepsRenewalsElsewhere(t *testing.T) {
 	}
 }
 
-// A replica that starts can't know for how long leases could not be renewed, whatever time
-// the clock of Redis shows: only a Redis that is new has none that ran out meanwhile.
+// A replica that starts can't know for how long leases could not be renewed, whatever the
+// clock of Redis shows. Only a new Redis has no leases that ran out meanwhile.
 func TestLeasesAreSparedAtTheStartAfterAStepBack(t *testing.T) {
 	for _, by := range []time.Duration{0, -time.Hour} {
 		bubble(t, func(t *testing.T, fake *redistest.Fake) {

@@ -13,7 +13,7 @@ import (
 	"presence/internal/store"
 )
 
-// check recounts the ledger from what it is about.
+// check recounts the ledger from the members and leases that it counts.
 func (ms *members) check(t *testing.T, story string) {
 	t.Helper()
 	ms.mu.Lock()
@@ -53,8 +53,8 @@ func dump(accounts map[string]*account) map[string]account {
 	return plain
 }
 
-// Whatever tabs do, in whatever order, the ledger is what is there, and empty when
-// nobody is.
+// Whatever tabs do, in whatever order, the ledger matches the tabs that are there, and is
+// empty when there are none.
 func TestLedgerNeverDrifts(t *testing.T) {
 	for seed := range uint64(10) {
 		bubble(t, func(t *testing.T, fake *redistest.Fake) {
@@ -128,7 +128,7 @@ func TestLedgerNeverDrifts(t *testing.T) {
 	}
 }
 
-// A join that fails takes no place; one that is refused is tried nowhere.
+// A join that fails takes no place. A join that is refused is not sent to Redis.
 func TestRefusedJoinsTakeNoPlace(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
@@ -168,7 +168,7 @@ func TestRefusedJoinsTakeNoPlace(t *testing.T) {
 	})
 }
 
-// A tab that moves here, as when another replica is gone, is not refused.
+// A tab that moves here, for example because another replica is gone, is not refused.
 func TestNobodyIsRefusedToComeBack(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
@@ -186,8 +186,8 @@ func TestNobodyIsRefusedToComeBack(t *testing.T) {
 	})
 }
 
-// The page of a joined tab that comes back by a form's connection is the same person,
-// seen without a gap; nobody else's connection can be adopted.
+// A page adopts the connection of the form by which its tab joined. It is the same user,
+// and nobody sees a gap. Nobody else's connection can be adopted.
 func TestAdoptedConnectionIsSeenByNobody(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
@@ -219,7 +219,7 @@ func TestAdoptedConnectionIsSeenByNobody(t *testing.T) {
 	})
 }
 
-// A connection that a socket has is that socket's.
+// A connection that has a socket can't be adopted.
 func TestSocketsAreNotAdopted(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)

@@ -12,8 +12,8 @@ import (
 	"presence/internal/store"
 )
 
-// town is two replicas on a Cluster of three masters, with people in a room of each master,
-// and in another that nobody at the second replica has to do with.
+// town is two replicas on a Cluster of three masters. There are users in one room of each
+// master, and in other rooms that the second replica neither shows nor has members in.
 type town struct {
 	*redistest.FakeCluster
 
@@ -44,7 +44,7 @@ func newTown(t *testing.T) *town {
 	return tn
 }
 
-// rooms returns a room of each node, by names of a kind.
+// rooms returns one room of each node. Their names begin with kind.
 func (tn *town) rooms(kind string) []string {
 	found := make([]string, len(tn.Nodes))
 	for n := 0; slices.Contains(found, ""); n++ {
@@ -60,7 +60,8 @@ func (tn *town) rooms(kind string) []string {
 }
 
 // watch looks at all rooms through both replicas for a heartbeat interval, and reports of
-// which nodes rooms could not be seen. Nobody is shown a wrong number as if it were right.
+// which nodes rooms could not be seen. It fails if a wrong number is shown without a
+// mark.
 func (tn *town) watch() (unseen map[int]bool) {
 	tn.t.Helper()
 	unseen = map[int]bool{}
@@ -86,7 +87,8 @@ func (tn *town) watch() (unseen map[int]bool) {
 	return unseen
 }
 
-// only fails the test unless just the rooms of one node were not to be seen; -1: of none.
+// only fails the test unless exactly the rooms of one node could not be seen; -1: of
+// none.
 func (tn *town) only(unseen map[int]bool, node int) {
 	tn.t.Helper()
 	for n := range tn.Nodes {
@@ -102,8 +104,8 @@ func inTown(t *testing.T, test func(tn *town)) {
 	synctest.Test(t, func(t *testing.T) { test(newTown(t)) })
 }
 
-// Two nodes go on: with them rooms that are new there, though the list of rooms is on the one
-// that is away.
+// When a node is away, the others go on. That includes rooms which are new on them, even
+// if the list of rooms is on the node that is away.
 func TestNodeThatIsAwayConcernsItsRooms(t *testing.T) {
 	const away = 0
 	inTown(t, func(tn *town) {
@@ -142,7 +144,7 @@ func TestNodeThatIsFlushedConcernsItsRooms(t *testing.T) {
 	})
 }
 
-// Another server takes the place of a node that was away: it is the same node.
+// When another server replaces a node that was away, it counts as the same node.
 func TestNodeThatHasFailedOver(t *testing.T) {
 	inTown(t, func(tn *town) {
 		t := tn.t
@@ -158,8 +160,8 @@ func TestNodeThatHasFailedOver(t *testing.T) {
 	})
 }
 
-// A node is known again by its address when slots have moved, and by its tag after a
-// failover. One that is new has nothing to put back.
+// A link stays with its node by the address when slots have moved, and by the tag after a
+// failover. There is nothing to put back into a new node.
 func TestNodesAreKnownAgain(t *testing.T) {
 	ls := &links{epochs: &epochs{texts: map[string]string{}}}
 	ls.none = ls.newLink(store.Node{}, false)
@@ -185,8 +187,8 @@ func TestNodesAreKnownAgain(t *testing.T) {
 	}
 }
 
-// A room is shown at once though the master of another one that is shown here hangs, and
-// nobody knows yet that it does.
+// A room is shown at once, although the master of another room hangs and the replica has
+// not noticed that yet.
 func TestNodeThatHangsDelaysNoOtherRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := redistest.NewFakeCluster(t, 3)
@@ -211,8 +213,8 @@ func TestNodeThatHangsDelaysNoOtherRoom(t *testing.T) {
 	})
 }
 
-// The list of rooms is lost just when the replica that holds rooms of other nodes dies: its
-// members leave as soon as ever, since the replicas that are left know the rooms.
+// The list of rooms is lost just when the replica with members in rooms of other nodes
+// dies. Its members leave as soon as usual, since the remaining replicas know the rooms.
 func TestLostListConcernsNoRoomElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := redistest.NewFakeCluster(t, 3)

@@ -14,7 +14,7 @@ import (
 	"presence/internal/store"
 )
 
-// again joins once more through the socket that has m.
+// again joins once more through the socket of m.
 func (p *process) again(m *Member, name string) *Member {
 	p.t.Helper()
 	conn := connection(name, presence.NewGeneration())
@@ -26,7 +26,7 @@ func (p *process) again(m *Member, name string) *Member {
 	return next
 }
 
-// names is the roster of the lobby as Redis has it.
+// names returns the roster of the lobby in Redis.
 func (p *process) names() string {
 	p.t.Helper()
 	readings, err := p.store.Read(p.t.Context(), store.Have{Room: lobby})
@@ -86,8 +86,8 @@ func TestTabThatJoinedOftenComesBackAsTheLast(t *testing.T) {
 	})
 }
 
-// A socket that is closed is no longer a tab that is joined here; of a tab that has
-// two for a moment, one is.
+// A tab whose socket has closed does not count as joined here. A tab that has two sockets
+// for a moment counts once.
 func TestLocalMembersAreTabs(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
@@ -114,7 +114,7 @@ func TestLocalMembersAreTabs(t *testing.T) {
 	})
 }
 
-// Heartbeats find a tab missing, and it is being put back while its user leaves.
+// Heartbeats find a tab missing, and the replica puts it back while its user leaves.
 func TestLeaveIsNotUndoneByARestoreUnderWay(t *testing.T) {
 	for what, again := range map[string]bool{"of the member": false, "of a former member": true} {
 		t.Run(what, func(t *testing.T) {
@@ -142,7 +142,8 @@ func TestLeaveIsNotUndoneByARestoreUnderWay(t *testing.T) {
 	}
 }
 
-// An old socket of the tab that still answers does not bring back who has left.
+// The user has left. An old socket of the tab that still answers does not bring the user
+// back.
 func TestLeaveEndsAllSocketsOfTheTabHere(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
@@ -171,8 +172,8 @@ func TestLeaveThatFailedEndsNothing(t *testing.T) {
 	})
 }
 
-// A tab that is joined presses Join again, and the answer is lost: nothing happened,
-// the page says, and that has to become true.
+// A tab that is joined presses Join again, and the answer is lost. The page says that
+// nothing has happened, so the replica has to make that true.
 func TestJoinAgainOfUnknownOutcomeIsUndone(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
@@ -196,8 +197,8 @@ func TestJoinAgainOfUnknownOutcomeIsUndone(t *testing.T) {
 	})
 }
 
-// Two joins of a tab are of unknown outcome, and a third, by another replica, took
-// place: undoing the two leaves it alone.
+// Two joins of a tab have unknown outcomes, and a third one by another replica took
+// place. Undoing the two does not end the third.
 func TestUndoingAJoinLeavesTheNextOneAlone(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
@@ -223,7 +224,7 @@ func TestUndoingAJoinLeavesTheNextOneAlone(t *testing.T) {
 	})
 }
 
-// The outcome of a resume is not known when the socket closes.
+// The socket closes before the outcome of its resume is known.
 func TestAbandonedResumeLeavesAfterTheGrace(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
@@ -241,7 +242,7 @@ func TestAbandonedResumeLeavesAfterTheGrace(t *testing.T) {
 	})
 }
 
-// Joins that take the place of others keep it among those that are renewed together.
+// A join that replaces a member gets that member's position in its cohort.
 func TestJoiningAgainTakesNoRoom(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
@@ -265,8 +266,7 @@ func TestJoiningAgainTakesNoRoom(t *testing.T) {
 	})
 }
 
-// A tab whose socket hangs is not put back after a loss of data by a member that was
-// replaced.
+// After a loss of data, a replaced member does not put back a tab whose socket hangs.
 func TestReplacedMemberIsNeverAsked(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
@@ -281,9 +281,9 @@ func TestReplacedMemberIsNeverAsked(t *testing.T) {
 	})
 }
 
-// Redis loses its data, and before anybody has noticed people join again by forms, or
-// join and close the page at once: who closed it is gone in time, though nobody here
-// holds the room.
+// Redis loses its data. Before a replica notices, people join again by forms, or join and
+// close the page at once. Those who closed it leave in time, although no replica holds a
+// member of the room.
 func TestNobodyStaysInARoomThatWasLost(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
@@ -317,8 +317,8 @@ func TestNobodyStaysInARoomThatWasLost(t *testing.T) {
 	})
 }
 
-// The list of rooms is lost alone, as when one node of a cluster is: a replica that renews a
-// connection puts its room back.
+// Only the list of rooms is lost, for example with its node of a Cluster. A replica that
+// renews a connection puts the room back on the list.
 func TestRenewalPutsTheRoomBackOnTheList(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
@@ -340,8 +340,8 @@ func TestRenewalPutsTheRoomBackOnTheList(t *testing.T) {
 	})
 }
 
-// Rooms where people come and go all day, and a few stay, need no more calls to renew them
-// than they have members.
+// In rooms where people come and go all day and few stay, renewing takes no more calls
+// than the members need.
 func TestCohortsAreFilledUpAgain(t *testing.T) {
 	ms := newMembers(Options{})
 	var stay []*Member

@@ -21,7 +21,7 @@ import (
 	"presence/internal/store"
 )
 
-// journal is what replicas log.
+// journal collects the log of replicas.
 type journal struct {
 	mu   sync.Mutex // guards:
 	text bytes.Buffer
@@ -33,7 +33,7 @@ func (j *journal) Write(b []byte) (int, error) {
 	return j.text.Write(b)
 }
 
-// lines lists "message: why" of what was logged since the last call.
+// lines returns "message: why" for each log line since the last call.
 func (j *journal) lines(t *testing.T) []string {
 	t.Helper()
 	j.mu.Lock()
@@ -74,7 +74,7 @@ func startLogged(t *testing.T, link *redistest.Link) (*Replica, *journal) {
 	return r, j
 }
 
-// demandLines fails unless exactly these were logged, in any order.
+// demandLines fails unless exactly these lines were logged, in any order.
 func demandLines(t *testing.T, j *journal, want map[string]int) {
 	t.Helper()
 	got := map[string]int{}
@@ -125,8 +125,8 @@ func TestFirstContactIsNoRegain(t *testing.T) {
 	})
 }
 
-// TestOutageThatComesAndGoes is what refused writes between probes that are
-// answered once made of the log.
+// TestOutageThatComesAndGoes is about the log when Redis refuses writes but answers
+// probes in between.
 func TestOutageThatComesAndGoes(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		link := fake.Link(t)
@@ -143,8 +143,8 @@ func TestOutageThatComesAndGoes(t *testing.T) {
 	})
 }
 
-// TestTimeUntilAChangeIsShown: from the message of a join, over the window of the
-// push before it, until the crowd has been sent it.
+// TestTimeUntilAChangeIsShown measures from the message of a join until the crowd has
+// been sent it. The window after the last push is included.
 func TestTimeUntilAChangeIsShown(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()

@@ -10,7 +10,7 @@ import (
 	"presence/internal/store"
 )
 
-// stopped has the process find that it did not run for a while.
+// stopped makes the process find that it did not run for a while.
 func (p *process) stopped() {
 	l := p.links
 	l.mu.Lock()
@@ -18,8 +18,8 @@ func (p *process) stopped() {
 	l.ran = l.ran.Add(-l.stop - time.Second)
 }
 
-// A process that was stopped reads what was sent to it long ago, perhaps by those who have
-// turned to another replica since. It carries out nothing of that, but serves who answers.
+// A process that was stopped reads old requests. Their senders may have turned to another
+// replica since. It carries out none of them, but serves clients that answer.
 func TestNothingOldIsDoneAfterAStop(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()

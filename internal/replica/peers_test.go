@@ -35,8 +35,7 @@ func (p *process) calls(script string) (n uint64) {
 	return n
 }
 
-// Rooms in which nothing happens are swept once a member TTL in all, however many replicas
-// there are.
+// Idle rooms are swept once each member TTL altogether, however many replicas there are.
 func TestIdleRoomsAreSweptByOneReplica(t *testing.T) {
 	const rooms, terms = 60, 4
 	for _, replicas := range []int{1, 3} {
@@ -77,8 +76,8 @@ func TestIdleRoomsAreSweptByOneReplica(t *testing.T) {
 	}
 }
 
-// A replica that sweeps a room dies, with members there of its own, and just when a tab
-// of another has been closed: all leave as soon as ever.
+// A replica that sweeps a room and has members in it dies, just when a tab at another
+// replica was closed. All of them leave as soon as usual.
 func TestRoomsOfADeadReplicaAreSwept(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
@@ -122,7 +121,7 @@ func TestRoomsOfADeadReplicaAreSwept(t *testing.T) {
 	})
 }
 
-// Replicas know each other, and say so once if their settings differ.
+// Replicas learn of each other, and log once if their settings differ.
 func TestReplicasKnowEachOther(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		self := func(name, ttl string) Options {
@@ -163,8 +162,8 @@ func TestReplicasKnowEachOther(t *testing.T) {
 	})
 }
 
-// After a silence of all that was longer than the member TTL many leases of one room are
-// over at once. That is no reason to believe that all have gone at once: they get a
+// After a silence of all members that lasted longer than the member TTL, many leases of a
+// room have ended at once. That does not prove that all have gone, so they get one more
 // heartbeat interval, once.
 func TestManyLeasesAtOnceAreBraked(t *testing.T) {
 	for _, joined := range []int{30, 15} { // of a room with fewer, all may end

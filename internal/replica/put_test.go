@@ -14,7 +14,7 @@ import (
 	"presence/internal/store"
 )
 
-// lose makes Redis lose a room in some way, and nothing else in the second.
+// lose makes Redis lose the lobby, or all its data.
 func lose(fake *redistest.Fake, all bool) {
 	if all {
 		fake.FlushAll()
@@ -25,7 +25,7 @@ func lose(fake *redistest.Fake, all bool) {
 	}
 }
 
-// renews renews a connection without a socket, and reports whether it was there.
+// renews renews a connection without a socket, and reports whether it existed.
 func (p *process) renews(name string, ttl time.Duration) bool {
 	p.t.Helper()
 	found, err := p.Renew(p.t.Context(), lobby, []string{"c-" + name}, ttl, "", time.Time{})
@@ -35,7 +35,8 @@ func (p *process) renews(name string, ttl time.Duration) bool {
 	return found[0].ID != ""
 }
 
-// kept is how many connections without a socket are remembered, by room and in all.
+// kept returns how many connections without a socket are remembered: listed by room, and
+// counted.
 func (p *process) kept() (listed, n int) {
 	p.puts.mu.Lock()
 	defer p.puts.mu.Unlock()
@@ -45,8 +46,8 @@ func (p *process) kept() (listed, n int) {
 	return listed, p.puts.n
 }
 
-// What two replicas remember of connections without a socket comes back when Redis loses
-// it, whatever was done through which of them, and nothing of it stays for ever.
+// When Redis loses its data, the connections without a socket that two replicas remember
+// come back, whatever was done through which replica. None of them stays forever.
 func TestPutsComeBack(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		seed := rand.Uint64()
@@ -128,9 +129,10 @@ func TestPutsComeBack(t *testing.T) {
 	})
 }
 
-// Who was put through one replica, and left through another, is forgotten at once by the first
-// where somebody there looks at the room: it would put them back when Redis loses its data.
-// Who was put anew since, through whichever, is not.
+// A user is put through one replica and leaves through another. If somebody at the first
+// replica looks at the room, that replica forgets the user at once; otherwise it would
+// put the user back when Redis loses its data. A user who was put again since, through
+// either replica, is not forgotten.
 func TestLeaveThroughAnotherReplicaIsHeardOf(t *testing.T) {
 	for _, all := range []bool{true, false} {
 		bubble(t, func(t *testing.T, fake *redistest.Fake) {
@@ -167,7 +169,7 @@ func TestLeaveThroughAnotherReplicaIsHeardOf(t *testing.T) {
 	}
 }
 
-// Of two replicas that remember a connection, the one with the later lease is right.
+// If two replicas remember a connection, the later lease wins.
 func TestLaterLeaseWins(t *testing.T) {
 	for _, all := range []bool{true, false} {
 		for first := range 2 {
@@ -201,8 +203,8 @@ func TestLaterLeaseWins(t *testing.T) {
 	}
 }
 
-// A program that renews before the replica has noticed that Redis lost the room does not
-// hear that it is lost.
+// A program renews before the replica has noticed that Redis lost the room. It is not
+// told that its connection is lost.
 func TestRenewalRightAfterALoss(t *testing.T) {
 	for _, all := range []bool{true, false} {
 		bubble(t, func(t *testing.T, fake *redistest.Fake) {
@@ -229,8 +231,8 @@ func TestRenewalRightAfterALoss(t *testing.T) {
 	}
 }
 
-// A program that puts what it has put before, or changes it, before the replica has noticed
-// that Redis lost the room, finds its user as before.
+// A program puts a user again, or changes the user, before the replica has noticed that
+// Redis lost the room. The user is as before.
 func TestPutRightAfterALoss(t *testing.T) {
 	for _, all := range []bool{true, false} {
 		bubble(t, func(t *testing.T, fake *redistest.Fake) {
@@ -290,7 +292,7 @@ func TestPutRightAfterALoss(t *testing.T) {
 	}
 }
 
-// What was asked of a room before somebody came into it tells of no loss.
+// A read that began before somebody came into the room does not prove a loss.
 func TestOldAnswerIsNoLoss(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
@@ -311,7 +313,7 @@ func TestOldAnswerIsNoLoss(t *testing.T) {
 	})
 }
 
-// The last renewal says when a lease ends, whatever another replica remembers.
+// The last renewal decides when a lease ends, whatever another replica remembers.
 func TestShorterLeaseOfAnotherReplica(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
@@ -346,7 +348,8 @@ func TestShorterLeaseOfAnotherReplica(t *testing.T) {
 	})
 }
 
-// A put of unknown outcome is undone if it brought its user in, not if the user was there.
+// A put of unknown outcome is undone if it brought its user in, but not if the user was
+// there before.
 func TestPutOfUnknownOutcome(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
@@ -377,7 +380,8 @@ func TestPutOfUnknownOutcome(t *testing.T) {
 	})
 }
 
-// Nor is a stream that comes back, or takes over: it tries again, and nobody sees it leave.
+// The same holds for a stream that comes back or takes over: it tries again, and nobody
+// sees a leave.
 func TestAttendingOfUnknownOutcome(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
@@ -422,7 +426,8 @@ func TestAttendingOfUnknownOutcome(t *testing.T) {
 	})
 }
 
-// A connection that a socket took over is that socket's.
+// When a socket has taken over a connection, the replica no longer remembers it as one
+// without a socket.
 func TestPutThatASocketTookOverIsForgotten(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
@@ -453,7 +458,7 @@ func TestPutThatASocketTookOverIsForgotten(t *testing.T) {
 	})
 }
 
-// Room that is damaged when connections are to be put back does not cost them.
+// If the room is damaged when connections should be put back, they are not lost.
 func TestPutsOutliveDamage(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
@@ -489,7 +494,7 @@ func TestPutsAreBounded(t *testing.T) {
 	}
 }
 
-// A lease that is shorter than the time between two looks at the room ends in time, too.
+// A lease shorter than the time between two looks at the room ends in time, too.
 func TestShortLeaseEndsInTime(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)

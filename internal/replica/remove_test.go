@@ -13,7 +13,7 @@ import (
 	"presence/internal/store"
 )
 
-// remembers has the process know a connection without a socket.
+// remembers makes the process remember a connection without a socket.
 func (p *process) remembers(id, user string) {
 	p.t.Helper()
 	_, err := p.Put(p.t.Context(), lobby, store.Wanted{
@@ -24,8 +24,8 @@ func (p *process) remembers(id, user string) {
 	}
 }
 
-// Who was removed is gone for good, through whatever it was there, on all replicas, and
-// their sockets are told.
+// A removed user is gone for good on all replicas, through whatever connection the user
+// was there. The user's sockets are told.
 func TestWhoWasRemovedStaysAway(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b, c := start(t, fake), start(t, fake).watching(), start(t, fake)
@@ -72,7 +72,7 @@ func TestWhoWasRemovedStaysAway(t *testing.T) {
 	})
 }
 
-// Who comes back after a removal is not touched by late news of it.
+// Late news of a removal do not affect a user who came back after it.
 func TestWhoCameBackStays(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake).watching()
@@ -100,8 +100,8 @@ func TestWhoCameBackStays(t *testing.T) {
 	})
 }
 
-// Of two who change a user at the same time, both do; what a replica remembers of a
-// connection without a socket is what was changed last.
+// Two programs change a user at the same time, and both changes are made. A replica
+// remembers the last change for a connection without a socket.
 func TestUpdateLosesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
@@ -143,8 +143,8 @@ func TestUpdateLosesNothing(t *testing.T) {
 	})
 }
 
-// What a replica remembers of a connection without a socket ends when others end it, or
-// put it anew: it is not put back when Redis loses its data.
+// A replica forgets a connection without a socket when others end it or put it again. It
+// does not put it back when Redis loses its data.
 func TestPutsThatEndedElsewhereAreForgotten(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
@@ -170,8 +170,8 @@ func TestPutsThatEndedElsewhereAreForgotten(t *testing.T) {
 	})
 }
 
-// Time in which Redis could not be reached does not count against a lease, and what
-// others ended meanwhile does not come back.
+// The time for which Redis could not be reached does not count against a lease. A
+// connection that others ended meanwhile does not come back.
 func TestOutagesDoNotCountAgainstLeases(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
@@ -195,7 +195,7 @@ func TestOutagesDoNotCountAgainstLeases(t *testing.T) {
 	})
 }
 
-// An outage prolongs no lease beyond the end of the right to be there.
+// An outage prolongs no lease beyond the user's right to be there.
 func TestOutagesProlongNoRight(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
@@ -224,7 +224,7 @@ func TestOutagesProlongNoRight(t *testing.T) {
 	})
 }
 
-// Who renews, or puts, right after Redis lost its data is there as before.
+// A user who is renewed or put right after Redis lost its data is there as before.
 func TestPutsRightAfterALossChangeNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake).watching()

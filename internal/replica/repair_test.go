@@ -14,14 +14,14 @@ import (
 	"presence/internal/store"
 )
 
-// roomKeys are the keys of a room, by their last part.
+// roomKeys lists the keys of a room, by their last part.
 func roomKeys() []string {
 	return []string{"online", "beats", "conns", "refs", "users", "roster", "version", "log"}
 }
 
-// Whatever key of a room is deleted, or is of a wrong type: the next sweep or read finds
-// it, all replicas put back what they hold, and the room is right again within a heartbeat
-// interval and the time that they need for that. Nobody is shown a wrong number unmarked.
+// Any key of a room is deleted or gets a wrong type. The next sweep or read finds it, and
+// all replicas put back their members. The room is right again within a heartbeat
+// interval and the time for that. Nobody is shown a wrong number without a mark.
 func TestDamageIsRepaired(t *testing.T) {
 	for _, key := range roomKeys() {
 		for how, damage := range map[string]func(fake *redistest.Fake, key string){
@@ -51,16 +51,16 @@ func TestDamageIsRepaired(t *testing.T) {
 	}
 }
 
-// wrongType makes a key one of another type.
+// wrongType gives a key another type.
 func wrongType(fake *redistest.Fake, key string) {
 	fake.Del(key)
 	_, _ = fake.Push(key, "x")
 }
 
-// repairs is how often the replica had a damaged room begin anew.
+// repairs returns how many damaged rooms the replica has cleared.
 func (p *process) repairs() float64 { return p.counter("presence_drift_repaired_total") }
 
-// counter is the value of a counter of the process.
+// counter returns the value of a counter of the process.
 func (p *process) counter(name string) float64 {
 	p.t.Helper()
 	families, err := p.registry.Gather()
@@ -76,7 +76,7 @@ func (p *process) counter(name string) float64 {
 	return 0
 }
 
-// harm says whether a replica has to have the damaged room begin anew.
+// harm says whether a replica has to clear the damaged room.
 type harm int
 
 const (
@@ -85,8 +85,8 @@ const (
 	mayNeedRepair
 )
 
-// repaired fails unless the lobby is right again in time after the damage, and was
-// marked until then.
+// repaired fails unless the lobby is right again in time after the damage, and is marked
+// stale until then.
 func repaired(t *testing.T, fake *redistest.Fake, watched, busy bool, harm harm, damage func()) {
 	t.Helper()
 	a, b := start(t, fake), start(t, fake)
@@ -174,8 +174,9 @@ func repaired(t *testing.T, fake *redistest.Fake, watched, busy bool, harm harm,
 	time.Sleep(room.DefaultCoalesce)
 }
 
-// One replica learns of the damage by a heartbeat, which only tells that the version is
-// gone, and begins to wait; another finds it some time later, and deletes the room.
+// One replica learns of the damage by a heartbeat, which shows only that the version is
+// gone, and begins to wait. Some time later another replica finds the damage and deletes
+// the room.
 func TestRoomIsDeletedWhileOthersWait(t *testing.T) {
 	for _, after := range []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond, 2900 * time.Millisecond} {
 		t.Run(fmt.Sprint(after), func(t *testing.T) {
@@ -198,8 +199,8 @@ func TestRoomIsDeletedWhileOthersWait(t *testing.T) {
 	}
 }
 
-// Two replicas find the same damage, one after the other: the second leaves alone what
-// has been put back already.
+// Two replicas find the same damage one after the other. The second does not delete
+// members that have been put back already.
 func TestRoomIsDeletedOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake).watching(), start(t, fake)
@@ -218,8 +219,9 @@ func TestRoomIsDeletedOnce(t *testing.T) {
 	})
 }
 
-// A replica that holds nobody of a damaged room, and has not heard yet that another one has
-// deleted its data, does not say that nobody is there, nor that some are.
+// A replica without members in a damaged room has not yet heard that another one has
+// deleted its data. It tells readers neither that the room is empty nor that it has only
+// some members.
 func TestReadersWaitForRepair(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b, c := start(t, fake), start(t, fake), start(t, fake)
@@ -244,8 +246,9 @@ func TestReadersWaitForRepair(t *testing.T) {
 	})
 }
 
-// A room is found lost while replicas wait after an outage in which Redis kept the rest of
-// its data, as after a failover. Who is there, but can't answer, is put back as after any loss.
+// While replicas wait after an outage, a room is found lost although Redis kept the other
+// data, as after a failover. A member whose browser can't answer is put back as after any
+// other loss.
 func TestRoomLostInAnOutage(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
@@ -269,8 +272,9 @@ func TestRoomLostInAnOutage(t *testing.T) {
 	})
 }
 
-// Redis loses its data shortly before the next heartbeat of a member whose browser is slow to
-// answer: that it is asked for a sign of life twice puts it back no later.
+// Redis loses its data shortly before the next heartbeat of a member whose browser is
+// slow to answer. The replica asks it for a sign of life twice, which does not delay
+// putting it back.
 func TestSlowMemberIsPutBackInTimeBeforeAHeartbeat(t *testing.T) {
 	for tenth := range 20 {
 		at := time.Duration(tenth) * DefaultHeartbeatInterval / 20

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const lobby = "lobby"
 
-// process is a replica that a test can kill, and what a viewer at it saw.
+// process is a replica that a test can kill, and the record of what a viewer at it saw.
 type process struct {
 	*Replica
 	rooms *room.Rooms
@@ -46,25 +46,25 @@ type process struct {
 	told   int
 }
 
-// start starts a replica with a Redis client of its own. It ends with the test.
+// start starts a replica with its own Redis client. It ends with the test.
 func start(t *testing.T, fake *redistest.Fake) *process {
 	t.Helper()
 	return startWith(t, fake, Options{})
 }
 
-// startWith is start with settings of a test's own.
+// startWith is start with other settings.
 func startWith(t *testing.T, fake *redistest.Fake, o Options) *process {
 	t.Helper()
 	return startOn(t, fake, o, store.Options{})
 }
 
-// startOn is startWith on a store with settings of a test's own.
+// startOn is startWith with other settings of the store.
 func startOn(t *testing.T, fake *redistest.Fake, o Options, so store.Options) *process {
 	t.Helper()
 	return startBy(t, fake.Link(t), o, so)
 }
 
-// startBy is startOn by way of a link.
+// startBy is startOn through a link.
 func startBy(t *testing.T, link *redistest.Link, o Options, so store.Options) *process {
 	t.Helper()
 	p := &process{t: t, link: link, registry: prometheus.NewRegistry()}
@@ -88,7 +88,7 @@ func startBy(t *testing.T, link *redistest.Link, o Options, so store.Options) *p
 	return p
 }
 
-// Show is a crowd, of whom only the viewer is real.
+// Show shows a view to a crowd in which only one viewer is real.
 func (p *process) Show(_ room.View, shown func()) {
 	p.look()
 	p.mu.Lock()
@@ -102,24 +102,24 @@ func (p *process) Show(_ room.View, shown func()) {
 	}
 }
 
-// Enter looks at a room, among the crowd.
+// Enter looks at a room as one of the crowd.
 func (p *process) Enter(ctx context.Context, name string) *room.Viewer {
 	v := p.rooms.Enter(ctx, name, p)
 	v.Saw(room.View{})
 	return v
 }
 
-// take sets how long it takes to show something to all; below 0: for ever.
+// take sets how long it takes to show something to all; below 0: forever.
 func (p *process) take(takes time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.takes = takes
 }
 
-// watching has a viewer look at the lobby from now on, who waits to see it.
+// watching lets a viewer look at the lobby from now on, who waits to see it.
 func (p *process) watching() *process { return p.glance(time.Minute) }
 
-// glance has a viewer look at the lobby from now on, who has that much patience.
+// glance lets a viewer look at the lobby from now on, who waits only that long.
 func (p *process) glance(patience time.Duration) *process {
 	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
 	defer cancel()
@@ -132,7 +132,7 @@ func (p *process) glance(patience time.Duration) *process {
 	return p
 }
 
-// look notes what the viewer sees.
+// look records what the viewer sees.
 func (p *process) look() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -151,7 +151,7 @@ func (p *process) look() {
 	}
 }
 
-// saw demands the whole history of what the viewer saw.
+// saw fails unless this is everything that the viewer saw.
 func (p *process) saw(want ...string) {
 	p.t.Helper()
 	p.mu.Lock()
@@ -161,28 +161,27 @@ func (p *process) saw(want ...string) {
 	}
 }
 
-// history is what the viewer saw so far.
+// history returns what the viewer has seen so far.
 func (p *process) history() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.seen)
 }
 
-// last is what the viewer sees now.
+// last returns what the viewer sees now.
 func (p *process) last() string {
 	h := p.history()
 	return h[len(h)-1]
 }
 
-// pushes is how often the viewer was told of something new.
+// pushes returns how often the viewer was shown something new.
 func (p *process) pushes() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.told
 }
 
-// join joins through a connection named after the user, with a socket that is
-// heard of for ever.
+// join joins through a connection named after the user. Its socket always answers.
 func (p *process) join(name string) *Member {
 	p.t.Helper()
 	return p.joinBy(name, living{})
@@ -204,7 +203,7 @@ func (p *process) put(room string, conn presence.Connection) error {
 	return err
 }
 
-// enter is join, followed by the time until everybody has seen it.
+// enter joins, and waits until everybody has seen it.
 func (p *process) enter(name string) *Member {
 	p.t.Helper()
 	m := p.join(name)
@@ -213,7 +212,7 @@ func (p *process) enter(name string) *Member {
 	return m
 }
 
-// resume comes back through the connection of that user.
+// resume comes back through the connection of the user of that name.
 func (p *process) resume(name string) *Member {
 	p.t.Helper()
 	m, err := p.Resume(p.t.Context(), lobby, connection(name, presence.NewGeneration()), living{})
@@ -223,13 +222,13 @@ func (p *process) resume(name string) *Member {
 	return m
 }
 
-// living is the socket of a browser that answers at once, for ever.
+// living is the socket of a browser that always answers at once.
 type living struct{}
 
 func (living) Answered() time.Time { return time.Now() }
 func (living) Ping() error         { return nil }
 
-// mortal is a socket that nobody noticed is dead.
+// mortal is a socket that may be dead without anybody noticing.
 type mortal struct{ dead *atomic.Bool }
 
 func (m mortal) Answered() time.Time {
@@ -244,7 +243,7 @@ func connection(name, generation string) presence.Connection {
 	return presence.Connection{ID: "c-" + name, Generation: generation, User: presence.User{ID: "u-" + name, Name: name}, Address: "here"}
 }
 
-// bubble runs the test where minutes take no time.
+// bubble runs the test in a bubble, in which waiting takes no time.
 func bubble(t *testing.T, test func(t *testing.T, fake *redistest.Fake)) {
 	synctest.Test(t, func(t *testing.T) { test(t, redistest.NewFake(t)) })
 }
@@ -407,8 +406,8 @@ func TestRedisThatLostEverythingIsRightAgainWithinAHeartbeat(t *testing.T) {
 	}
 }
 
-// A browser that is in a tunnel when Redis loses its data was there a moment ago.
-// One that is known to have left elsewhere does not come back with it.
+// A browser is in a tunnel when Redis loses its data. It was there a moment ago, so its
+// member comes back. A member that is known to have left elsewhere does not.
 func TestLossOfDataDropsNobodyWhoIsSlowToAnswer(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
@@ -432,8 +431,9 @@ func TestLossOfDataDropsNobodyWhoIsSlowToAnswer(t *testing.T) {
 	})
 }
 
-// A tab that comes back to another replica, before that has noticed that Redis lost its
-// data, is not told that it is not there: it is found once all is put back.
+// A tab comes back to another replica, which has not noticed yet that Redis lost its
+// data. The tab is not told that it is no longer there; it is found when all members have
+// been put back.
 func TestResumeRightAfterALoss(t *testing.T) {
 	for _, others := range []bool{false, true} {
 		bubble(t, func(t *testing.T, fake *redistest.Fake) {
@@ -456,8 +456,8 @@ func TestResumeRightAfterALoss(t *testing.T) {
 	}
 }
 
-// A replica that starts while the others put back what Redis lost shows nothing that
-// is not so: what it reads is as half restored as what they read.
+// A replica starts while the others put back what Redis lost. It shows no wrong numbers:
+// it reads the same half-restored data as they do.
 func TestReplicaThatStartsRightAfterALossOfData(t *testing.T) {
 	for name, lose := range map[string]func(fake *redistest.Fake){
 		"flushed": func(fake *redistest.Fake) { fake.FlushAll() },
@@ -488,8 +488,8 @@ func TestReplicaThatStartsRightAfterALossOfData(t *testing.T) {
 	}
 }
 
-// A replica that finds old data shows it at once, and one that is the first does not
-// wait for longer than it takes the others to put back what they hold.
+// A replica that finds old data shows it at once. The first replica of all waits no
+// longer than others would need to put back their members.
 func TestReplicaIsLiveSoonAfterItsStart(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
@@ -511,7 +511,7 @@ func TestReplicaThatIsAloneIsLiveAtOnce(t *testing.T) {
 	})
 }
 
-// enterSoon is enter for a time when Redis may not answer yet.
+// enterSoon is enter at a time when Redis may not answer yet.
 func (p *process) enterSoon(name string) {
 	for range 20 {
 		_, _, err := p.Join(p.t.Context(), lobby, connection(name, "gen1"), living{}, nil)
@@ -668,7 +668,7 @@ func TestWrongClockOfAReplicaDoesNotMatter(t *testing.T) {
 func TestJoinOfUnknownOutcomeIsUndone(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
-		// The join gets through; the answer does not.
+		// The join reaches Redis, but its answer is lost.
 		if _, err := a.store.Join(t.Context(), lobby, connection("Ann", "gen1")); err != nil {
 			t.Fatal(err)
 		}
@@ -837,10 +837,8 @@ func TestVisitorWithoutSocketStaysByVisits(t *testing.T) {
 	})
 }
 
-// A page without a socket reloads each heartbeat interval, and the last one in an
-// outage loads in vain: when Redis is back, it is late.
-// A page that was joined by a form on one replica has its socket on another, and another
-// name, when Redis loses all. The first one remembers the form.
+// A page that was joined by a form on one replica has its socket on another, and has
+// another name there, when Redis loses all data. The first replica remembers the form.
 func TestSocketGoesBeforeTheFormItsPageCameFrom(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake)
@@ -863,6 +861,8 @@ func TestSocketGoesBeforeTheFormItsPageCameFrom(t *testing.T) {
 	})
 }
 
+// A page without a socket reloads every heartbeat interval. Its last reload during an outage
+// fails, so it is late when Redis is back.
 func TestVisitorsWithoutSocketsSurviveAnOutage(t *testing.T) {
 	for _, outage := range []time.Duration{store.DefaultMemberTTL + time.Second, 3 * store.DefaultMemberTTL} {
 		t.Run(outage.String(), func(t *testing.T) {
@@ -887,11 +887,11 @@ func TestVisitorsWithoutSocketsSurviveAnOutage(t *testing.T) {
 				fake.Down()
 				time.Sleep(outage)
 				fake.Up()
-				// Its last reload began just before, and took until now.
+				// Its last reload began just before, and has taken until now.
 				time.Sleep(pageLoad + DefaultHeartbeatInterval)
 				visit("Ben")
 				b.saw("0", "1", "2", "3", "3 stale", "3")
-				// Who did not come back leaves all the same.
+				// A user who does not come back leaves all the same.
 				time.Sleep(store.DefaultMemberTTL - DefaultHeartbeatInterval)
 				b.saw("0", "1", "2", "3", "3 stale", "3", "2")
 				for range 6 {
@@ -904,8 +904,8 @@ func TestVisitorsWithoutSocketsSurviveAnOutage(t *testing.T) {
 	}
 }
 
-// Redis is away for longer than their leases, and comes back empty: the replica that
-// remembers them puts them back, and the count goes through no lower one.
+// Redis is away for longer than the leases of visitors without sockets, and comes back
+// empty. The replica that remembers them puts them back, and no lower count is shown.
 func TestVisitorsWithoutSocketsSurviveAnOutageThatLosesAll(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
@@ -920,13 +920,13 @@ func TestVisitorsWithoutSocketsSurviveAnOutageThatLosesAll(t *testing.T) {
 		fake.Up()
 		time.Sleep(10 * time.Second)
 		b.saw("0", "1", "2", "2 stale", "2")
-		// Who is never heard of again leaves all the same.
+		// A user who is never heard of again leaves all the same.
 		time.Sleep(2 * store.DefaultMemberTTL)
 		b.saw("0", "1", "2", "2 stale", "2", "1")
 	})
 }
 
-// The busiest of the rooms that may be listed are the same, whatever others there are.
+// The busiest of the rooms that may be listed do not depend on other rooms.
 func TestBusiestAreOfTheListedRooms(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		all := start(t, fake)

@@ -15,7 +15,7 @@ import (
 	"presence/internal/store"
 )
 
-// warnings counts what is logged as a warning or worse.
+// warnings counts the log lines of level warning or above.
 type warnings struct {
 	slog.Handler
 	n *atomic.Int64
@@ -34,8 +34,8 @@ func (p *process) in(room, name string) *Member {
 	return m
 }
 
-// A room whose data is not what a server writes is that room's trouble: it is stale,
-// and all others stay as they are, in every loop.
+// A room has data that no server writes. Only this room is stale. All others stay as they
+// are, in every loop.
 func TestDamagedRoomIsNobodyElsesTrouble(t *testing.T) {
 	for name, damage := range map[string]func(fake *redistest.Fake){
 		"online": func(fake *redistest.Fake) { wrong(fake, "presence:{bad}:online") },
@@ -73,16 +73,16 @@ func TestDamagedRoomIsNobodyElsesTrouble(t *testing.T) {
 				if n := a.logged.Load() + b.logged.Load() - logged; n > 6 {
 					t.Errorf("%d lines logged in two minutes by two replicas", n)
 				}
-				// What it shows is either right, since the damage is nowhere in the way,
-				// or stale.
+				// It shows either right numbers, because the damage does not matter for
+				// them, or is marked stale.
 				if view := bad.View(); !view.Stale && view.Users != 1 {
 					t.Errorf("the damaged room shows %d users, not stale", view.Users)
 				}
-				// The others are swept, too.
+				// The other rooms are swept as usual.
 				a.kill()
 				time.Sleep(store.DefaultMemberTTL + 2*time.Second)
 				b.saw("0", "1", "0")
-				// Repaired, it is a room like any other.
+				// After the repair it is a room like any other.
 				for _, key := range []string{"online", "beats", "conns", "refs", "roster", "version"} {
 					fake.Del("presence:{bad}:" + key)
 				}
@@ -103,7 +103,7 @@ func wrong(fake *redistest.Fake, key string) {
 	_ = fake.Set(key, "x")
 }
 
-// Without the list of rooms those that are known are swept all the same.
+// Without the list of rooms, the rooms that are known are swept all the same.
 func TestDamagedListOfRoomsStopsNoSweep(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a, b := start(t, fake), start(t, fake).watching()
@@ -141,7 +141,7 @@ func TestTroublesAreBounded(t *testing.T) {
 	})
 }
 
-// evicted is a socket that notes why its member ended.
+// evicted is a socket that records why its member ended.
 type evicted struct {
 	living
 
@@ -150,8 +150,8 @@ type evicted struct {
 
 func (e evicted) Ended(_ *Member, err error) { e.why <- err }
 
-// Whose place others took while Redis had lost everything does not come back, not even
-// when one of them leaves, and no other room notices.
+// Others have taken a member's place while Redis had lost everything. The member does not
+// come back, not even when one of them leaves, and no other room is affected.
 func TestMembersWhoFindTheRoomFullEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		limits := store.Options{MaxMembers: 2}
@@ -203,8 +203,9 @@ func TestMembersWhoFindTheRoomFullEnd(t *testing.T) {
 	})
 }
 
-// Two replicas find the same damage. The one whose answer comes late does not delete what
-// the other has put back meanwhile, and nobody is missing when the room is shown again.
+// Two replicas find the same damage. If the answer to one is late, it does not delete
+// members that the other has put back meanwhile. Nobody is missing when the room is shown
+// again.
 func TestDamageIsRepairedOnce(t *testing.T) {
 	for turn := range 10 { // of heartbeats
 		bubble(t, func(t *testing.T, fake *redistest.Fake) {

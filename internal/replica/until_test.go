@@ -9,8 +9,8 @@ import (
 	"presence/internal/redistest"
 )
 
-// Nobody is there for longer than the right to be, whatever becomes of the socket and its
-// replica; and nobody leaves earlier.
+// Nobody stays longer than the right to be there lasts, whatever happens to the socket
+// and its replica. And nobody leaves earlier.
 func TestLeaseEndsWithTheRightToBeThere(t *testing.T) {
 	const right, trouble = 20 * time.Second, 14 * time.Second
 	for what, happens := range map[string]func(t *testing.T, fake *redistest.Fake, a, b *process, m *Member, conn presence.Connection){

@@ -25,13 +25,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const lobby = "lobby"
 
-// settle is how long a room that was lost is not to be trusted.
+// settle is how long a lost room can't be trusted.
 const settle = 3 * time.Second
 
-// errAway is why nothing may be shown.
+// errAway is the reason why nothing may be shown.
 var errAway = errors.New("away")
 
-// trust believes in Redis, unless told otherwise.
+// trust trusts Redis unless a test says otherwise.
 type trust struct {
 	mu       sync.Mutex // guards:
 	away     bool
@@ -88,10 +88,10 @@ func (tr *trust) Failed(_ context.Context, room string, err error) bool {
 
 func (tr *trust) Saw(context.Context, string, string, time.Time) {}
 
-// Removed is of no interest here: nobody is removed.
+// Removed does nothing: no test removes a user.
 func (tr *trust) Removed(string, string, int64) {}
 
-// Left is of no interest here: nobody is put back.
+// Left does nothing: no test puts a user back.
 func (tr *trust) Left(string, map[string]int64) {}
 
 func (tr *trust) Lost(_ context.Context, room string) time.Time {
@@ -102,21 +102,21 @@ func (tr *trust) Lost(_ context.Context, room string) time.Time {
 	return tr.until[room]
 }
 
-// set changes what is believed.
+// set changes the state of trust.
 func (tr *trust) set(change func()) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	change()
 }
 
-// losses are the rooms that were found to be lost, each time.
+// losses lists the rooms that were found lost, each time.
 func (tr *trust) losses() []string {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	return slices.Clone(tr.lost)
 }
 
-// world is rooms on a store of their own, over one Redis.
+// world is Rooms with a store, over one Redis.
 type world struct {
 	*Rooms
 
@@ -129,13 +129,13 @@ type world struct {
 	stop     func() // ends Run, and waits for that
 }
 
-// bubble runs the test on rooms in a bubble.
+// bubble runs the test on Rooms in a bubble.
 func bubble(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(t, newWorld(t, redistest.NewFake(t))) })
 }
 
-// newWorld returns rooms that run until the test ends.
+// newWorld returns Rooms that run until the test ends.
 func newWorld(t *testing.T, fake *redistest.Fake) *world {
 	t.Helper()
 	w := &world{t: t, fake: fake, admin: fake.Client(t), trust: &trust{until: map[string]time.Time{}}, registry: prometheus.NewRegistry()}
@@ -159,7 +159,7 @@ func newWorld(t *testing.T, fake *redistest.Fake) *world {
 	return w
 }
 
-// join has a user come into room through a connection named after the user.
+// join makes users come into room, each through a connection named after the user.
 func (w *world) join(room string, names ...string) {
 	w.t.Helper()
 	for _, name := range names {
@@ -170,10 +170,10 @@ func (w *world) join(room string, names ...string) {
 	}
 }
 
-// id is a legal id of the user of that name.
+// id returns a legal id for the user of that name.
 func id(kind, name string) string { return kind + "-" + strings.ReplaceAll(name, " ", "-") }
 
-// leave has a user go out of the lobby.
+// leave makes a user leave the lobby.
 func (w *world) leave(name string) {
 	w.t.Helper()
 	if _, err := w.st.Leave(w.t.Context(), lobby, id("c", name), ""); err != nil {
@@ -181,7 +181,7 @@ func (w *world) leave(name string) {
 	}
 }
 
-// reads is how often rooms were read, by what answered; "" for all.
+// reads returns how often rooms were read, by the kind of answer; "" for all.
 func (w *world) reads(answer string) int {
 	n := 0
 	for _, m := range w.metric("presence_room_reads_total") {
@@ -206,8 +206,7 @@ func (w *world) metric(name string) []*dto.Metric {
 	return nil
 }
 
-// crowd is an audience of which one viewer is real. It keeps the room by what it is
-// shown.
+// crowd is an audience with one real viewer. It keeps the room as it was shown.
 type crowd struct {
 	t      *testing.T
 	takes  time.Duration // that Show takes
@@ -221,8 +220,8 @@ type crowd struct {
 	applied int // changes that led from what was there to the view
 }
 
-// Show notes the view, and fails if it comes while another is being shown, out of
-// order, or with a change that does not lead to it.
+// Show records the view. It fails if another view is being shown, if the view is out of
+// order, or if its change does not lead to it.
 func (c *crowd) Show(view View, shown func()) {
 	c.mu.Lock()
 	if c.showing {
@@ -264,7 +263,7 @@ func (c *crowd) applyLocked(had presence.Snapshot, view View) {
 	c.applied++
 }
 
-// look enters a room as one of the crowd, and takes what is seen for shown.
+// look enters a room as one of the crowd, and records what it sees.
 func (w *world) look(room string, c *crowd) *Viewer {
 	w.t.Helper()
 	c.t = w.t
@@ -280,7 +279,7 @@ func (w *world) look(room string, c *crowd) *Viewer {
 	return v
 }
 
-// history is what was shown: "users" or "users stale", whenever it changed.
+// history returns what was shown, as "users" or "users stale", each time that it changed.
 func (c *crowd) history() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -297,7 +296,7 @@ func (c *crowd) history() []string {
 	return seen
 }
 
-// saw demands the whole history.
+// saw fails unless this is the whole history.
 func (c *crowd) saw(want ...string) {
 	c.t.Helper()
 	if got := c.history(); !slices.Equal(got, want) {
@@ -305,34 +304,35 @@ func (c *crowd) saw(want ...string) {
 	}
 }
 
-// count is how often something was shown, what was seen on entering included.
+// count returns how often something was shown, including what was seen on entering.
 func (c *crowd) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.views)
 }
 
-// changes is how often a change led from what was there to the view.
+// changes returns how often a change led from the crowd's view to the next one.
 func (c *crowd) changes() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.applied
 }
 
-// last is what was shown last.
+// last returns the last view that was shown.
 func (c *crowd) last() View {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.views[len(c.views)-1]
 }
 
-// pass lets time pass, and what it brings happen.
+// pass lets time pass, and waits until everything that it causes has happened.
 func pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// keep copies all that Redis has of a room, and returns what puts it back.
+// keep copies everything that Redis has of a room, and returns a function that puts it
+// back.
 func (w *world) keep(room string) (putBack func()) {
 	w.t.Helper()
 	ctx := context.WithoutCancel(w.t.Context())
@@ -370,7 +370,7 @@ func (w *world) keep(room string) (putBack func()) {
 	}
 }
 
-// drop deletes all that Redis has of a room.
+// drop deletes everything that Redis has of a room.
 func (w *world) drop(room string) {
 	w.t.Helper()
 	ctx := context.WithoutCancel(w.t.Context())

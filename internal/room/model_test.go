@@ -13,8 +13,9 @@ import (
 )
 
 // TestChangesLeadFromViewToView makes random changes through two stores, one by one and
-// many at once, while audiences of several paces follow at two replicas, come and go, and
-// data are lost. Each keeps the room by the changes it is shown; see [crowd.Show].
+// many at once. Meanwhile audiences of different speeds follow at two replicas, come and
+// go, and data are lost. Each audience keeps the room by the changes that it is shown;
+// see [crowd.Show].
 func TestChangesLeadFromViewToView(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		seed := rand.Uint64()

@@ -64,12 +64,12 @@ func TestEachAudienceHasItsOwnPace(t *testing.T) {
 		if got := fast.count(); got < n {
 			t.Errorf("the fast audience was shown %d views of %d", got, n)
 		}
-		// 3 s of changes, at 3 s a view.
+		// 3 s of changes, and 3 s for each view.
 		if got := slow.count(); got < 3 || got > 5 {
 			t.Errorf("the slow audience was shown %d views", got)
 		}
-		// All but what was seen on entering, and what those were shown who came before the
-		// room was read.
+		// This leaves out the view seen on entering, and the views for those who came
+		// before the room was read.
 		if slow.changes() != slow.count()-1 || fast.changes() != fast.count()-2 {
 			t.Errorf("changes led to %d of %d and %d of %d views", slow.changes(), slow.count(), fast.changes(), fast.count())
 		}
@@ -79,14 +79,14 @@ func TestEachAudienceHasItsOwnPace(t *testing.T) {
 	})
 }
 
-// oneByOne is a crowd that is shown a view by one goroutine.
+// oneByOne is a crowd that one goroutine shows a view to.
 type oneByOne struct{ *crowd }
 
-// Serial says so.
+// Serial marks it as a serial audience.
 func (oneByOne) Serial() {}
 
-// An audience that is shown views by one goroutine is left alone for less: half of the
-// processors go on with other things all the time.
+// An audience that one goroutine shows views to gets its next view sooner. Half of the
+// processors stay free for other work all the time.
 func TestAudienceThatUsesOneProcessor(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		const takes = 200 * time.Millisecond
@@ -110,8 +110,8 @@ func TestAudienceThatUsesOneProcessor(t *testing.T) {
 	})
 }
 
-// A change that can't be said is none, for the audience that missed it: the next one is
-// said again.
+// If a change is not known, the audience that missed it shows the whole room. The next
+// change is known again.
 func TestChangeThatCannotBeSaid(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.join(lobby, "Ann")
@@ -184,8 +184,8 @@ func TestRunWaitsForWhatIsBeingShown(t *testing.T) {
 	})
 }
 
-// What happens to a room's data is noticed as that room's loss, once; what is there then
-// is shown when all had the time to put back what they hold.
+// However a room's data are lost, the loss is found, once. The new data are shown when
+// all replicas have had the time to put back their members.
 func TestLossOfARoomsData(t *testing.T) {
 	for name, lose := range map[string]func(w *world, putBack func()){
 		"flushed":    func(w *world, _ func()) { w.fake.FlushAll() },
@@ -243,8 +243,8 @@ func TestLossOfARoomsData(t *testing.T) {
 	}
 }
 
-// A room that others were found to have lost is shown as soon as it can be trusted, also
-// to those who came meanwhile and had no patience.
+// A lost room is shown as soon as it can be trusted. That includes viewers who came
+// meanwhile and did not wait.
 func TestRoomIsShownRightAfterTheHold(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.join(lobby, "Ann")
@@ -263,8 +263,8 @@ func TestRoomIsShownRightAfterTheHold(t *testing.T) {
 	})
 }
 
-// One who left and is back by a stale copy of the room is not shown before those who know
-// better had the time to say so.
+// A stale copy of the room brings back a user who has left. That user is not shown before
+// other replicas have had the time to correct the copy.
 func TestEmptyRoomDoesNotGoBack(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.join(lobby, "Ann")
@@ -333,8 +333,7 @@ func TestDamagedRoomIsStaleAndAlone(t *testing.T) {
 	}
 }
 
-// All keys but the version are gone: the version says that nothing has changed, the
-// numbers say that it has.
+// All keys but the version are gone. The version shows no change, but the numbers do.
 func TestNumbersThatDoNotFitAreALoss(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.join(lobby, "Ann", "Ben")
@@ -354,8 +353,8 @@ func TestNumbersThatDoNotFitAreALoss(t *testing.T) {
 	})
 }
 
-// Redis goes away between an answer and its becoming the view: the room is stale then,
-// for as long as that lasts.
+// Redis goes away between an answer and the view made from it. The room is then stale, as
+// long as Redis is away.
 func TestStaleWinsOverAnAnswerUnderWay(t *testing.T) {
 	for name, far := range map[string]func(w *world){
 		"Redis is away": func(w *world) {
@@ -383,7 +382,7 @@ func TestStaleWinsOverAnAnswerUnderWay(t *testing.T) {
 	}
 }
 
-// What was read is as old as the question.
+// A view is as old as the question.
 func TestAsOfIsWhenTheRoomWasAsked(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.join(lobby, "Ann")
@@ -510,8 +509,8 @@ func TestPeekAndLook(t *testing.T) {
 	})
 }
 
-// A version that was seen elsewhere is reached at once, though no message has come of it. One
-// that is made up has the room read once, and nothing else.
+// A version that was seen elsewhere is reached at once, even if its message was lost. A
+// made-up version only causes one more read of the room.
 func TestReach(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		v := w.look(lobby, &crowd{})
@@ -540,8 +539,8 @@ func TestReach(t *testing.T) {
 	})
 }
 
-// A visitor who asks for a later version and goes away at once, again and again, holds up
-// nobody: the room is read on, and all see what changes.
+// A visitor asks for a later version and goes away at once, again and again. That delays
+// nobody: the room is still read, and all see its changes.
 func TestReachThatIsGivenUp(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		c := &crowd{}
@@ -561,8 +560,8 @@ func TestReachThatIsGivenUp(t *testing.T) {
 	})
 }
 
-// The last page of a room closes while it is being shown something, and the next one
-// opens: the two are one audience.
+// The last page of a room closes while it is being shown a view, and the next page opens.
+// Both are in the same audience.
 func TestAudienceThatComesBackWhileItIsShownSomething(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		c := &crowd{takes: 2 * time.Second}
@@ -588,7 +587,7 @@ func TestAudienceThatComesBackWhileItIsShownSomething(t *testing.T) {
 	})
 }
 
-// Pages open and close all the time: who enters sees the room as it is or a newer one,
+// Pages open and close all the time. Each that opens sees the room as it is or newer,
 // views come in order, and nothing is left in the end.
 func TestViewersComeAndGo(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
@@ -625,7 +624,7 @@ func TestViewersComeAndGo(t *testing.T) {
 	})
 }
 
-// A viewer of an earlier life of the room ends nothing of the next one.
+// A viewer of a room that has ended here does not end the room when it is opened again.
 func TestExitOfAnEarlierRoom(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		c := &crowd{}
