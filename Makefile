@@ -25,7 +25,7 @@ help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: build ## serve on http://localhost:8080 with the embedded store (ARGS="-help" and other flags)
+run: build ## serve on http://localhost:8080 with the embedded store (flags go into ARGS, such as ARGS="-listen :8081")
 	@exec ./bin/server $(ARGS)
 
 .PHONY: build
@@ -81,7 +81,7 @@ test-system: assets ## several replicas on a real Redis behind a real balancer (
 	$(GOTEST) -count=1 -p 1 $(PARALLEL) $(SYSTEM)
 
 .PHONY: cluster
-cluster: assets ## three replicas behind HAProxy on this machine, without Docker (ARGS="-help" and other flags)
+cluster: assets ## three replicas behind HAProxy on this machine, without Docker (flags go into ARGS, such as ARGS="-replicas 5")
 	go run ./cmd/cluster $(ARGS)
 
 .PHONY: drill

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,6 +41,7 @@ type cluster struct {
 	client *http.Client
 	ports  *ports
 	dir    string // of the binary, configurations and logs
+	key    string // of the API, for this run
 
 	redisAddr string
 	embedded  *miniredis.Miniredis // nil where Redis is a process
@@ -130,9 +132,11 @@ func quiet(ctx context.Context, err error) error {
 // prepare builds the server if needed, and lists the processes to run.
 func (c *cluster) prepare(ctx context.Context) error {
 	if c.server == "" {
-		c.say("Building the server ...")
+		c.say("Building the server; the first time this takes a minute or two ...")
 		c.server = filepath.Join(c.dir, "server")
-		build := exec.CommandContext(ctx, "go", "build", "-o", c.server, "presence/cmd/server") //nolint:gosec // our own program
+		// As `make build` does, so that each builds what the other has not.
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", c.server, "presence/cmd/server") //nolint:gosec // our own program
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if said, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("build the server: %w\n%s", err, said)
 		}
@@ -172,15 +176,32 @@ func (c *cluster) prepare(ctx context.Context) error {
 	if err := c.prepareRedis(); err != nil {
 		return err
 	}
+	keys, err := c.makeKey(ctx)
+	if err != nil {
+		return err
+	}
 	for _, p := range c.replicas {
-		p.args = append(p.args, "-redis-url", "redis://"+c.redisAddr)
-		p.args = append(p.args, c.args...)
+		p.args = append(p.args, "-redis-url", "redis://"+c.redisAddr, "-api-keys-file", keys)
+		p.args = append(p.args, c.args...) // the last of two equal flags counts
 	}
 	if haproxy == "" {
 		return nil
 	}
 	c.balancer, err = c.prepareHAProxy(haproxy, at(entry), pages)
 	return err
+}
+
+// makeKey makes an API key for this run, and returns the file that lists it for replicas.
+func (c *cluster) makeKey(ctx context.Context) (file string, err error) {
+	cmd := exec.CommandContext(ctx, c.server, "-new-api-key", "run") //nolint:gosec // our own program
+	cmd.Env = environ()
+	printed, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("make an API key: %w", err)
+	}
+	key, line, _ := strings.Cut(string(printed), "\n")
+	c.key, file = key, filepath.Join(c.dir, "keys")
+	return file, os.WriteFile(file, []byte(line), 0o600) //nolint:gosec // in our own folder
 }
 
 // at is the address of a port of the loopback interface.
@@ -316,7 +337,7 @@ func (c *cluster) supervise(ctx context.Context, p *program) {
 			return
 		}
 		if err := c.await(ctx, p); err == nil {
-			c.say("%s  %s is back (pid %d)", clock(), p.name, p.running().ID())
+			c.say("%s  %s is back: %s", clock(), p.name, p.killCommand())
 		}
 	}
 }
@@ -339,14 +360,14 @@ func (c *cluster) overview() {
 	_, port, _ := net.SplitHostPort(entry[len("http://"):])
 	c.say("\n  Presence: %d replicas over one Redis\n\n  open       http://localhost:%s\n", len(c.replicas), port)
 	line := func(name, addr string, p *program) {
-		pid := "in this process"
+		kill := "in this process"
 		if p != nil {
-			pid = fmt.Sprintf("pid %d", p.running().ID())
+			kill = p.killCommand()
 		}
 		if p != nil && p.admin != "" {
-			pid = fmt.Sprintf("%-12s http://%s/metrics", pid, p.admin)
+			kill = fmt.Sprintf("%-16s http://%s/metrics", kill, p.admin)
 		}
-		c.say("  %-10s %-24s %s", name, addr, pid)
+		c.say("  %-10s %-24s %s", name, addr, kill)
 	}
 	for _, p := range c.replicas {
 		line(p.name, p.url, p)
@@ -362,12 +383,12 @@ func (c *cluster) overview() {
 		c.say("  HAProxy    %s\n             open the replicas one by one", c.missing)
 	}
 	c.say("\n  logs       %s", c.dir)
-	last := c.replicas[len(c.replicas)-1]
+	c.say("  API key    %s", c.key)
 	after := ""
 	if c.restart > 0 {
-		after = fmt.Sprintf(", and is back after %v", c.restart)
+		after = fmt.Sprintf(", which is back after %v", c.restart)
 	}
-	c.say("  try        kill -9 %d: %s dies%s", last.running().ID(), last.name, after)
+	c.say("  try        join, see at the foot of the page which replica serves it,\n             and kill that replica%s", after)
 	if c.redis != nil {
 		_, port, _ := net.SplitHostPort(c.redisAddr)
 		c.say("             redis-cli -p %s SCARD 'presence:{lobby}:online'", port)

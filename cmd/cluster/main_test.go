@@ -141,7 +141,7 @@ func page(t *testing.T, url string) string {
 func pidsOf(t *testing.T, s *screen) []int {
 	t.Helper()
 	var pids []int
-	for _, m := range regexp.MustCompile(`pid (\d+)`).FindAllStringSubmatch(s.String(), -1) {
+	for _, m := range regexp.MustCompile(`(?:pid|kill -9) (\d+)`).FindAllStringSubmatch(s.String(), -1) {
 		pid, err := strconv.Atoi(m[1])
 		if err != nil {
 			t.Fatal(err)
@@ -167,7 +167,22 @@ func TestReplicaThatDiesIsReportedAndComesBack(t *testing.T) {
 			t.Errorf("the metrics of %s are not where the screen says", name)
 		}
 	}
-	pid := s.shows(t, 0, `replica-2 .*pid (\d+)`)[1]
+	key := s.shows(t, 0, `API key +(psk_\w+)`)[1]
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, url+"/v1/rooms/lobby/connections/c1", strings.NewReader(`{"user":"42"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+key)
+	r.Close = true
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated {
+		t.Errorf("with the API key on the screen a user joins with %s", resp.Status)
+	}
+	pid := s.shows(t, 0, `replica-2 .*kill -9 (\d+)`)[1]
 	n, err := strconv.Atoi(pid)
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +191,7 @@ func TestReplicaThatDiesIsReportedAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.shows(t, 5*time.Second, `replica-2 \(pid `+pid+`\) died: signal: killed; .*; it starts again in 500ms`)
-	s.shows(t, 30*time.Second, `replica-2 is back \(pid \d+\)`)
+	s.shows(t, 30*time.Second, `replica-2 is back: kill -9 \d+`)
 	page(t, s.shows(t, 0, `replica-2 +(http\S+)`)[1])
 
 	folder := s.shows(t, 0, `logs +(\S+)`)[1]

@@ -59,6 +59,9 @@ func (p *program) running() *process.Process {
 	return p.now
 }
 
+// killCommand is the command that kills the present run.
+func (p *program) killCommand() string { return fmt.Sprintf("kill -9 %d", p.running().ID()) }
+
 // lastWords are the last lines of the log.
 func (p *program) lastWords() string {
 	text, err := os.ReadFile(p.log)
