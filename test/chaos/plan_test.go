@@ -21,6 +21,9 @@ const (
 
 	// latest is when the last trouble of a round begins.
 	latest = 5 * time.Second
+
+	// lag is by how much a copy of Redis is behind at most.
+	lag = 1500 * time.Millisecond
 )
 
 // kind is what happens to a replica or to Redis.
@@ -43,13 +46,13 @@ const (
 	remove   kind = "remove"   // a key of a room is deleted
 	spoil    kind = "spoil"    // a key of a room becomes one of another type
 	jump     kind = "clock"    // is set to another time
-	failover kind = "failover" // a replica takes the place of a master
+	failover kind = "failover" // a replica takes the place of a master; of one server, a copy of a moment ago
 )
 
 // redisTroubles are those of one server, and clusterTroubles those of a Cluster. A master
 // that is killed or stands still for longer than a second has its replica in its place.
 var (
-	redisTroubles   = []kind{flush, flush, restart, restart, full, full, freeze, deafen, remove, remove, spoil, spoil, jump, jump, jump}
+	redisTroubles   = []kind{flush, flush, restart, restart, full, full, freeze, deafen, remove, remove, spoil, spoil, failover, failover, jump, jump, jump}
 	clusterTroubles = []kind{flush, flush, restart, restart, full, freeze, freeze, deafen, remove, spoil, failover, failover, jump, jump}
 )
 
@@ -94,7 +97,7 @@ func (t trouble) String() string {
 }
 
 // losesData reports whether Redis has lost a room after it, or more. Keys expire when the
-// clock is set forward; a replica that takes the place of a master may lack what came last.
+// clock is set forward; a copy that takes the place of Redis lacks what came last.
 func (t trouble) losesData(cluster bool) bool {
 	switch t.kind {
 	case flush, restart, remove, spoil:
@@ -103,7 +106,9 @@ func (t trouble) losesData(cluster bool) bool {
 		return t.by > 0 || cluster // whose nodes may find that one was silent for too long
 	case freeze:
 		return cluster
-	case kill, stop, drain, full, deafen, failover:
+	case failover:
+		return !cluster
+	case kill, stop, drain, full, deafen:
 	}
 	return false
 }
@@ -214,7 +219,11 @@ func planned(seed uint64, n int, cluster bool) round {
 			t.end = t.begin + between(100*time.Millisecond, roundLength-t.begin)
 			t.room, t.part, t.by = rooms[random.IntN(len(rooms))], parts[random.IntN(len(parts))], jumps[random.IntN(len(jumps))]
 			switch t.kind {
-			case flush, deafen, remove, spoil, jump, failover:
+			case failover:
+				if t.end = min(t.end, t.begin+lag); cluster {
+					t.end = t.begin
+				}
+			case flush, deafen, remove, spoil, jump:
 				t.end = t.begin
 			case restart, full, freeze, kill, stop, drain:
 			}

@@ -343,6 +343,13 @@ func (r *screening) hold(tb *tab, s screen, present map[string][]span, people []
 				till = r.until
 			}
 			from := l.after.Add(r.late)
+			for _, h := range r.past {
+				// A copy does not know of the leave: there the lease has to run out.
+				lacks := h.kind == failover && r.w.cluster == nil && h.from.Before(l.after) && h.to.Add(slack).After(l.after)
+				if back := h.to.Add(ttl + r.late); lacks && from.Before(back) {
+					from = back
+				}
+			}
 			if s.from.Before(till) && s.to.After(from) && from.Before(till) && slices.Contains(lines(s.Names), l.name) {
 				r.say("the page of %v showed %s from %s to %s, who had left at %s", tb.p, l.name, r.w.at(s.from), r.w.at(s.to), r.w.at(l.after))
 			}

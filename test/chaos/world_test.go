@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -37,6 +39,7 @@ const (
 type world struct {
 	t        *testing.T
 	redis    *redistest.Server // nil: on cluster
+	dir      string            // of redis
 	cluster  *harness.Cluster  // nil: on redis
 	clocks   map[*redistest.Server]*redistest.Clock
 	ahead    map[*redistest.Server]time.Duration // of the machine's clock
@@ -66,12 +69,13 @@ func newWorld(t *testing.T, cluster bool) *world {
 		w.clocks = w.cluster.Clocks
 		w.admin, url = clientOf(t, w.cluster), w.cluster.URL()
 	} else {
+		w.dir = t.TempDir()
 		if redistest.HasClocks() {
 			clock := redistest.NewClock(t)
-			w.redis = redistest.StartWithClock(t, clock)
+			w.redis = redistest.StartWithClock(t, clock, "--dir", w.dir)
 			w.clocks[w.redis] = clock
 		} else {
-			w.redis = redistest.Start(t)
+			w.redis = redistest.Start(t, "--dir", w.dir)
 		}
 		w.admin, url = w.redis.Client(t), w.redis.URL()
 	}
@@ -204,7 +208,11 @@ func (w *world) begin(n int, tr trouble) {
 			w.clocks[s].Step(w.ahead[s])
 		}
 	case failover:
-		w.cluster.Failover(w.hit[n])
+		if w.cluster != nil {
+			w.cluster.Failover(w.hit[n])
+		} else {
+			w.ask(n, "save") // the copy, which is not told of what comes now
+		}
 	}
 }
 
@@ -265,7 +273,15 @@ func (w *world) end(n int, tr trouble) {
 		w.ask(n, "config", "set", "maxmemory", 0)
 	case freeze:
 		w.hit[n].Continue()
-	case flush, deafen, remove, spoil, jump, failover: // are over already
+	case failover:
+		if w.cluster == nil {
+			w.hit[n].Kill()
+			w.hit[n].Restart() // as the copy
+			if err := os.Remove(filepath.Join(w.dir, "dump.rdb")); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	case flush, deafen, remove, spoil, jump: // are over already
 	}
 }
 
