@@ -34,7 +34,7 @@ func view(users int, names ...string) room.View {
 	return v
 }
 
-// rows is the roster as text, the own row in brackets.
+// rows returns the roster as text, with the visitor's own row in brackets.
 func rows(s PresenceState) string {
 	var text strings.Builder
 	for _, row := range s.Roster {

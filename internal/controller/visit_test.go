@@ -14,7 +14,7 @@ import (
 	"presence/internal/presence"
 )
 
-// fakeSocket is a socket of which nothing comes, until it is closed.
+// fakeSocket is a socket from which nothing comes until it is closed.
 type fakeSocket struct {
 	Browser
 
@@ -34,8 +34,8 @@ func (s *fakeSocket) Upgrade(_ http.ResponseWriter, r *http.Request, _ http.Head
 	return s, nil
 }
 
-// connects has a visit begin whose socket pages serves, and returns when net/http is done
-// with its request.
+// connects begins a visit whose socket pages serves, and returns when net/http has
+// finished with its request.
 func connects(t *testing.T, log *strings.Builder, pages http.HandlerFunc) (*Controller, *fakeSocket) {
 	t.Helper()
 	s := &fakeSocket{}

@@ -12,7 +12,7 @@ import (
 	"presence/internal/room"
 )
 
-// receiver is a browser that counts what it is sent.
+// receiver is a browser that only counts frames.
 type receiver struct{ frames atomic.Int64 }
 
 func (r *receiver) Send(_ []byte, sent func()) error {
@@ -23,9 +23,9 @@ func (r *receiver) Send(_ []byte, sent func()) error {
 	return nil
 }
 
-// BenchmarkChange is what one change of a room costs for each page that shows it,
-// up to the queue of its socket: with one rendering for all pages, and with one for
-// each, as livetemplate renders by itself; times-less compares the two.
+// BenchmarkChange measures what one change of a room costs for each page that shows it,
+// up to the queue of its socket: with one rendering for all pages, and with one for each,
+// as livetemplate itself renders. times-less compares the two.
 func BenchmarkChange(b *testing.B) {
 	for _, names := range []int{5, 100} {
 		views := make([]room.View, 2)

@@ -35,7 +35,7 @@ func template(tb testing.TB) *livetemplate.Template {
 	return t
 }
 
-// testRoom is a room whose views a test makes up.
+// testRoom is a room whose views the test makes.
 type testRoom struct {
 	View  room.View // the newest
 	Woken int       // how often livetemplate was asked to look again
@@ -46,7 +46,7 @@ type testRoom struct {
 	audience room.Audience // nil: no page was opened yet
 }
 
-// newRoom returns a room that pages of the template can look at.
+// newRoom returns a room with pages of the template.
 func newRoom(tb testing.TB, template *livetemplate.Template) *testRoom {
 	tb.Helper()
 	pages, err := live.New(template, controller.LiveOptions(nil))
@@ -63,7 +63,7 @@ func (r *testRoom) Show() {
 	}
 }
 
-// sender takes what is sent to a page.
+// sender receives what is sent to a page.
 type sender interface {
 	Send(frame []byte, sent func()) error
 }
@@ -78,7 +78,7 @@ type testPage struct {
 	room *testRoom
 }
 
-// Open opens a page, of which to is given what is sent.
+// Open opens a page whose frames go to to.
 func (r *testRoom) Open(to sender) *testPage {
 	p := &testPage{sender: to, room: r}
 	p.Page = r.pages.Open("lobby", p)
@@ -103,7 +103,7 @@ func (p *testPage) Wake() {
 	}
 }
 
-// members are users who are there through a connection each.
+// members returns users as members with one connection each.
 func members(users []presence.User) []presence.Member {
 	list := make([]presence.Member, len(users))
 	for i, user := range users {
@@ -112,7 +112,7 @@ func members(users []presence.User) []presence.Member {
 	return list
 }
 
-// whole is the state of a page that shows view to user; more is what it shows besides.
+// whole returns the state of a page that shows view to user. more has the other fields.
 func whole(view room.View, user presence.User, more controller.PresenceState) controller.PresenceState {
 	if user.ID != "" {
 		more.Joined, more.Username, more.UserID = true, user.Name, user.ID
@@ -120,7 +120,7 @@ func whole(view room.View, user presence.User, more controller.PresenceState) co
 	return more.Shows(view)
 }
 
-// browser is a browser that shows what it is sent.
+// browser is a browser that applies the frames it is sent.
 type browser struct {
 	tb     testing.TB
 	known  page.Tree
@@ -147,7 +147,7 @@ func (b *browser) Send(text []byte, sent func()) error {
 	return nil
 }
 
-// visitor is somebody with a page open, and what livetemplate knows of it.
+// visitor is a visitor with an open page, and what livetemplate knows about it.
 type visitor struct {
 	*testPage
 
@@ -174,7 +174,7 @@ func open(tb testing.TB, lobby *testRoom, t *livetemplate.Template) *visitor {
 	return v
 }
 
-// render has livetemplate render the page and send what has changed.
+// render makes livetemplate render the page and send what has changed.
 func (v *visitor) render() {
 	var out bytes.Buffer
 	if err := v.page.ExecuteUpdates(&out, v.state); err != nil {
@@ -190,8 +190,7 @@ func (v *visitor) is(user presence.User) {
 	v.state.Joined, v.state.Username, v.state.UserID = user.ID != "", user.Name, user.ID
 }
 
-// wants checks that the page is the one that livetemplate makes of the
-// room.
+// wants fails unless the page equals the one that livetemplate makes of the room.
 func (v *visitor) wants(t *testing.T, all *livetemplate.Template, view room.View, what string) {
 	t.Helper()
 	clone, err := all.Clone()
@@ -212,8 +211,8 @@ func (v *visitor) wants(t *testing.T, all *livetemplate.Template, view room.View
 	}
 }
 
-// Whatever happens in a room, in whatever order its pages hear of it: once they have
-// been brought up to date, each is what livetemplate would have made of it.
+// Whatever happens in a room, and in whatever order its pages learn of it: once they are
+// up to date, each page equals what livetemplate would have rendered.
 func TestPagesShowWhatThereIsToSee(t *testing.T) {
 	tmpl := template(t)
 	for seed := range uint64(6) {
@@ -332,8 +331,8 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 	}
 }
 
-// Who Redis could not tell of is looked up again whenever there is something new to
-// see; a notice of an outage goes when the outage is over.
+// If Redis could not tell who a visitor is, the page asks again whenever there is
+// something new to show. A notice of an outage disappears when the outage is over.
 func TestPagesThatWaitForRedisAreWoken(t *testing.T) {
 	tmpl := template(t)
 	lobby := newRoom(t, tmpl)
@@ -378,7 +377,7 @@ func TestPagesThatWaitForRedisAreWoken(t *testing.T) {
 	}
 }
 
-// deaf is a browser whose socket takes nothing until it is told to.
+// deaf is a browser whose socket takes nothing until the test says so.
 type deaf struct {
 	browser
 
@@ -392,8 +391,8 @@ func (d *deaf) Send(text []byte, sent func()) error {
 	return d.browser.Send(text, nil)
 }
 
-// A change is shown when the sockets of nearly all pages have taken it: of forty, two
-// may hang. It is shown once, also where nobody looks on.
+// A change counts as shown when the sockets of nearly all pages have taken it. Of forty,
+// two may hang. It is reported once, even if no page is open.
 func TestShownIsWhenNearlyAllHaveIt(t *testing.T) {
 	tmpl := template(t)
 	lobby := newRoom(t, tmpl)
@@ -426,7 +425,7 @@ func TestShownIsWhenNearlyAllHaveIt(t *testing.T) {
 	}
 }
 
-// Several goroutines send a change to many pages, and each page gets it once.
+// A page that takes long to be sent a change delays only the pages of its own room.
 func TestManyPagesAreEachSentAChangeOnce(t *testing.T) {
 	lobby := newRoom(t, template(t))
 	all := make([]*receiver, 1001)

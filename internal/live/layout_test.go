@@ -12,7 +12,7 @@ import (
 	"presence/internal/room"
 )
 
-// small is the state of a small page, with what one has at least.
+// small is the state of a small page. It has the fewest fields that a state can have.
 type small struct {
 	Known  bool      `live:"shared"`
 	Users  int       `live:"shared"`
@@ -65,8 +65,8 @@ func newPages(t *testing.T, text string, state func(room.View) any) error {
 	return err
 }
 
-// A slot that would show a visitor what is not his, or all of them nothing, is refused
-// at the start, by a message that names what is wrong.
+// A template is refused at the start if a slot would show visitors something that is not
+// theirs, or show them all nothing. The message names what is wrong.
 func TestTemplatesThatDoNotKeepApartAreRefused(t *testing.T) {
 	if err := newPages(t, wholePage, smallState); err != nil {
 		t.Fatal(err)
@@ -127,7 +127,8 @@ func TestTemplatesThatKeepApartAreAccepted(t *testing.T) {
 	}
 }
 
-// A field that nobody has thought about must not be shown blank one day.
+// Every field of the state has a tag. Otherwise a new field could be shown empty some
+// day.
 func TestFieldsOfTheStateSayWhoseTheyAre(t *testing.T) {
 	for name, c := range map[string]struct {
 		state any

@@ -179,7 +179,8 @@ func TestControlPingIsAnsweredAndHeard(t *testing.T) {
 	}
 }
 
-// What a peer sends by itself, or in answer to an earlier ping, says nothing of now.
+// Pongs that a peer sends by itself, or in answer to an earlier ping, do not count as an
+// answer now.
 func TestOnlyTheAnswerToAPingIsOne(t *testing.T) {
 	f := serve(t, Options{})
 	p, c := f.join()
@@ -434,8 +435,8 @@ func TestPingsDoNotPileUp(t *testing.T) {
 	}
 }
 
-// The attack of a peer that stops reading and then ends its own side: the end
-// must close the socket although a write is stuck in it.
+// The attack: a peer stops reading and then closes its own side. The end must close the
+// socket, although a write to it is stuck.
 func TestHalfCloseOfAStalledPeerEndsItsWrites(t *testing.T) {
 	f := serve(t, Options{WriteTimeout: time.Hour})
 	p, c := f.joinTight()

@@ -26,10 +26,10 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreTopFunction("github.com/livetemplate/livetemplate.(*MemorySessionStore).cleanupLoop"))
 }
 
-// patience is how long a test waits for what must happen.
+// patience is how long a test waits for something that must happen.
 const patience = 10 * time.Second
 
-// fixture is a server that upgrades and reads, on a loopback socket.
+// fixture is a server that upgrades requests and reads messages, on a loopback socket.
 type fixture struct {
 	t     *testing.T
 	up    *Upgrader
@@ -41,7 +41,7 @@ type fixture struct {
 	ended chan string // the reason of each end of a connection
 }
 
-// serve starts a fixture. At the end of the test it closes what is open.
+// serve starts a fixture. At the end of the test it closes everything that is open.
 func serve(t *testing.T, opts Options) *fixture {
 	t.Helper()
 	f := newFixture(t, opts)
@@ -96,7 +96,7 @@ func (f *fixture) listen(h http.Handler) {
 	})
 }
 
-// reasons is a slog.Handler that takes the reason out of each record.
+// reasons is a slog.Handler that collects the reason of each record.
 type reasons chan string
 
 func (reasons) Enabled(context.Context, slog.Level) bool { return true }
@@ -112,7 +112,7 @@ func (r reasons) Handle(_ context.Context, record slog.Record) error {
 	return nil
 }
 
-// peer is a client of the test.
+// peer is a test's client.
 type peer struct {
 	t *testing.T
 	*websocket.Conn
@@ -129,7 +129,7 @@ func (f *fixture) dial(header http.Header) *peer {
 	return &peer{f.t, ws}
 }
 
-// join dials and returns both ends.
+// join dials, and returns both ends.
 func (f *fixture) join() (*peer, *Conn) {
 	f.t.Helper()
 	p := f.dial(nil)
@@ -143,7 +143,7 @@ func (p *peer) send(frame string) {
 	}
 }
 
-// read returns the next message, and answers control frames meanwhile.
+// read returns the next message, and answers control frames in between.
 func (p *peer) read() string {
 	p.t.Helper()
 	_ = p.SetReadDeadline(time.Now().Add(patience))
@@ -162,7 +162,7 @@ func (p *peer) wantFrame(want string) {
 	}
 }
 
-// wantClose reads on to the end, which must be a close frame with code.
+// wantClose reads to the end of the connection, which must be a close frame with code.
 func (p *peer) wantClose(code int) {
 	p.t.Helper()
 	_ = p.SetReadDeadline(time.Now().Add(patience))
@@ -179,7 +179,7 @@ func (p *peer) wantClose(code int) {
 	}
 }
 
-// wantGone reads on until the server has closed the socket.
+// wantGone reads until the server has closed the socket.
 func (p *peer) wantGone() {
 	p.t.Helper()
 	_ = p.NetConn().SetReadDeadline(time.Now().Add(patience))
@@ -188,7 +188,7 @@ func (p *peer) wantGone() {
 	}
 }
 
-// halfClose ends what the peer sends; it may go on to read, or not.
+// halfClose closes the peer's sending side. The peer may still read.
 func (p *peer) halfClose() {
 	p.t.Helper()
 	if err := p.NetConn().(*net.TCPConn).CloseWrite(); err != nil {
@@ -196,7 +196,7 @@ func (p *peer) halfClose() {
 	}
 }
 
-// next waits for the next value of a channel.
+// next returns the next value of a channel.
 func next[T any](t *testing.T, ch <-chan T) T {
 	t.Helper()
 	select {
@@ -208,7 +208,7 @@ func next[T any](t *testing.T, ch <-chan T) T {
 	}
 }
 
-// wantEnd waits for the end of a connection, which must be for the reason.
+// wantEnd waits for the end of a connection, which must have that reason.
 func (f *fixture) wantEnd(reason string) {
 	f.t.Helper()
 	if got := next(f.t, f.ended); got != reason {
@@ -219,8 +219,7 @@ func (f *fixture) wantEnd(reason string) {
 	}
 }
 
-// metric returns the value of a metric with the given reason, or of one without
-// labels.
+// metric returns the value of a metric with that reason, or of a metric without labels.
 func (f *fixture) metric(name, reason string) float64 {
 	f.t.Helper()
 	families, err := f.reg.Gather()
@@ -239,7 +238,7 @@ func (f *fixture) metric(name, reason string) float64 {
 	return 0
 }
 
-// soon fails the test if f takes long enough to have waited for a peer.
+// soon fails the test if f takes so long that it must have waited for a peer.
 func soon(t *testing.T, what string, f func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -254,8 +253,8 @@ func soon(t *testing.T, what string, f func()) {
 	}
 }
 
-// joinTight dials and returns both ends, with buffers in the kernel so small that
-// a peer that does not read soon stalls the server's writes.
+// joinTight dials, and returns both ends. The kernel's buffers are so small that a peer
+// which does not read soon stalls the server's writes.
 func (f *fixture) joinTight() (*peer, *Conn) {
 	f.t.Helper()
 	p, c := f.join()
@@ -271,7 +270,7 @@ func (f *fixture) joinTight() (*peer, *Conn) {
 // huge is more than the kernel takes for a peer of joinTight that does not read.
 var huge = make([]byte, 256<<10)
 
-// waitFor polls until the state is as it must become.
+// waitFor polls until a condition holds.
 func waitFor(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)

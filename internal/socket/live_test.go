@@ -15,7 +15,7 @@ import (
 	"github.com/livetemplate/livetemplate"
 )
 
-// These tests run livetemplate itself over this package's sockets. Each holds a
+// These tests run livetemplate itself over this package's sockets. Each one is about a
 // defect of v0.25.0 that must not come back.
 
 const page = `<!DOCTYPE html><html><body><mark>{{.Count}}</mark><p>{{.Filler}}</p>` +
@@ -102,7 +102,7 @@ func (l *live) view() *peer {
 	return p
 }
 
-// publish makes n users online known, and fails if that takes long.
+// publish sets the number of users to n and publishes it. It fails if that takes long.
 func (l *live) publish(n int64) {
 	l.t.Helper()
 	l.count.Store(n)
@@ -134,8 +134,8 @@ func (p *peer) wantCount(n int64) {
 	}
 }
 
-// stall connects a peer that takes its first frame and nothing more, and
-// publishes so much that the server's write to it stalls.
+// stall connects a peer that reads its first frame and nothing more, and publishes so
+// much that the server's write to it stalls.
 func (l *live) stall() (*peer, *Conn) {
 	l.t.Helper()
 	p, c := l.joinTight()
@@ -199,8 +199,8 @@ func TestALimitedFormRecoversAndPingsGoOn(t *testing.T) {
 	p.wantFrame(`{"pong":true}`)
 }
 
-// A peer stops reading until its buffers are full, and then ends its side. With
-// the framework's own sockets, all pages then stand still until it is reset.
+// A peer stops reading until its buffers are full, and then closes its own side. With the
+// framework's own sockets, all pages would stand still until it is reset.
 func TestStalledAndHalfClosedPeerFreezesNobody(t *testing.T) {
 	l := serveLive(t, Options{WriteTimeout: time.Hour})
 	evil, _ := l.stall()
@@ -212,8 +212,8 @@ func TestStalledAndHalfClosedPeerFreezesNobody(t *testing.T) {
 	l.view() // newcomers are served
 }
 
-// A peer stops reading and goes on asking for actions, until the answers fit
-// nowhere. The framework then waits for its writer, with all connections locked.
+// A peer stops reading but still asks for actions, until the answers fit nowhere. The
+// framework then waits for its writer, with all connections locked.
 func TestStalledPeerThatGoesOnSendingFreezesNobody(t *testing.T) {
 	l := serveLive(t, Options{WriteTimeout: time.Hour, Rate: 1e6, Burst: 1e6})
 	evil, c := l.stall()
@@ -230,7 +230,7 @@ func TestStalledPeerThatGoesOnSendingFreezesNobody(t *testing.T) {
 	l.view()
 }
 
-// isWriting reports whether the last frame that was queued is being written.
+// isWriting reports whether the last queued frame is being written.
 func (c *Conn) isWriting() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// countPings makes the peer read on and sends a value for each ping, answered or
-// not.
+// countPings makes the peer read, and sends a value for each ping, whether the peer
+// answers it or not.
 func (p *peer) countPings(answer bool) <-chan struct{} {
 	pings := make(chan struct{}, 10_000)
 	pong := p.PingHandler()

@@ -10,8 +10,8 @@ import (
 	"presence/internal/redistest"
 )
 
-// A room whose damaged data were made anew can be read once they were put back, and for good:
-// whatever time the clock of Redis shows later, it is not that of the repair again.
+// A damaged room whose data were made anew can be read once its members have been put
+// back, and from then on. No later time of the clock of Redis makes it unreadable again.
 func TestRepairedRoomStaysReadableAfterAStepBack(t *testing.T) {
 	const spell = 600 * time.Millisecond
 	synctest.Test(t, func(t *testing.T) {

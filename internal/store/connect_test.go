@@ -90,8 +90,7 @@ func FuzzParseMessage(f *testing.F) {
 	})
 }
 
-// The URL of a server that is reached over TLS only, with and without its
-// certificate.
+// Opens the URL of a server that speaks only TLS, with and without its certificate.
 func TestOpenOverTLS(t *testing.T) {
 	server := redistest.StartTLS(t)
 	open := func(url string) *Store {
@@ -122,7 +121,7 @@ func TestOpenOverTLS(t *testing.T) {
 	}
 }
 
-// However many calls have failed in an outage, the first after it succeeds.
+// However many calls have failed in an outage, the first call after it succeeds.
 func TestOutageEndsWithTheFirstAnswer(t *testing.T) {
 	server := redistest.Start(t)
 	e, err := ParseURL(server.URL())
@@ -148,8 +147,8 @@ func TestOutageEndsWithTheFirstAnswer(t *testing.T) {
 	}
 }
 
-// chatty returns the address of a server that answers whatever it is told at once,
-// as a plain Redis does that finds the end of a line in it.
+// chatty returns the address of a server that answers everything at once, as a plain
+// Redis does when it finds the end of a line.
 func chatty(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // at once

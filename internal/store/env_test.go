@@ -14,7 +14,7 @@ import (
 	"presence/internal/redistest"
 )
 
-// env is a Redis, of either kind, and time that a test can let pass.
+// env is a Redis of either kind, and a way to let time pass.
 type env struct {
 	// unit is a second in a bubble, and an hour on a real server, where the
 	// time that the test itself takes must not count.
@@ -25,7 +25,7 @@ type env struct {
 	advance func(units int)
 }
 
-// each runs the test on miniredis in a bubble and on a real server.
+// each runs the test on miniredis in a bubble, and on a real server.
 func each(t *testing.T, test func(t *testing.T, e *env)) {
 	t.Run("miniredis", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -58,7 +58,7 @@ func each(t *testing.T, test func(t *testing.T, e *env)) {
 	})
 }
 
-// theOnly is the node of a Redis that is no Cluster.
+// theOnly is the node of a Redis that is not a Cluster.
 var theOnly = Node{Secret: true}
 
 func must[T any](v T, err error) T {
@@ -68,7 +68,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// store returns a running store of its own client, as a replica has one.
+// store returns a running store with its own client, as a replica has one.
 func (e *env) store(t *testing.T, opts Options) *Store {
 	t.Helper()
 	opts.MemberTTL, opts.LeaveGrace = 30*e.unit, 10*e.unit
@@ -109,8 +109,8 @@ func conn(id, generation, name string) presence.Connection {
 	return presence.Connection{ID: id, Generation: generation, User: user(name)}
 }
 
-// check fails unless room has the given users, by name in order of the roster,
-// and that many connections, in all its keys.
+// check fails unless all keys of room have exactly these users, by name in the order of
+// the roster, and that many connections.
 func check(t *testing.T, s *Store, room string, connections int, names ...string) presence.Snapshot {
 	t.Helper()
 	snap := read(t, s, room)

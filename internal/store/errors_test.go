@@ -9,7 +9,7 @@ import (
 	"presence/internal/presence"
 )
 
-// replyError is an error that Redis answers with.
+// replyError is an error in an answer of Redis.
 type replyError string
 
 func (e replyError) Error() string { return string(e) }
@@ -52,7 +52,7 @@ func TestWhoseTroubleAnErrorIs(t *testing.T) {
 	}
 }
 
-// breaks are ways to break the data of one room.
+// breaks returns ways to break the data of one room.
 func breaks(ctx context.Context, e *env, s *Store, room string) map[string]func() error {
 	all := map[string]func() error{
 		"a connection without a user": func() error { return e.admin.HSet(ctx, s.keys.conns(room), "c1", "gibberish").Err() },
@@ -72,8 +72,8 @@ func breaks(ctx context.Context, e *env, s *Store, room string) map[string]func(
 	return all
 }
 
-// Whatever is wrong with a room's keys: it is no error of Redis, and no other room
-// notices.
+// Whatever is wrong with the keys of a room, it does not count as an error of Redis, and
+// affects no other room.
 func TestDamagedRoomIsAlone(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		ctx := t.Context()
@@ -132,7 +132,7 @@ func TestDamagedRoomIsAlone(t *testing.T) {
 	})
 }
 
-// A damaged epoch is a lost one.
+// A damaged epoch counts as lost.
 func TestDamagedEpochIsNoOutage(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})

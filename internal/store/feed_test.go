@@ -12,8 +12,8 @@ import (
 	"presence/internal/redistest"
 )
 
-// A listener ends that has had no rooms for a while, since its node may be gone, and comes
-// back with the next room.
+// A listener without rooms ends after a while, since its node may be gone. It starts
+// again with the next room.
 func TestListenerWithoutRoomsEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(redistest.NewFake(t).Client(t), Options{})

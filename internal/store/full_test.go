@@ -13,7 +13,7 @@ import (
 	"presence/internal/redistest"
 )
 
-// used is how much memory the server says it uses.
+// used returns how much memory the server says it uses.
 func used(t *testing.T, rdb redis.UniversalClient) (bytes int64) {
 	t.Helper()
 	info := must(rdb.Info(t.Context(), "memory").Result())
@@ -24,9 +24,9 @@ func used(t *testing.T, rdb redis.UniversalClient) (bytes int64) {
 	return bytes
 }
 
-// A full Redis refuses a script's first write if that may need memory, and none after
-// it. So users who are there stay, may come back and may leave, and only newcomers are
-// refused, before anything was done.
+// A full Redis refuses a script's first write if that may need memory, and no later
+// write. So users who are there stay, and may come back and leave. Only newcomers are
+// refused, before anything has changed.
 func TestFullRedisRefusesNewcomersOnly(t *testing.T) {
 	for name, fill := range map[string]func(t *testing.T, rdb redis.UniversalClient){
 		"far beyond": func(t *testing.T, rdb redis.UniversalClient) {
@@ -132,8 +132,8 @@ func TestFullRedisRefusesNewcomersOnly(t *testing.T) {
 	}
 }
 
-// Every key that a call leaves has a life of its own: whatever happens to those who
-// renew it, it vanishes some day. And no life ends before the last lease does.
+// Every key that a call leaves has a time to live. So it vanishes some day, whatever
+// happens to those who renew it. And no key ends before the last lease.
 func TestEveryKeyOfARoomHasALifeThatOutlivesItsLeases(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		ctx := t.Context()

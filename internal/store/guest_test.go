@@ -8,8 +8,8 @@ import (
 	"presence/internal/presence"
 )
 
-// A guest stays one from joining until leaving, whatever programs say of the user, and
-// also when Redis loses the room; nobody else is one.
+// A guest stays a guest from joining to leaving, whatever programs say about the user,
+// and also when Redis loses the room. Nobody else is a guest.
 func TestGuestsAreGuestsUntilTheyLeave(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})

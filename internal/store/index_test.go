@@ -57,7 +57,7 @@ func byName(t *testing.T, s *Store) []RoomCount {
 	return must(rooms, err)
 }
 
-// Where a list goes on tells nothing of rooms that it does not list.
+// The text with which a list continues reveals no rooms that the list leaves out.
 func TestListGoesOnAmongItsOwnRooms(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
@@ -109,8 +109,8 @@ func TestListGoesOnAmongItsOwnRooms(t *testing.T) {
 	})
 }
 
-// A replica that noted a room writes it again though nothing has changed: Redis may
-// have lost the index alone.
+// A replica writes the numbers of a room again although nothing has changed: Redis may
+// have lost only the index.
 func TestLostIndexIsWrittenAgain(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
@@ -134,7 +134,7 @@ func TestLostIndexIsWrittenAgain(t *testing.T) {
 	})
 }
 
-// An index that has lost one of its parts, or has one of a wrong type, begins anew.
+// If the index has lost one of its parts, or a part has a wrong type, it begins anew.
 func TestDamagedIndexBeginsAnew(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
@@ -161,7 +161,8 @@ func TestDamagedIndexBeginsAnew(t *testing.T) {
 	})
 }
 
-// A list of rooms in use that is no list is made anew, as one that was deleted is.
+// If the list of rooms in use has a wrong type, it is made anew, as if it had been
+// deleted.
 func TestListOfRoomsOfAWrongTypeIsMadeAnew(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
@@ -180,8 +181,8 @@ func TestListOfRoomsOfAWrongTypeIsMadeAnew(t *testing.T) {
 	})
 }
 
-// Rooms come, grow, empty and are lost, through two stores: after a sweep of each the
-// index is what the rooms are.
+// Rooms begin, grow, empty and are lost, through two stores. After a sweep of each room
+// the index matches the rooms.
 func TestIndexFollowsTheRooms(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		stores := []*Store{e.store(t, Options{}), e.store(t, Options{})}

@@ -9,7 +9,7 @@ import (
 	"presence/internal/presence"
 )
 
-// leaves is what the store has counted, in the order left, closed, timeout, removed.
+// leaves returns the store's counts, in the order left, closed, timeout, removed.
 func leaves(t *testing.T, registry *prometheus.Registry) string {
 	t.Helper()
 	counted := map[string]int{}
@@ -26,7 +26,7 @@ func leaves(t *testing.T, registry *prometheus.Registry) string {
 	return fmt.Sprint(counted["left"], counted["closed"], counted["timeout"], counted["removed"])
 }
 
-// reasons lists who left since a version, and why, as the log has it.
+// reasons returns who has left since a version, and why, from the log.
 func reasons(t *testing.T, s *Store, since presence.Snapshot) map[string]presence.Reason {
 	t.Helper()
 	readings, err := s.Read(t.Context(), Have{Room: "r", Version: since.Version, Birth: since.Birth})
@@ -42,8 +42,8 @@ func reasons(t *testing.T, s *Store, since presence.Snapshot) map[string]presenc
 	return why
 }
 
-// Each way to go has its reason in the log, and is counted once for a user, by the store
-// that made the change.
+// Each way to leave has its reason in the log. The store that made the change counts it,
+// once for each user.
 func TestReasonsOfLeaves(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		ctx := t.Context()
@@ -106,7 +106,7 @@ func TestReasonsOfLeaves(t *testing.T) {
 	})
 }
 
-// The reason that the API has for those whom a backend ends.
+// The reason in the log for users whom a backend removes.
 func TestReasonRemoved(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
@@ -124,8 +124,9 @@ func TestReasonRemoved(t *testing.T) {
 	})
 }
 
-// A killed replica's members leave because nobody renews their leases. In a room of up to
-// 256 all who leave at once are named; in a larger one those of a sweep are, and more are not.
+// A killed replica's members leave, because nobody renews their leases. In a room of up
+// to 256 users the log names all who leave at once. In a larger room it names those of a
+// sweep, and not more.
 func TestMassLeaveInTheLog(t *testing.T) {
 	for _, size := range []int{250, 2000} {
 		each(t, func(t *testing.T, e *env) {
@@ -184,7 +185,7 @@ func TestMassLeaveInTheLog(t *testing.T) {
 	}
 }
 
-// Up to 64 users are named in a large room, too.
+// In a large room the log names up to 64 users, too.
 func TestLargeRoomNamesSome(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})

@@ -2,7 +2,7 @@ package store
 
 import "testing"
 
-// A key that a script empties and fills again is a new one, without a life.
+// A key that a script empties and fills again is a new key, without a time to live.
 func TestKeysEndOfARoomWhoseOnlyUserBecameAnother(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})

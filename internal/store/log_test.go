@@ -59,8 +59,8 @@ func TestLogIsBounded(t *testing.T) {
 	})
 }
 
-// Many come back at once with much metadata: an entry of them all would be as large as the
-// whole log.
+// Many users with much metadata come back at once. An entry that names them all would be
+// as large as the whole log.
 func TestEntryOfMuchMetadata(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
@@ -122,8 +122,8 @@ func TestLogExpiresTwoMinutesAfterTheLastChange(t *testing.T) {
 	})
 }
 
-// A user who changes name or metadata, in whatever way, leaves nothing behind in any key,
-// and is one update.
+// A user who changes name or metadata, in whatever way, leaves nothing old behind in any
+// key. The log has one update.
 func TestRenameLeavesNothingBehind(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		ctx := t.Context()
@@ -200,8 +200,9 @@ func TestRenameLeavesNothingBehind(t *testing.T) {
 	})
 }
 
-// A put of a connection that has a socket leaves that socket's generation and lease alone,
-// however short the put's is; one without a socket gets what the put says.
+// A put of a connection with a socket changes neither that socket's generation nor its
+// lease, even if the put's lease is shorter. A connection without a socket gets the
+// generation and lease of the put.
 func TestPutKeepsTheSocketsLease(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		ctx := t.Context()
@@ -250,7 +251,7 @@ func TestPutKeepsTheSocketsLease(t *testing.T) {
 	})
 }
 
-// The rules at the head of join.lua: what a restore takes, and from whom.
+// The rules in the header of join.lua: what a restore takes, and from which generations.
 func TestRulesOfRestore(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		ctx := t.Context()

@@ -10,7 +10,7 @@ import (
 	"presence/internal/presence"
 )
 
-// crowd has n users join room, of whom every third has two connections.
+// crowd makes n users join room. Every third has two connections.
 func crowd(t *testing.T, s *Store, room string, n int) {
 	t.Helper()
 	var lost []Lost
@@ -54,8 +54,8 @@ func TestPickReadsSomeUsersOfSomeRooms(t *testing.T) {
 	})
 }
 
-// A scan returns every user who is in the room from its beginning to its end, even while
-// others come and go; in a quiet room it returns each of them once.
+// A scan returns every user who is in the room from the scan's beginning to its end, even
+// while others come and go. In a quiet room it returns each user once.
 func TestScanHasAllWhoAreThere(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
@@ -194,13 +194,13 @@ func TestRemoveEndsAllConnectionsOfAUserForGood(t *testing.T) {
 			t.Fatalf("of nobody: %v, %+v, %v", ended, none, err)
 		}
 
-		// A replica that held one of them does not put it back.
+		// A replica that remembers one of the connections does not put it back.
 		back := conn("e0", "gen1", "Eve")
 		back.User = eve
 		if _, errs := s.Restore(t.Context(), "r", []Lost{{Connection: back}}); !errors.Is(errs[0], presence.ErrRemoved) || here("id-of-Eve") != 0 {
 			t.Fatalf("put back: %v", errs)
 		}
-		// Eve herself may come back, and is put back then.
+		// Eve herself may come back, and then she is put back like others.
 		held, err := s.Join(t.Context(), "r", conn("e9", "gen2", "Eve"))
 		if err != nil {
 			t.Fatal(err)

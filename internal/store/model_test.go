@@ -12,8 +12,7 @@ import (
 	"presence/internal/presence"
 )
 
-// model is what the store has to agree with: the plainest program that could
-// keep a room.
+// model is the simplest program that could keep a room. The store has to agree with it.
 type model struct {
 	now   int // units
 	conns map[string]*modelConn
@@ -25,14 +24,14 @@ type modelConn struct {
 	deadline         int
 }
 
-// follower keeps a room by what it reads from time to time.
+// follower keeps a room by reading it from time to time.
 type follower struct {
 	snap  presence.Snapshot
 	whole int // how often it had to read the whole room
 	steps int // changes that it applied
 }
 
-// follow reads what is new, and fails unless that leads to what the room is.
+// follow reads what is new, and fails unless that leads to the present room.
 func (f *follower) follow(t *testing.T, s *Store, what string) {
 	t.Helper()
 	readings, err := s.Read(t.Context(), Have{Room: "r", Version: f.snap.Version, Birth: f.snap.Birth})
@@ -66,12 +65,12 @@ func (f *follower) follow(t *testing.T, s *Store, what string) {
 	}
 }
 
-// same compares what two snapshots say.
+// same reports whether two snapshots are equal.
 func same(a, b presence.Snapshot) bool {
 	return a.Occupancy == b.Occupancy && a.Birth == b.Birth && slices.Equal(a.Members, b.Members)
 }
 
-// online is how many connections each name has.
+// online returns how many connections each name has.
 func (m *model) online() map[string]int {
 	n := map[string]int{}
 	for _, c := range m.conns {
@@ -80,7 +79,7 @@ func (m *model) online() map[string]int {
 	return n
 }
 
-// settle brings the order in line with who is online after a change.
+// settle updates the order after a change of who is online.
 func (m *model) settle() {
 	online := m.online()
 	m.order = slices.DeleteFunc(m.order, func(name string) bool { return online[name] == 0 })
@@ -93,8 +92,8 @@ func (m *model) settle() {
 	m.order = append(m.order, came...) // changes are made one at a time: at most one came
 }
 
-// TestModel makes random changes through several replicas, of which some crash,
-// and compares all that Redis holds with the model after each.
+// TestModel makes random changes through several replicas, some of which crash. After
+// each change it compares everything in Redis with the model.
 func TestModel(t *testing.T) {
 	const steps, replicas = 700, 3
 	each(t, func(t *testing.T, e *env) {
@@ -220,8 +219,8 @@ func TestModel(t *testing.T) {
 	})
 }
 
-// compare fails unless all keys of the room agree with the model, and the
-// version rose exactly if what people see changed. It returns both.
+// compare fails unless all keys of the room agree with the model, and the version has
+// risen exactly if something changed that people see. It returns both.
 func (m *model) compare(t *testing.T, e *env, s *Store, what string, version int64, seen string) (int64, string) {
 	t.Helper()
 	ctx := t.Context()
@@ -283,9 +282,9 @@ func (m *model) compare(t *testing.T, e *env, s *Store, what string, version int
 	return snap.Version, now
 }
 
-// TestLogLeadsFromEachVersionToTheNext follows rooms of all sizes, by what their log says,
-// while users come, rename themselves, change metadata, open and close connections and go,
-// one by one and many at once, and while the data are lost.
+// TestLogLeadsFromEachVersionToTheNext follows rooms of all sizes by their logs.
+// Meanwhile users come, rename themselves, change metadata, open and close connections
+// and leave, one by one and many at once, and data are lost.
 func TestLogLeadsFromEachVersionToTheNext(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		seed := rand.Uint64()
@@ -349,8 +348,8 @@ func TestLogLeadsFromEachVersionToTheNext(t *testing.T) {
 	})
 }
 
-// mayReadWhole follows as follow does, but reads the whole room where the changes do not
-// lead to it, as they may not in large rooms and after a loss.
+// mayReadWhole is follow, but reads the whole room if the changes do not lead to it. That
+// can happen in large rooms and after a loss.
 func (f *follower) mayReadWhole(t *testing.T, s *Store, what string) {
 	t.Helper()
 	readings, err := s.Read(t.Context(), Have{Room: "r", Version: f.snap.Version, Birth: f.snap.Birth})

@@ -8,9 +8,9 @@ import (
 	"presence/internal/presence"
 )
 
-// TestNewcomersComeInLikeOthers has new users join in two rooms: in one by themselves, which is
-// the short way, in the other together with somebody who is there already. Everything that
-// Redis then holds of them is the same in both rooms.
+// TestNewcomersComeInLikeOthers makes new users join two rooms: one by themselves, which
+// takes the short way of the script, and the other together with a user who is there
+// already. Afterwards Redis has the same data about them in both rooms.
 func TestNewcomersComeInLikeOthers(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})

@@ -294,8 +294,8 @@ func TestHeldSweepRemovesOnlyWhatWasReleasedSince(t *testing.T) {
 	})
 }
 
-// Connections without a socket get more time after an outage, and keep none of the
-// others waiting, however many they are.
+// Connections without a socket get more time after an outage. However many there are,
+// they delay no other connection.
 func TestSweepSparesVisits(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		s := e.store(t, Options{})
@@ -603,8 +603,8 @@ func TestConcurrentJoinsAreGatheredAndExact(t *testing.T) {
 	})
 }
 
-// Every script says in its header which keys and arguments it takes and what it
-// answers, and names no key that it was not given.
+// The header of every script says which keys and arguments the script takes and what it
+// replies. The script uses no other key.
 func TestScriptHeaders(t *testing.T) {
 	files, err := filepath.Glob("script/*.lua")
 	if err != nil || len(files) < 10 {

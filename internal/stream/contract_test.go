@@ -10,8 +10,8 @@ import (
 	"presence/internal/presence"
 )
 
-// asyncapi.json describes every event, every code of an end and every reason of a leave, and
-// no others.
+// asyncapi.json describes every event, every code of an end and every reason of a leave,
+// and nothing else.
 func TestEventsAreDescribed(t *testing.T) {
 	var document struct {
 		Components struct {

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const lobby = "lobby"
 
-// process is a replica with streams, which a test can kill.
+// process is a replica with streams that a test can kill.
 type process struct {
 	*Streams
 
@@ -49,7 +49,7 @@ type process struct {
 	client   *http.Client
 }
 
-// start starts a replica whose streams are reached through memory, in a bubble.
+// start starts a replica in a bubble. Its streams are reached through memory.
 func start(t testing.TB, fake *redistest.Fake) *process {
 	t.Helper()
 	p := startOn(t, fake, store.Options{}, 0)
@@ -58,14 +58,14 @@ func start(t testing.TB, fake *redistest.Fake) *process {
 	return p
 }
 
-// startOn starts a replica on a store with settings of a test's own, with that
-// coalescing window.
+// startOn starts a replica with other settings of the store, and with that coalescing
+// window.
 func startOn(t testing.TB, fake *redistest.Fake, so store.Options, coalesce time.Duration) *process {
 	t.Helper()
 	return startWith(t, fake, so, replica.Options{}, coalesce)
 }
 
-// startWith is startOn with settings of the replica, too.
+// startWith is startOn with other settings of the replica, too.
 func startWith(t testing.TB, fake *redistest.Fake, so store.Options, ro replica.Options, coalesce time.Duration) *process {
 	t.Helper()
 	p := &process{t: t, registry: prometheus.NewRegistry(), link: fake.Link(t), pipes: newPipes(), url: "http://replica"}
@@ -104,7 +104,7 @@ func startWith(t testing.TB, fake *redistest.Fake, so store.Options, ro replica.
 	return p
 }
 
-// listen has the streams of p be reached over TCP, too.
+// listen makes the streams of p reachable over TCP, too.
 func (p *process) listen() {
 	p.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // of a test
@@ -184,7 +184,7 @@ func (p *pipes) Close() error {
 
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
-// event is one that a client has received. ": " is the kind of a comment.
+// event is an event that a client has received. A comment has the kind ": ".
 type event struct {
 	Kind string
 	ID   string
@@ -205,7 +205,7 @@ type event struct {
 	Retry       string   `json:"retry"`
 }
 
-// client is one that watches.
+// client is a client that watches a stream.
 type client struct {
 	t    testing.TB
 	body io.ReadCloser
@@ -253,7 +253,7 @@ func (p *process) tryWatch(query string) (*client, int) {
 	return c, response.StatusCode
 }
 
-// raw opens a stream of which nothing is read.
+// raw opens a stream from which nothing is read.
 func (p *process) raw(query string) net.Conn {
 	p.t.Helper()
 	conn, err := p.pipes.dial()
@@ -267,7 +267,7 @@ func (p *process) raw(query string) net.Conn {
 	return conn
 }
 
-// readHead reads the answer up to the first event that there is, and no further.
+// readHead reads the response up to the first event, and no further.
 func readHead(t testing.TB, conn net.Conn) {
 	t.Helper()
 	var b [1]byte
@@ -280,7 +280,7 @@ func readHead(t testing.TB, conn net.Conn) {
 	}
 }
 
-// reading reads on.
+// reading reads the rest of a stream.
 func (p *process) reading(conn net.Conn) *client {
 	c := &client{t: p.t, body: conn, done: make(chan struct{})}
 	go c.read()
@@ -364,7 +364,7 @@ func (c *client) over() bool {
 	return c.ended
 }
 
-// said is what an event says, in short.
+// said returns an event in short.
 func (e event) said() string {
 	names := func(list []Member) string {
 		var all []string
@@ -404,7 +404,7 @@ func (e event) said() string {
 	}
 }
 
-// expect fails the test unless the events since the last call say that.
+// expect fails the test unless these are the events since the last call.
 func (c *client) expect(want ...string) {
 	c.t.Helper()
 	synctest.Wait()
@@ -422,7 +422,7 @@ func (c *client) expectNow(want ...string) {
 	}
 }
 
-// person is one who is in a room without a stream.
+// join makes a user present who has no stream.
 func (p *process) join(name string) {
 	p.t.Helper()
 	_, err := p.store.Put(p.t.Context(), lobby, store.Wanted{
@@ -441,7 +441,7 @@ func (p *process) part(name string) {
 	}
 }
 
-// joinMany has people come whose numbers are from first to last.
+// joinMany makes the users with the numbers from first to last present.
 func (p *process) joinMany(first, last int) {
 	p.t.Helper()
 	var wg sync.WaitGroup
@@ -460,7 +460,7 @@ func (p *process) partMany(first, last int) {
 	wg.Wait()
 }
 
-// window lets changes be shown.
+// window waits until changes have been shown.
 func window() {
 	time.Sleep(room.DefaultCoalesce + time.Millisecond)
 	synctest.Wait()
@@ -477,7 +477,7 @@ type follower struct {
 	counts   bool
 }
 
-// apply takes one event, and returns what is wrong with it.
+// apply applies one event, and returns an error if the event is wrong.
 func (f *follower) apply(e event) error {
 	switch e.Kind {
 	case "snapshot":
@@ -534,7 +534,7 @@ func (f *follower) apply(e event) error {
 	return nil
 }
 
-// text is what a follower knows, to be compared.
+// text returns what a follower knows, for comparison.
 func (f *follower) text() string {
 	ids := slices.Sorted(maps.Keys(f.members))
 	var all strings.Builder
@@ -545,8 +545,8 @@ func (f *follower) text() string {
 	return all.String()
 }
 
-// metric is the value of one without labels, or the sum of those with, of which one has
-// that value.
+// metric returns the value of a metric without labels, or the sum of those of which a
+// label has that value.
 func (p *process) metric(name, label string) (sum float64) {
 	p.t.Helper()
 	families, err := p.registry.Gather()

@@ -11,7 +11,7 @@ import (
 	"presence/internal/store"
 )
 
-// numbers are those of the lobby, as Redis has them.
+// numbers returns the numbers of the lobby in Redis.
 func (p *process) numbers() (users, connections int) {
 	p.t.Helper()
 	readings, err := p.store.Read(p.t.Context(), store.Have{Room: lobby, Numbers: true})
@@ -57,7 +57,8 @@ func TestAStreamIsPresence(t *testing.T) {
 	})
 }
 
-// Nobody is there for longer than their token lasts, and nobody leaves who has another.
+// Nobody stays longer than their token lasts, and a user with another token does not
+// leave.
 func TestAStreamsUserLeavesWithTheirToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, other := two(t)

@@ -18,7 +18,7 @@ import (
 	"presence/internal/store"
 )
 
-// truth is what a room was at its versions, as far as any reader has told.
+// truth is the state of a room at its versions, as far as readers have reported it.
 type truth struct {
 	t  testing.TB
 	mu sync.Mutex // guards:
@@ -27,7 +27,7 @@ type truth struct {
 
 type told struct{ by, text string }
 
-// say fails the test if another reader has said something else of a version.
+// say fails the test if another reader has reported something else for a version.
 func (tr *truth) say(by string, version int64, text string) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -38,7 +38,7 @@ func (tr *truth) say(by string, version int64, text string) {
 	tr.by[version] = told{by, text}
 }
 
-// storm has people come, go, change their names and come back, for a time.
+// storm makes users come, go, change their names and come back, for a time.
 func storm(p *process, seed uint64, lasts time.Duration) {
 	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's
 	for end := time.Now().Add(lasts); time.Now().Before(end); {
@@ -60,9 +60,9 @@ func storm(p *process, seed uint64, lasts time.Duration) {
 	}
 }
 
-// TestNobodyDisagrees has followers on two replicas check every event against what
-// others were told, and against the room as it is read, while people come and go and the
-// followers themselves come back where they were.
+// TestNobodyDisagrees makes followers on two replicas compare every event with what
+// others received, and with the room in Redis. Meanwhile users come and go, and the
+// followers themselves reconnect from their versions.
 func TestNobodyDisagrees(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := redistest.NewFake(t)
@@ -138,8 +138,8 @@ func TestNobodyDisagrees(t *testing.T) {
 	})
 }
 
-// TestStreamsLeaveNothing opens and drops streams over TCP, some of which join, some of
-// which are never read.
+// TestStreamsLeaveNothing opens and drops streams over TCP. Some of them join, and some
+// are never read.
 func TestStreamsLeaveNothing(t *testing.T) {
 	p := startWith(t, redistest.NewFake(t), store.Options{}, replica.Options{Alone: true}, 10*time.Millisecond)
 	p.listen()

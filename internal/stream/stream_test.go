@@ -238,7 +238,7 @@ func TestStreamsEnd(t *testing.T) {
 	})
 }
 
-// What is said only to keep a stream open costs nobody an event.
+// A keepalive that is being sent must not cost a stream an event.
 func TestAKeepaliveDelaysAnEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := start(t, redistest.NewFake(t))
@@ -251,8 +251,8 @@ func TestAKeepaliveDelaysAnEvent(t *testing.T) {
 	})
 }
 
-// A peer that does not read is told the room anew when it goes on, after what waited for
-// it, and cut when it does not. Nobody else waits for it.
+// A peer that does not read gets the whole room when it reads again, after what waited
+// for it. If it never reads, it is cut. No other stream waits for it.
 func TestSlowReaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := start(t, redistest.NewFake(t))

@@ -15,8 +15,8 @@ import (
 	"presence/internal/store"
 )
 
-// startTCP starts a replica whose streams are reached over TCP, with a room that is
-// known and has users with that much metadata.
+// startTCP starts a replica whose streams are reached over TCP. Its room has been read,
+// and has that many users with that much metadata.
 func startTCP(t testing.TB, users, meta int) *process {
 	t.Helper()
 	p := startWith(t, redistest.NewFake(t), store.Options{}, replica.Options{Alone: true}, 10*time.Millisecond)
@@ -31,7 +31,7 @@ func startTCP(t testing.TB, users, meta int) *process {
 	return p
 }
 
-// put makes a user be there, with metadata.
+// put makes a user present, with metadata.
 func (p *process) put(user, meta string) {
 	p.t.Helper()
 	_, err := p.store.Put(p.t.Context(), lobby, store.Wanted{
@@ -43,7 +43,7 @@ func (p *process) put(user, meta string) {
 	}
 }
 
-// dial opens a stream of the lobby of which nothing is read, over HTTP of that version.
+// dial opens a stream of the lobby from which nothing is read, over that version of HTTP.
 func (p *process) dial(proto string) *net.TCPConn {
 	p.t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://")) //nolint:noctx // on this machine
@@ -58,8 +58,8 @@ func (p *process) dial(proto string) *net.TCPConn {
 	return tcp
 }
 
-// A peer that does not read while much happens is told the room anew when it goes on, and
-// what it had begun to be told is whole. Nobody waits for it.
+// A peer does not read while much happens. When it reads again, it gets the whole room,
+// and the event whose sending had begun is complete. No other stream waits for it.
 func TestSlowReadersOverTCP(t *testing.T) {
 	p := startTCP(t, 20, 900)
 	p.sendBuffer = 32 << 10
@@ -140,7 +140,8 @@ func TestHTTP10(t *testing.T) {
 	}
 }
 
-// A peer that says more than its request, half closes or resets is none of a stream's.
+// A peer that sends more than its request, closes its half or resets does no harm to
+// other streams.
 func TestPeersThatMisbehave(t *testing.T) {
 	p := startTCP(t, 1, 1)
 	talks := p.dial("HTTP/1.1")
