@@ -2,6 +2,7 @@ package browser
 
 import (
 	_ "embed"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -39,10 +40,18 @@ func TestScreenshots(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var crowd []string
+	for i := range 128 {
+		crowd = append(crowd, names[i%len(names)])
+		if round := i / len(names); round > 0 {
+			crowd[i] += fmt.Sprintf(" %c.", 'A'+round)
+		}
+	}
 	for room, names := range map[string][]string{
 		"":                 names,
 		"/rooms/standup":   {"Lena", "Mateo", "Nia", "Pavel"},
 		"/rooms/tea-break": {"Olu", "Priya", "Ximena"},
+		"/rooms/all-hands": crowd,
 	} {
 		for i, name := range names {
 			options := harness.Options{Room: room, Browser: harness.NewBrowser()}
@@ -55,14 +64,21 @@ func TestScreenshots(t *testing.T) {
 	}
 	lobby := newBrowser(t).open(site.b.URL).join("Leilani")
 	lobby.sees(soon, "showing all", func(s sight) bool { return len(s.Names) == len(names)+1 })
-	lobby.reload() // the rooms are those of the moment
-	lobby.sees(soon, "joined", func(s sight) bool { return s.As == "Leilani" && s.live() })
-	eval[chromedp.Void](lobby, `scrollTo(0, 0)`)
+	allHands := newBrowser(t).open(site.b.URL + "/rooms/all-hands").join("Leilani")
+	allHands.sees(soon, "showing the first of all", func(s sight) bool { return s.Users == len(crowd)+1 && len(s.Names) == 100 })
+	for _, tab := range []*tab{lobby, allHands} {
+		tab.reload() // the rooms are those of the moment
+		tab.sees(soon, "joined", func(s sight) bool { return s.As == "Leilani" && s.live() })
+		eval[chromedp.Void](tab, `scrollTo(0, 0)`)
+	}
 	join("Zainab", harness.Options{Browser: harness.NewBrowser()})
 	lobby.reads(".trace", "Zainab came")
 
+	phone := []chromedp.EmulateViewportOption{chromedp.EmulateScale(2), chromedp.EmulateMobile}
 	lobby.picture("light", "light", 1280, 800)
 	lobby.picture("dark", "dark", 1280, 800)
+	lobby.picture("phone", "light", 360, 740, phone...)
+	allHands.picture("crowd", "light", 1280, 800)
 
 	drawn := newBrowser(t).newTab()
 	frame := call(drawn, page.GetFrameTree, cdp.Empty{}).FrameTree.Frame.ID
@@ -71,12 +87,12 @@ func TestScreenshots(t *testing.T) {
 }
 
 // picture takes a picture of what is in view.
-func (tab *tab) picture(name, scheme string, width, height int64) {
+func (tab *tab) picture(name, scheme string, width, height int64, options ...chromedp.EmulateViewportOption) {
 	tab.t.Helper()
 	call(tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
 	})
-	tab.do(chromedp.EmulateViewport(width, height))
+	tab.do(chromedp.EmulateViewport(width, height, options...))
 	image, err := chromedp.Run(tab.ctx, chromedp.CaptureScreenshot())
 	if err != nil {
 		tab.t.Fatal(err)
