@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -51,9 +52,15 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", fmt.Errorf("build the server: %w", err)
 	}
 	path := filepath.Join(dir, "server")
-	output, err := exec.Command("go", "build", "-o", path, "presence/cmd/server").CombinedOutput()
+	cmd := exec.Command("go", "build", "-o", path, "presence/cmd/server")
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	building, err := process.Start(cmd)
 	if err != nil {
-		return "", fmt.Errorf("build the server: %w\n%s", err, output)
+		return "", fmt.Errorf("build the server: %w", err)
+	}
+	if <-building.Ended(); !building.State().Success() {
+		return "", fmt.Errorf("build the server: %v\n%s", building.State(), &output) //nolint:err113 // of a test
 	}
 	return path, nil
 })
