@@ -12,15 +12,15 @@ import (
 	"presence/internal/app"
 )
 
-// plain is a browser without JavaScript, and the replicas it goes to.
+// plain is a browser without JavaScript, with the replicas that it uses.
 type plain struct {
 	*world
 
 	cookies map[string]cookie
 }
 
-// plainly runs a test of a browser without JavaScript at two replicas, in a bubble. change
-// may be nil.
+// plainly runs a test of a browser without JavaScript with two replicas, in a bubble.
+// change may be nil.
 func plainly(t *testing.T, change func(*app.Config), test func(t *testing.T, b *plain)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -28,8 +28,8 @@ func plainly(t *testing.T, change func(*app.Config), test func(t *testing.T, b *
 	})
 }
 
-// do sends a request for the lobby to the replica at a place, and keeps the cookies of the
-// answer. A form is not nil.
+// do sends a request for the lobby to a replica, and keeps the cookies of the response.
+// If form is not nil, it posts it.
 func (b *plain) do(place int, form url.Values) *answer {
 	b.t.Helper()
 	method := http.MethodGet
@@ -67,7 +67,7 @@ func (b *plain) get(place int) string {
 	return got.body
 }
 
-// post sends a form, which must be answered by leading to the page.
+// post sends a form. The response must redirect to the page.
 func (b *plain) post(place int, form url.Values) {
 	b.t.Helper()
 	if got := b.do(place, form); got.status != http.StatusSeeOther {
@@ -86,11 +86,11 @@ func (b *plain) leave(place int) {
 	b.post(place, url.Values{"leave": {""}})
 }
 
-// rows are the names that a page lists.
+// rows matches the names that a page lists.
 var rows = regexp.MustCompile(`<li [^>]*data-key=`)
 
-// shows fails the test unless a page says that the visitor is there as name, "" for not at
-// all, and counts and lists so many users.
+// shows fails the test unless the page says that the visitor is there as name ("": not
+// joined), and counts and lists that many users.
 func shows(t *testing.T, page, name string, users string) {
 	t.Helper()
 	if got := read(page); got.as() != name || got.stale {
@@ -102,9 +102,10 @@ func shows(t *testing.T, page, name string, users string) {
 	}
 }
 
-// The page that follows a form shows what the form did, also where somebody looks at the
-// room and no message about the change has come yet, and at another replica than the form
-// was sent to. So does a page by which somebody comes back whose lease had ended.
+// The page that follows a form shows what the form did. That holds when somebody looks at
+// the room and no message about the change has come yet, and at another replica than the
+// one that got the form. It also holds for a page that brings back a visitor whose lease
+// had ended.
 func TestPageAfterAFormShowsWhatTheFormDid(t *testing.T) {
 	for what, elsewhere := range map[string]int{"the same replica": 0, "another replica": 1} {
 		t.Run(what, func(t *testing.T) {
@@ -131,7 +132,7 @@ func TestPageAfterAFormShowsWhatTheFormDid(t *testing.T) {
 	}
 }
 
-// remove has an operator remove who is in the lobby.
+// remove makes an operator remove the user who is in the lobby.
 func (b *plain) remove() {
 	b.t.Helper()
 	users, _ := b.redis[0].HKeys("presence:{lobby}:users")
@@ -145,8 +146,8 @@ func (b *plain) remove() {
 	}
 }
 
-// Who was removed is told so once, and is not put back by a reload. Who then joins by the form
-// is put back again, as everybody is.
+// A removed visitor is told so once, and a reload does not put the visitor back. If the
+// visitor then joins by the form, reloads put them back like anybody else.
 func TestRemovedVisitorWithoutJavaScript(t *testing.T) {
 	plainly(t, nil, func(t *testing.T, b *plain) {
 		const told = "You are no longer in this room: you have been removed."
@@ -164,7 +165,7 @@ func TestRemovedVisitorWithoutJavaScript(t *testing.T) {
 		}
 		b.join("Ann")
 		shows(t, b.get(1), "Ann", "1")
-		b.get(1) // by the lease that it renews
+		b.get(1) // the page's reload renews the lease
 		for range 2 {
 			time.Sleep(ttl + 8*time.Second)
 			if who := b.inLobby(); who != "" {
@@ -175,7 +176,7 @@ func TestRemovedVisitorWithoutJavaScript(t *testing.T) {
 	})
 }
 
-// A visitor who can't be put back, since the room is full by then, is told.
+// A visitor who can't be put back, because the room is full by then, is told so.
 func TestVisitorWithoutJavaScriptFindsTheRoomFull(t *testing.T) {
 	plainly(t, func(c *app.Config) { c.MaxMembersPerRoom = 1 }, func(t *testing.T, b *plain) {
 		b.get(0)

@@ -15,9 +15,10 @@ import (
 	"presence/internal/app"
 )
 
-// Nobody outlives a token: the socket ends with it, and the user leaves at once, who came by
-// the socket and who came by a form. The page says what to do. Who may look at the room as a
-// guest goes on as one, is not joined as that by itself, and may join.
+// No visit outlives its token. The socket ends with the token, and the user leaves at
+// once, whether the user came by a socket or by a form. The page says what to do. A
+// visitor who may look at the room as a guest stays as a guest, does not join by itself,
+// and may join.
 func TestPageEndsWithItsToken(t *testing.T) {
 	const secret, life = "a secret of a test, long enough", 40 * time.Second
 	file := filepath.Join(t.TempDir(), "secret")

@@ -17,7 +17,7 @@ import (
 	"presence/test/memnet"
 )
 
-// socket is one of a tab, and what came through it.
+// socket is a socket of a tab, and the frames that came through it.
 type socket struct {
 	t    *testing.T
 	conn *memnet.Conn
@@ -28,8 +28,8 @@ type socket struct {
 	frames []string
 }
 
-// open opens a socket of the tab at p, for the page at path, and reads it, which answers its
-// pings.
+// open opens a socket of the tab at p, for the page at path, and reads it. Reading also
+// answers its pings.
 func (p *proc) open(t *testing.T, path string, cookies []*http.Cookie) *socket {
 	t.Helper()
 	s := &socket{t: t, done: make(chan struct{})}
@@ -71,7 +71,7 @@ func (p *proc) open(t *testing.T, path string, cookies []*http.Cookie) *socket {
 	return s
 }
 
-// got reports whether a frame with that in it has come.
+// got reports whether a frame that contains part has come.
 func (s *socket) got(part string) bool {
 	synctest.Wait()
 	s.mu.Lock()
@@ -97,16 +97,16 @@ func (s *socket) join(name string) {
 	}
 }
 
-// giveUp is what the browser does about a socket that does not answer: it asks once
-// more, closes it, and forgets it.
+// giveUp does what the browser does with a socket that does not answer: it asks once
+// more, closes the socket, and forgets it.
 func (s *socket) giveUp() {
 	s.send(`{"action":"__ping__"}`)
 	_ = s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second))
 	_ = s.conn.Close()
 }
 
-// stalls runs a test of a tab that has two sockets, at one replica or at two, the first
-// of which is held up. inLobby returns the name of each connection in the lobby.
+// stalls runs a test of a tab with two sockets, at one replica or at two. The first
+// socket is held up. inLobby returns the name of each connection in the lobby.
 func stalls(t *testing.T, test func(t *testing.T, first, second func() *socket, inLobby func() string)) {
 	t.Helper()
 	for places := range 2 {
@@ -130,7 +130,8 @@ func stalls(t *testing.T, test func(t *testing.T, first, second func() *socket, 
 	}
 }
 
-// stays fails the test unless exactly want is in the lobby, for longer than any lease lasts.
+// stays fails the test unless exactly want is in the lobby, for longer than any lease
+// lasts.
 func stays(t *testing.T, inLobby func() string, want string) {
 	t.Helper()
 	for range 80 {
@@ -141,7 +142,7 @@ func stays(t *testing.T, inLobby func() string, want string) {
 	}
 }
 
-// A Join lies in a socket that does not move. The browser gives the socket up, opens
+// A join waits in a socket that is held up. The browser gives the socket up, opens
 // another, and joins under another name. Then the first socket moves.
 func TestJoinOfASocketThatWasGivenUpTakesNothing(t *testing.T) {
 	for what, farewell := range map[string]bool{"and closed": true, "without a farewell": false} {
@@ -164,7 +165,7 @@ func TestJoinOfASocketThatWasGivenUpTakesNothing(t *testing.T) {
 	}
 }
 
-// The same with a Leave: the tab is there through its newer socket, and stays.
+// The same with a leave: the tab is there through its newer socket, and stays.
 func TestLeaveOfASocketThatWasGivenUpEndsNothing(t *testing.T) {
 	stalls(t, func(t *testing.T, first, second func() *socket, inLobby func() string) {
 		old := first()
@@ -178,7 +179,7 @@ func TestLeaveOfASocketThatWasGivenUpEndsNothing(t *testing.T) {
 	})
 }
 
-// Where the older socket was first after all, the one that answers has the last word.
+// If the older socket's action was first after all, the socket that answers decides.
 func TestSocketThatAnswersHasTheLastWord(t *testing.T) {
 	for action, want := range map[string]string{`{"action":"join","data":{"username":"Newer"}}`: "Newer", `{"action":"leave"}`: ""} {
 		t.Run(want, func(t *testing.T) {

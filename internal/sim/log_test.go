@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// past is a room as it was at the last look.
+// past is the state of a room at the last look.
 type past struct {
 	life
 
@@ -25,13 +25,13 @@ type news struct {
 	user, said string
 }
 
-// went is a leave as a room's log has it.
+// went is a leave in a room's log.
 type went struct {
 	version      int64
 	user, reason string
 }
 
-// follow demands that the log leads from the last look at a room to this one.
+// follow fails unless the log leads from the last look at a room to this one.
 func (m *model) follow(name string, r room) {
 	w := m.w
 	at := slices.Index(rooms, name)
@@ -114,7 +114,7 @@ func (m *model) apply(name string, p *past, version int64, fields []string) {
 	}
 }
 
-// reason demands that a user left for a reason that there was.
+// reason fails unless there was such a reason for a user to leave.
 func (m *model) reason(name, user, why string) {
 	w := m.w
 	now := time.Now()
@@ -133,7 +133,7 @@ func (m *model) reason(name, user, why string) {
 	}
 }
 
-// compareNews demands that programs were told the reasons that the log has.
+// compareNews fails unless programs were told the reasons that the log has.
 func (m *model) compareNews() {
 	for _, n := range m.heard {
 		at := slices.Index(rooms, n.room)
@@ -153,7 +153,7 @@ func (m *model) compareNews() {
 	m.heard = nil
 }
 
-// compareSights demands that programs that are up to date know exactly the room.
+// compareSights fails unless programs that are up to date know exactly the room.
 func (m *model) compareSights(name string, r room) {
 	w := m.w
 	for _, p := range w.programs {
@@ -166,7 +166,7 @@ func (m *model) compareSights(name string, r room) {
 	}
 }
 
-// sight is the room as the API should tell of it.
+// sight returns the room as the API should describe it.
 func (r room) sight() *sight {
 	s := &sight{version: r.version, users: len(r.users), connections: len(r.conns), members: map[string]fellow{}}
 	for user, n := range r.users {

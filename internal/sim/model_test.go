@@ -14,7 +14,7 @@ import (
 	"presence/internal/presence"
 )
 
-// key is a tab's key of so many random bytes.
+// key returns the key of a tab for 128 random bits.
 func key(b [16]byte) string { return base64.RawURLEncoding.EncodeToString(b[:]) }
 
 // op is a join or leave that somebody asked for.
@@ -57,7 +57,7 @@ func (st *seat) may(name string, now time.Time) bool {
 	return slices.ContainsFunc(st.pending, func(o *op) bool { return o.target == name })
 }
 
-// model is the shadow of the servers: what must be so by what people did.
+// model is the shadow of the servers: it knows what must be true, given what people did.
 type model struct {
 	w     *world
 	seats map[string]*seat // by room and connection
@@ -85,7 +85,7 @@ type model struct {
 	harmed   [2]time.Time         // each of the rooms, when it lost a key
 }
 
-// state is how a node of Redis is.
+// state is the state of a node of Redis.
 type state struct {
 	trouble time.Time // the last fault, or end of one
 	lostAt  time.Time // its data
@@ -98,7 +98,7 @@ type life struct {
 	version int64
 }
 
-// bound is how many users there were at least, and at most, at one look.
+// bound is the least and the greatest possible number of users at one look.
 type bound struct {
 	at          time.Time
 	least, most int
@@ -108,15 +108,15 @@ func newModel(w *world) *model {
 	return &model{w: w, nodes: make([]state, len(w.redis)), seats: map[string]*seat{}, low: map[string][]bound{}, removals: map[string]time.Time{}}
 }
 
-// learn has the model know the secret by which all replicas name connections, and
-// reports whether there is one.
+// learn gives the model the secret by which all replicas name connections, and reports
+// whether there is one.
 func (m *model) learn() bool {
 	secret, err := m.w.having("presence:secret").Get("presence:secret")
 	m.secret, m.keys = secret, presence.NewKeys([]byte(secret))
 	return err == nil
 }
 
-// seat returns the one of a page.
+// seat returns the seat of a page.
 func (m *model) seat(s *sheet) *seat {
 	tab := s.v.key
 	if s.v.bare {
@@ -127,12 +127,12 @@ func (m *model) seat(s *sheet) *seat {
 	return st
 }
 
-// seatOf returns the one of a tab of a browser, or of the browser itself.
+// seatOf returns the seat of a tab of a browser, or of the browser itself.
 func (m *model) seatOf(room, session, tab string) *seat {
 	return m.seatBy(room, session, m.keys.ConnectionID(session, tab))
 }
 
-// seatBy returns the one of a connection.
+// seatBy returns the seat of a connection.
 func (m *model) seatBy(room, session, id string) *seat {
 	st := m.seats[room+" "+id]
 	if st == nil {
@@ -142,8 +142,8 @@ func (m *model) seatBy(room, session, id string) *seat {
 	return st
 }
 
-// taken notes that a page speaks for a seat from now on. Those who are on their way
-// out may stay.
+// taken notes that a page speaks for a seat from now on. Users who are about to leave may
+// still be there.
 func (m *model) taken(st *seat, s *sheet) {
 	st.sheet = s
 	for name, until := range st.going {
@@ -153,13 +153,13 @@ func (m *model) taken(st *seat, s *sheet) {
 	}
 }
 
-// lost says that a node loses its data now.
+// lost notes that a node loses its data now.
 func (m *model) lost(node int) {
 	now := time.Now()
 	m.nodes[node].trouble, m.nodes[node].lostAt = now, now
 }
 
-// rewind says that a node has the data of a while before from now on.
+// rewind notes that a node has older data from now on.
 func (m *model) rewind(node int) {
 	m.lost(node)
 	for at, room := range rooms {
@@ -169,10 +169,10 @@ func (m *model) rewind(node int) {
 	}
 }
 
-// of is the state of the node that has a room.
+// of returns the state of the node that has a room.
 func (m *model) of(room string) *state { return &m.nodes[m.w.nodeOf(room)] }
 
-// troubledAt is when there was trouble last that a room may feel.
+// troubledAt returns when there was last trouble that a room may notice.
 func (m *model) troubledAt(room string) time.Time { return maxTime(m.trouble, m.of(room).trouble) }
 
 // begin notes what somebody asks for.
@@ -247,7 +247,8 @@ func (m *model) closed(s *sheet, mute bool) {
 	m.end(st, bound)
 }
 
-// end notes that nobody speaks for a seat any more: who is there by it has so long to go.
+// end notes that nobody speaks for a seat any more. Users who are there by it may stay
+// for that long.
 func (m *model) end(st *seat, bound time.Duration) {
 	until := time.Now().Add(bound)
 	for name := range st.base {
@@ -261,7 +262,7 @@ func (m *model) end(st *seat, bound time.Duration) {
 	st.firm, st.sheet, st.program = "", nil, nil
 }
 
-// visited notes what a page without script shows that was just loaded.
+// visited notes what a page without a script shows that was just loaded.
 func (m *model) visited(s *sheet) {
 	st := s.seat
 	if st == nil || s.shows.stale || len(st.pending) > 0 {
@@ -273,7 +274,7 @@ func (m *model) visited(s *sheet) {
 	}
 }
 
-// settle takes what a page shows for what became of what nobody answered.
+// settle uses what a page shows to decide the outcome of ops that nobody answered.
 func (m *model) settle(st *seat, as string) {
 	if st.unsettled() {
 		return
@@ -283,13 +284,13 @@ func (m *model) settle(st *seat, as string) {
 	}
 }
 
-// unsettled reports whether something may be on its way that nobody answered.
+// unsettled reports whether an op that nobody answered may still be on its way.
 func (st *seat) unsettled() bool {
 	n := len(st.unclear)
 	return n > 0 && time.Since(st.unclear[n-1].ended) < heartbeat
 }
 
-// sure notes that name is there for certain now.
+// sure notes that name is certainly there now.
 func (st *seat) sure(name string) {
 	if st.firm != name {
 		st.firm, st.firmFrom = name, time.Now()
@@ -297,14 +298,14 @@ func (st *seat) sure(name string) {
 	st.firmAt = time.Now()
 }
 
-// troubled reports whether there was trouble within the last d that a room may feel.
+// troubled reports whether there was trouble within the last d that a room may notice.
 func (m *model) troubled(room string, d time.Duration) bool {
 	return time.Since(m.troubledAt(room)) < d
 }
 
-// quiet reports whether nothing was the matter for so long with the node that has a room,
-// and with all replicas, that the room has to be shown as it is, and can be joined. What is
-// the matter with other nodes does not count.
+// quiet reports whether the room has to be shown as it is and can be joined, because
+// nothing has been wrong for long enough with its node and with all replicas. Trouble
+// with other nodes does not count.
 func (m *model) quiet(room string) bool {
 	return !m.troubled(room, 2*(heartbeat+settle)) && !m.damaged(room, time.Now())
 }
@@ -331,7 +332,7 @@ type room struct {
 // lease is a connection that is there.
 type lease struct{ generation, user, name string }
 
-// look compares what is seen with what may and must be.
+// look compares what is seen with what may and must be seen.
 func (m *model) look() {
 	w := m.w
 	w.mu.Lock()
@@ -376,7 +377,7 @@ func (m *model) look() {
 	}
 }
 
-// pages notes who is there for certain by what pages show.
+// pages notes who is certainly there, by what pages show.
 func (m *model) pages(now time.Time) {
 	for _, st := range m.seats {
 		for _, o := range st.pending {
@@ -401,12 +402,12 @@ func (m *model) pages(now time.Time) {
 	}
 }
 
-// troubledAway reports whether the replica that an op went to was isolated meanwhile.
+// troubledAway reports whether the replica that got an op was isolated meanwhile.
 func (m *model) troubledAway(o *op) bool {
 	return m.troubledAt(o.seat.room).After(o.at.Add(-15*time.Second)) && o.sock.proc.wasAway
 }
 
-// programs notes which are there for certain, by their streams.
+// programs notes which programs are certainly there, by their streams.
 func (m *model) programs(now time.Time) {
 	for _, p := range m.w.programs {
 		if p.stream != nil && p.seen != nil && p.seen.stale && m.quiet(p.room) {
@@ -420,7 +421,7 @@ func (m *model) programs(now time.Time) {
 	}
 }
 
-// must reports who must be there by a seat.
+// must returns who must be there by a seat, and whether anybody must.
 func (m *model) must(st *seat, now time.Time) (string, bool) {
 	if st.firm == "" || len(st.pending) > 0 || st.sheet == nil && st.program == nil || now.Before(st.back) {
 		return "", false
@@ -437,8 +438,8 @@ func (st *seat) unplugged() bool {
 	return st.sheet != nil && st.sheet.v.bare || st.program != nil && st.kind == "put"
 }
 
-// reached reports whether the one who speaks for a seat has a connection to a replica
-// that can put it back.
+// reached reports whether the speaker for a seat has a connection to a replica that can
+// put the seat back.
 func (m *model) reached(st *seat) bool {
 	node := m.w.nodeOf(st.room)
 	switch {
@@ -451,7 +452,7 @@ func (m *model) reached(st *seat) bool {
 	}
 }
 
-// speaker names who speaks for a seat.
+// speaker returns the name of the page or program that speaks for a seat.
 func (st *seat) speaker() string {
 	switch {
 	case st.program != nil:
@@ -463,17 +464,17 @@ func (st *seat) speaker() string {
 	}
 }
 
-// harm is how long a room may be wrong that lost a key.
+// harm is how long a room that lost a key may be wrong.
 const harm = heartbeat + settle + time.Second
 
-// damaged reports whether the keys of a room may disagree, since one was lost. Nobody finds
-// that out while Redis can't be reached.
+// damaged reports whether the keys of a room may disagree because one was lost. No
+// replica finds that while Redis can't be reached.
 func (m *model) damaged(name string, now time.Time) bool {
 	since := now.Sub(m.harmed[slices.Index(rooms, name)])
 	return since < harm || since < time.Minute && m.troubled(name, harm)
 }
 
-// read reads a room as Redis holds it, and demands that its keys agree.
+// read reads a room from Redis, and fails unless its keys agree.
 func (m *model) read(name string) room {
 	prefix := "presence:{" + name + "}:"
 	fake := m.w.having(prefix)
@@ -578,7 +579,7 @@ func (m *model) redis(name string, r room, now time.Time) {
 	*last = r.life
 }
 
-// recovering reports whether a seat may be missing since Redis lost all.
+// recovering reports whether a seat may be missing since Redis lost everything.
 func (m *model) recovering(st *seat, now time.Time) bool {
 	since := maxTime(m.of(st.room).lostAt, m.harmed[slices.Index(rooms, st.room)])
 	if since.IsZero() {
@@ -590,12 +591,12 @@ func (m *model) recovering(st *seat, now time.Time) bool {
 	return now.Sub(since) < heartbeat+settle+2*time.Second || m.troubled(st.room, heartbeat+settle+2*time.Second) && now.Sub(since) < 30*time.Second
 }
 
-// of lists names.
+// of lists the names in a set.
 func of(set map[string]bool) string {
 	return fmt.Sprintf("%q", slices.Sorted(maps.Keys(set)))
 }
 
-// bounds notes how many users there must and may be.
+// bounds notes the least and the greatest possible number of users.
 func (m *model) bounds(name string, now time.Time) {
 	least, most := map[string]bool{}, map[string]bool{}
 	for _, st := range m.seats {
@@ -640,7 +641,7 @@ type occupancy struct {
 	Stale       bool
 }
 
-// occupancy asks a process about a room; false if it knows nothing.
+// occupancy asks a process about a room. It returns false if the process knows nothing.
 func (p *proc) occupancy(name string) (o occupancy, ok bool) {
 	a, err := p.ask(p.public, "/v1/rooms/"+name)
 	if err != nil || a.status != http.StatusOK {
@@ -649,8 +650,8 @@ func (p *proc) occupancy(name string) (o occupancy, ok bool) {
 	return o, json.Unmarshal([]byte(a.body), &o) == nil
 }
 
-// ask asks each replica about each room, and compares with the bounds. It is called
-// with the lock held, and gives it up meanwhile.
+// ask asks each replica about each room, and compares the answers with the bounds. The
+// caller holds the lock, and ask gives it up meanwhile.
 func (m *model) ask(now time.Time) {
 	w := m.w
 	for _, p := range slices.Clone(w.procs) {
@@ -693,7 +694,7 @@ func (m *model) ask(now time.Time) {
 	}
 }
 
-// compare demands that everything agrees, now that all has come to rest.
+// compare fails unless everything agrees, now that all has come to rest.
 func (m *model) compare() {
 	w := m.w
 	w.mu.Lock()

@@ -16,7 +16,7 @@ type step struct {
 	args []int
 }
 
-// String is the step as it stands in testdata: "300ms join 3 1 0".
+// String returns the step as it is written in testdata: "300ms join 3 1 0".
 func (s step) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%v %s", s.wait, s.what)
@@ -26,7 +26,7 @@ func (s step) String() string {
 	return b.String()
 }
 
-// arg is the i-th argument, 0 if there is none.
+// arg returns the i-th argument, 0 if there is none.
 func (s step) arg(i int) int {
 	if i < len(s.args) {
 		return s.args[i]
@@ -34,14 +34,15 @@ func (s step) arg(i int) int {
 	return 0
 }
 
-// plan is all that happens in one run.
+// plan is everything that happens in one run.
 type plan struct {
 	seed    uint64
 	masters int // of the Cluster; 0: on a single Redis
 	steps   []step
 }
 
-// String is the plan as it stands in testdata: "5/3: 0s open 1", or on a single Redis "5: …".
+// String returns the plan as it is written in testdata: "5/3: 0s open 1", or on a single
+// Redis "5: …".
 func (p plan) String() string {
 	texts := make([]string, len(p.steps))
 	for i, s := range p.steps {
@@ -54,7 +55,7 @@ func (p plan) String() string {
 	return fmt.Sprintf("%d%s: %s", p.seed, cluster, strings.Join(texts, "; "))
 }
 
-// parsePlan reads a plan. Without steps it is the whole one of the seed.
+// parsePlan reads a plan. Without steps it returns the whole plan of the seed.
 func parsePlan(text string) (plan, error) {
 	number, rest, _ := strings.Cut(text, ":")
 	number, masters, cluster := strings.Cut(number, "/")
@@ -101,8 +102,8 @@ var waits = []time.Duration{
 	time.Second, time.Second, 2 * time.Second, 3 * time.Second, 5 * time.Second,
 }
 
-// always are steps that every run has among its kinds; each seed adds some others, so
-// that what one kind of trouble covers up another seed shows.
+// always are kinds of steps that every run has. Each seed adds some others, so that one
+// seed shows what another kind of trouble would hide.
 var (
 	always  = []string{"open", "open", "open", "join", "join", "join", "leave", "close"}
 	actions = []string{"twice", "twonames", "reload", "form", "json", "hostile", "head", "drop", "vanish", "lossy", "rest", "forge", "hasty"}
@@ -110,11 +111,12 @@ var (
 	faults  = []string{"stall", "cut", "flush", "down", "empty", "kill", "drain", "isolate", "rewind", "clock", "lose"}
 )
 
-// ofCluster are the faults of one node: runs on a Cluster have more of them, and few others.
+// ofCluster are the faults of one node. Runs on a Cluster have more of them, and few
+// other faults.
 var ofCluster = []string{"stall", "cut", "flush", "down", "empty", "rewind", "clock", "lose", "move"}
 
-// everyCluster is how many seeds there are for each that runs on a Cluster, which takes twice
-// as long as one that does not.
+// everyCluster says that one seed in so many runs on a Cluster, which takes twice as long
+// as a single Redis.
 const everyCluster = 17
 
 // newPlan returns the plan of a seed.
@@ -149,7 +151,7 @@ func newPlan(seed uint64) plan {
 }
 
 // shrink returns a plan with as few of p's steps as it can find that still fails, and
-// in waits as short. fails is asked at most limit times.
+// with waits as short as it can find. It calls fails at most limit times.
 func shrink(p plan, limit int, fails func(plan) bool) plan {
 	try := func(steps []step) bool {
 		if limit <= 0 {

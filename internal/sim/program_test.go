@@ -15,11 +15,11 @@ import (
 	"presence/test/memnet"
 )
 
-// apiKey may do everything by the API.
+// apiKey is an API key with all rights.
 const apiKey = "psk_simulated"
 
-// program is one that uses the API: it watches a room by an event stream, is in one by
-// such a stream, or by PUTs.
+// program is a program that uses the API. It watches a room by an event stream, or is in
+// one by such a stream or by PUTs.
 type program struct {
 	w    *world
 	n    int
@@ -42,7 +42,7 @@ type program struct {
 	updates int    // of metadata
 }
 
-// stream is an event stream that is open.
+// stream is an open event stream.
 type stream struct {
 	proc   *proc
 	conn   *memnet.Conn
@@ -59,7 +59,7 @@ type sight struct {
 	since              time.Time
 }
 
-// fellow is a member of a room as the API tells of them.
+// fellow is a member of a room as the API describes it.
 type fellow struct {
 	User        string          `json:"user"`
 	Name        string          `json:"name"`
@@ -69,12 +69,12 @@ type fellow struct {
 	Since       string          `json:"since"`
 }
 
-// String lets fellows be compared.
+// String makes fellows comparable.
 func (f fellow) String() string {
 	return fmt.Sprintf("%s %q %v %s %d %s", f.User, f.Name, f.Guest, f.Meta, f.Connections, f.Since)
 }
 
-// employ brings the programs of this run.
+// employ creates the programs of this run.
 func (w *world) employ() {
 	for n, p := range []program{{kind: "watch"}, {kind: "watch"}, {kind: "put", user: "p1"}, {kind: "put", user: "p2"}, {kind: "attend", user: "p2"}, {kind: "attend", user: "p3"}} {
 		p.w, p.n, p.want = w, n, -1
@@ -84,7 +84,7 @@ func (w *world) employ() {
 	}
 }
 
-// program is the one of a kind that a step is about.
+// program returns the program of a kind that a step is about.
 func (w *world) program(kind string, s step) *program {
 	var some []*program
 	for _, p := range w.programs {
@@ -95,13 +95,13 @@ func (w *world) program(kind string, s step) *program {
 	return some[s.arg(0)%len(some)]
 }
 
-// name is that of the program's user.
+// name returns the name of the program's user.
 func (p *program) name() string { return strings.ToUpper(p.user) }
 
-// path is that of the program's connection.
+// path returns the path of the program's connection.
 func (p *program) path() string { return fmt.Sprintf("/v1/rooms/%s/connections/c%d", p.room, p.n) }
 
-// call has the program call the API. The lock must not be held.
+// call makes the program call the API. The lock must not be held.
 func (p *program) call(method, path, body string) (*answer, error) {
 	w := p.w
 	w.mu.Lock()
@@ -137,7 +137,7 @@ func (p *program) sit(room string) {
 	}
 }
 
-// start has the program watch or be in a room, in place of the one before.
+// start makes the program watch or be in a room, instead of the one before.
 func (p *program) start(s step) {
 	room := rooms[s.arg(1)%len(rooms)]
 	if p.on || p.calls > 0 {
@@ -160,7 +160,7 @@ func (p *program) start(s step) {
 	go p.keepOpen(p.turn)
 }
 
-// quit has the program stop without a word.
+// quit makes the program stop without leaving.
 func (p *program) quit(abrupt bool) {
 	if !p.on {
 		return
@@ -242,7 +242,7 @@ func (p *program) keepPutting(turn int) {
 	}
 }
 
-// leave has the program's connection end by a request.
+// leave ends the program's connection by a request.
 func (p *program) leave(s step) {
 	w := p.w
 	if !p.on || p.calls > 0 || p.seat == nil {
@@ -272,7 +272,7 @@ func (p *program) leave(s step) {
 	}()
 }
 
-// remove has all connections of a program's user in its room ended.
+// remove ends all connections of a program's user in its room.
 func (p *program) remove(s step) {
 	w := p.w
 	if !p.on || p.seat == nil {
@@ -411,7 +411,7 @@ func (p *program) follow(turn int) error {
 	}
 }
 
-// open opens a stream, and returns what reads its events.
+// open opens a stream, and returns a reader of its events.
 func (p *program) open(to *proc, r *http.Request, s *stream) (*bufio.Reader, error) {
 	if to == nil {
 		return nil, errNoServer
@@ -438,7 +438,7 @@ func (p *program) open(to *proc, r *http.Request, s *stream) (*bufio.Reader, err
 	return bufio.NewReader(response.Body), nil
 }
 
-// told takes an event. The error says that the stream is over.
+// told takes an event. An error means that the stream is over.
 func (p *program) told(s *stream, name, data string) error {
 	w := p.w
 	var e struct {
@@ -521,7 +521,7 @@ func (p *program) told(s *stream, name, data string) error {
 	return nil
 }
 
-// ended takes the end of a stream, which the server said.
+// ended takes the end of a stream, as the server announced it.
 func (p *program) ended(code, retry string) error {
 	if retry == "now" {
 		return errAtOnce
@@ -541,7 +541,7 @@ func (p *program) ended(code, retry string) error {
 	return errOver
 }
 
-// same reports whether two sights are of the same.
+// same reports whether two sights are equal.
 func (s *sight) same(other *sight) bool {
 	if s.users != other.users || s.connections != other.connections || len(s.members) != len(other.members) {
 		return false
@@ -554,7 +554,7 @@ func (s *sight) same(other *sight) bool {
 	return true
 }
 
-// String names the members.
+// String lists the members.
 func (s *sight) String() string {
 	return fmt.Sprintf("%d: %d users, %d connections, stale %v, %v", s.version, s.users, s.connections, s.stale, s.members)
 }

@@ -33,10 +33,10 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// keysFile has the keys of the API.
+// keysFile is the file of API keys.
 var keysFile string
 
-// number is a variable of the environment, or the default.
+// number returns a variable of the environment, or the default.
 func number(t *testing.T, name string, otherwise int) int {
 	text := os.Getenv(name)
 	if text == "" {
@@ -49,7 +49,7 @@ func number(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// TestKnown runs the plans that failed once.
+// TestKnown runs plans that once failed.
 func TestKnown(t *testing.T) {
 	text, err := os.ReadFile("testdata/seeds")
 	if err != nil {
@@ -73,7 +73,7 @@ func TestKnown(t *testing.T) {
 	}
 }
 
-// TestPlanIsItsText says that a plan survives being written down.
+// TestPlanIsItsText checks that a plan can be written down and read again.
 func TestPlanIsItsText(t *testing.T) {
 	p := newPlan(7)
 	again, err := parsePlan(p.String())
@@ -95,7 +95,7 @@ func TestPlanIsItsText(t *testing.T) {
 	}
 }
 
-// TestShrinkKeepsWhatFails has a plan fail by two of its steps.
+// TestShrinkKeepsWhatFails shrinks a plan that fails because of two of its steps.
 func TestShrinkKeepsWhatFails(t *testing.T) {
 	p := newPlan(7)
 	p.steps[1].what, p.steps[6].what = "first", "second"
@@ -107,8 +107,8 @@ func TestShrinkKeepsWhatFails(t *testing.T) {
 	}
 }
 
-// TestSeeds runs the plans of seeds: a thousand, or, with the race detector, which
-// makes each ten times as slow, some of them.
+// TestSeeds runs the plans of seeds: a thousand, or a part of them with the race
+// detector, which makes each ten times as slow.
 func TestSeeds(t *testing.T) {
 	t.Parallel()
 	if text := os.Getenv("PRESENCE_SIM_PLAN"); text != "" {

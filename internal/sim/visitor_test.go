@@ -31,8 +31,8 @@ type cookie struct {
 	until time.Time // zero: for long
 }
 
-// visitor is somebody with one page open at a time, in a tab of a browser, or with a
-// browser that has no JavaScript.
+// visitor is a visitor with one page open at a time, in a tab of a browser, or in a
+// browser without JavaScript.
 type visitor struct {
 	w       *world
 	n       int
@@ -48,7 +48,7 @@ type visitor struct {
 	early      map[string]string // room -> mark of the page that followed an early form, likewise
 }
 
-// sheet is a page that is open, or was.
+// sheet is a page that is or was open.
 type sheet struct {
 	v    *visitor
 	room string
@@ -78,7 +78,7 @@ type shown struct {
 	notice string
 }
 
-// as is the name under which the visitor is there, "" if not.
+// as returns the name under which the visitor is there, "" if not joined.
 func (s shown) as() string {
 	if s.joined {
 		return s.name
@@ -105,7 +105,7 @@ type sock struct {
 	unknown bool      // opened when the replica could not tell who is who
 }
 
-// visit brings those who visit in this run.
+// visit creates the visitors of this run.
 func (w *world) visit() {
 	n := 0
 	add := func(b *browser, bare bool) {
@@ -133,7 +133,7 @@ func (w *world) visit() {
 
 // --- HTTP -------------------------------------------------------------------
 
-// request is what the visitor's browser sends.
+// request returns a request of the visitor's browser.
 func (v *visitor) request(method, path, body string) *http.Request {
 	r := request(method, path, body)
 	r.Header.Set("Accept", "text/html,application/xhtml+xml")
@@ -155,7 +155,7 @@ var errNoServer = errors.New("no server")
 // errLeft is the outcome of a load that another load replaced.
 var errLeft = errors.New("the browser loads something else")
 
-// load has the browser load something in place of s, and what it was loading.
+// load makes the browser load something, instead of s and anything that it was loading.
 func (s *sheet) load(what func() *http.Request) (*answer, *proc, error) {
 	s.v.w.mu.Lock()
 	s.turn++
@@ -164,8 +164,8 @@ func (s *sheet) load(what func() *http.Request) (*answer, *proc, error) {
 	return s.v.exchange(what, 10*time.Second, func() bool { return !s.gone && s.turn == turn })
 }
 
-// exchange has the browser send a request, and keep the cookies of the answer if it is
-// still waited for. The lock must not be held.
+// exchange makes the browser send a request, and keep the cookies of the response if it
+// still waits for that. The lock must not be held.
 func (v *visitor) exchange(what func() *http.Request, patience time.Duration, waits func() bool) (*answer, *proc, error) {
 	w := v.w
 	w.mu.Lock()
@@ -191,7 +191,8 @@ func (v *visitor) exchange(what func() *http.Request, patience time.Duration, wa
 	return a, p, nil
 }
 
-// keep keeps the cookies of an answer to a request, of a stranger or not.
+// keep keeps the cookies of a response. stranger says whether the request was one of a
+// stranger.
 func (v *visitor) keep(header http.Header, stranger bool, p *proc) {
 	w := v.w
 	for _, c := range (&http.Response{Header: header}).Cookies() {
@@ -210,18 +211,18 @@ func (v *visitor) keep(header http.Header, stranger bool, p *proc) {
 	}
 }
 
-// send has the browser send a request whose answer does not matter.
+// send makes the browser send a request whose response does not matter.
 func (v *visitor) send(what func() *http.Request) {
 	_, _, _ = v.exchange(what, 10*time.Second, func() bool { return true })
 }
 
-// session is the browser's, as all replicas know it; "" if it has none yet.
+// session returns the browser's session as all replicas know it; "" if it has none yet.
 func (v *visitor) session() string {
 	id, _, _ := strings.Cut(v.browser.cookies["presence"].value, ".")
 	return id
 }
 
-// address is the page's, with the tab's key.
+// address returns the page's address with the tab's key.
 func (s *sheet) address() string {
 	if s.v.bare {
 		return pathOf(s.room)
@@ -261,8 +262,8 @@ func (s *sheet) now(shows shown) {
 
 // --- Pages ------------------------------------------------------------------
 
-// open opens a page of a room in place of the one that is open. A new tab is not the
-// one that was closed.
+// open opens a page of a room, instead of the open one. A new tab is not the one that was
+// closed.
 func (v *visitor) open(room string, place int) {
 	if v.sheet != nil && v.sheet.room == room {
 		return
@@ -291,7 +292,7 @@ func (v *visitor) begin(room string) *sheet {
 	return s
 }
 
-// unload ends the page that is open. Its socket lingers for so long.
+// unload ends the open page. Its socket stays for linger.
 func (v *visitor) unload(linger time.Duration) {
 	s := v.sheet
 	if s == nil {
@@ -323,7 +324,7 @@ func (v *visitor) close(abrupt bool) {
 	v.w.model.closed(s, mute)
 }
 
-// reload loads the page again. The old one may take its time to go.
+// reload loads the page again. The old page may take a while to go.
 func (v *visitor) reload(st step) {
 	s := v.sheet
 	if s == nil {
@@ -336,7 +337,7 @@ func (v *visitor) reload(st step) {
 	}
 }
 
-// live is a page from its loading to its end.
+// live runs a page from its loading to its end.
 func (s *sheet) live() {
 	v, w := s.v, s.v.w
 	for {
@@ -419,7 +420,7 @@ func (s *sheet) stayConnected() {
 	}
 }
 
-// connect opens a socket; nil if it can't.
+// connect opens a socket; it returns nil if it can't.
 func (s *sheet) connect() *sock {
 	v, w := s.v, s.v.w
 	w.mu.Lock()
@@ -541,7 +542,7 @@ func (s *sheet) received(k *sock, text []byte) {
 	}
 }
 
-// rejoin is what the page script does when the page shows something new.
+// rejoin does what the page script does when the page shows something new.
 func (s *sheet) rejoin() {
 	if s.shows.joined {
 		s.v.early, s.refusals = nil, 0
@@ -572,7 +573,7 @@ func (s *sheet) rejoin() {
 	s.send("join", name)
 }
 
-// askAgainAtOnce has the next rejoin wait for nothing.
+// askAgainAtOnce makes the next rejoin start at once.
 func (s *sheet) askAgainAtOnce() {
 	if s.askAgain != nil {
 		s.askAgain.Stop()
@@ -628,7 +629,7 @@ func (k *sock) close(abrupt bool) {
 
 // --- What people do ----------------------------------------------------------
 
-// press presses a button, times over. The form is there only when it can be pressed.
+// press presses a button several times. The form must be there to be pressed.
 func (v *visitor) press(action, name string, times int) {
 	s := v.sheet
 	if s == nil || s.seat == nil || !s.shows.known || s.shows.joined != (action == "leave") {
@@ -674,14 +675,14 @@ func (v *visitor) twoNames(st step) {
 	s.send("join", names[st.arg(2)%len(names)])
 }
 
-// drop breaks the visitor's connection, as a proxy does that is restarted.
+// drop breaks the visitor's connection, like a proxy that is restarted.
 func (v *visitor) drop() {
 	if s := v.sheet; s != nil && s.sock != nil && !s.sock.mute {
 		s.sock.conn.Break()
 	}
 }
 
-// vanish takes the network away, and the visitor.
+// vanish takes away the network and the visitor.
 func (v *visitor) vanish() {
 	s := v.sheet
 	if s == nil || s.sock == nil {
@@ -697,8 +698,8 @@ func (v *visitor) vanish() {
 	})
 }
 
-// hasty opens a page and sends its form before the script has come, and with it the
-// key of the tab.
+// hasty opens a page and sends its form before the script has run, so before the tab has
+// a key.
 func (v *visitor) hasty(st step) {
 	if v.bare || v.sheet != nil || v.n < 2 { // those who share a browser would be one by that
 		return
@@ -708,7 +709,7 @@ func (v *visitor) hasty(st step) {
 }
 
 // sendEarly tells the model of the form: the browser joins by it, and the page that
-// follows makes the member the tab's.
+// follows turns the member into the tab's.
 func (s *sheet) sendEarly(name string) {
 	v, w := s.v, s.v.w
 	w.mu.Lock()
@@ -739,8 +740,8 @@ func (s *sheet) sendEarly(name string) {
 	}
 }
 
-// form sends a form as the browser does without the script's help: the page goes, and
-// another comes.
+// form sends a form as the browser does without a script: the page goes, and another
+// comes.
 func (v *visitor) form(st step) {
 	s := v.sheet
 	if s == nil || s.seat == nil || !s.shows.known {
@@ -765,7 +766,7 @@ func (v *visitor) form(st step) {
 	}()
 }
 
-// post posts a form, and again elsewhere, as people do, if nothing has happened.
+// post posts a form. If nothing has happened, it posts it again elsewhere, as people do.
 func (s *sheet) post(action, name string, retries int) {
 	v, w := s.v, s.v.w
 	w.mu.Lock()
@@ -819,8 +820,8 @@ func (s *sheet) follow() {
 	}
 }
 
-// lossy presses Join or Leave while the reply of Redis to it gets lost, and again
-// somewhere else when it says so.
+// lossy presses Join or Leave while Redis's reply to it gets lost, and presses again
+// somewhere else if the page asks for that.
 func (v *visitor) lossy(st step) {
 	s := v.sheet
 	w := v.w
