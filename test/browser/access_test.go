@@ -18,7 +18,8 @@ import (
 	"presence/internal/redistest"
 )
 
-// axe is the script of axe-core, which npm delivers beside what pages load.
+// axe returns the script of axe-core, which npm installs together with the files that
+// pages load.
 func axe(t *testing.T) string {
 	t.Helper()
 	const path = "../../web/node_modules/axe-core/axe.min.js"
@@ -33,7 +34,7 @@ func axe(t *testing.T) string {
 	return string(source)
 }
 
-// media emulates what a person has chosen, such as prefers-color-scheme: dark.
+// media emulates a person's preference, such as prefers-color-scheme: dark.
 func (tab *tab) media(feature, value string) {
 	tab.t.Helper()
 	call(tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
@@ -41,8 +42,8 @@ func (tab *tab) media(feature, value string) {
 	})
 }
 
-// check demands that axe finds nothing, by all of its rules that are not
-// experiments, the contrast of 7:1 included.
+// check fails if axe finds something, by any of its rules that are not experimental. The
+// contrast of 7:1 is included.
 func (tab *tab) check(axe, what string) {
 	tab.t.Helper()
 	tab.calm() // for a moment after a press buttons look busy
@@ -108,7 +109,7 @@ func TestNothingStandsInTheWayOfAnybody(t *testing.T) {
 	}
 }
 
-// What is drawn is not read aloud.
+// Screen readers do not read drawings aloud.
 func TestHeadingIsTheNameOfTheRoom(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)
@@ -124,8 +125,8 @@ func TestHeadingIsTheNameOfTheRoom(t *testing.T) {
 	}
 }
 
-// Where people choose all colours themselves, the logo and the dot of the status are
-// still to be seen.
+// If people choose all colours themselves, the logo and the dot of the status remain
+// visible.
 func TestForcedColoursKeepLogoAndStatus(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)
@@ -155,7 +156,7 @@ func TestForcedColoursKeepLogoAndStatus(t *testing.T) {
 	}
 }
 
-// quoted is text as a string of JavaScript.
+// quoted returns text as a JavaScript string.
 func quoted(text string) string {
 	return "`" + strings.NewReplacer("\\", "\\\\", "`", "\\`", "${", "\\${").Replace(text) + "`"
 }

@@ -14,7 +14,7 @@ import (
 	"presence/test/harness"
 )
 
-// load opens a tab at an address, where the page may not come alive.
+// load opens a tab at an address. The page need not become live.
 func (b *browser) load(url string) *tab {
 	b.t.Helper()
 	tab := b.newTab()
@@ -23,9 +23,9 @@ func (b *browser) load(url string) *tab {
 	return tab
 }
 
-// Where the client is blocked, the page says so and reloads itself, which is its
-// heartbeat: a joined user stays, what is typed stays, and when the client is there
-// the page is live.
+// If the client is blocked, the page says so and reloads itself, which is its heartbeat.
+// A joined user stays, typed text stays, and once the client can be loaded the page is
+// live.
 func TestPageWithoutTheClientReloadsItself(t *testing.T) {
 	t.Parallel()
 	const heartbeat, ttl = 2 * time.Second, 6 * time.Second
@@ -81,7 +81,7 @@ func TestPageWithoutTheClientReloadsItself(t *testing.T) {
 	ben.sees(soon, "empty", func(s sight) bool { return s.shows() })
 }
 
-// A page whose sockets are refused is in the same case.
+// The same happens to a page whose sockets are refused.
 func TestPageWithoutSocketsReloadsItself(t *testing.T) {
 	t.Parallel()
 	site := newSite(t, "-heartbeat-interval", "2s", "-member-ttl", "6s", "-leave-grace", "1s", "-max-connections", "1")
@@ -96,7 +96,7 @@ func TestPageWithoutSocketsReloadsItself(t *testing.T) {
 	ben.alwaysSaw(since, "Ann", func(s sight) bool { return s.shows("Ann") })
 }
 
-// frames notes what was to be seen whenever the browser painted.
+// frames records what was visible each time the browser painted.
 const frames = `(() => {
 	window.painted = [];
 	const look = () => {
@@ -108,7 +108,7 @@ const frames = `(() => {
 	requestAnimationFrame(look);
 })()`
 
-// A reload of a joined page shows no form to join by, and nothing moves on it.
+// After a reload a joined page shows no form to join, and nothing on it moves.
 func TestReloadOfAJoinedPageIsCalm(t *testing.T) {
 	t.Parallel()
 	for name, width := range map[string]int64{"wide": 1200, "phone": 360} {
@@ -150,7 +150,7 @@ func TestReloadOfAJoinedPageIsCalm(t *testing.T) {
 	}
 }
 
-// Without JavaScript half a name stays for as long as it takes to type it.
+// Without JavaScript, a half-typed name stays for as long as typing takes.
 func TestTypingGoesOnWithoutScripts(t *testing.T) {
 	t.Parallel()
 	site := newSite(t, "-heartbeat-interval", "1s", "-member-ttl", "3s")

@@ -10,7 +10,7 @@ import (
 	"presence/test/harness"
 )
 
-// crowd has n others join, and returns the one who came first.
+// crowd makes n other visitors join, and returns the one who came first.
 func (s *site) crowd(t *testing.T, n int) *harness.Visitor {
 	t.Helper()
 	var first *harness.Visitor
@@ -26,8 +26,7 @@ func (s *site) crowd(t *testing.T, n int) *harness.Visitor {
 	return first
 }
 
-// A user who is not among those listed is shown all the same, first, and
-// counted once.
+// A user who is not in the roster is shown all the same, first, and is counted once.
 func TestOneFindsOneselfInACrowd(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)

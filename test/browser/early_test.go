@@ -12,7 +12,7 @@ import (
 	"presence/test/harness"
 )
 
-// slow holds back the page script until it is let through.
+// slow delays the page script until the test lets it through.
 type slow struct {
 	*balancer
 	through func()
@@ -34,7 +34,7 @@ func newSlow(t *testing.T, to *harness.Replica) *slow {
 	return s
 }
 
-// early opens a page whose script does not come yet, and returns before it is loaded.
+// early opens a page whose script has not arrived, and returns before the page is loaded.
 func (b *browser) early(url string) *tab {
 	b.t.Helper()
 	tab := b.newTab()

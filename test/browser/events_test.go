@@ -33,7 +33,7 @@ type followed struct {
 	Ends    []string `json:"ends"`    // the codes of all ends
 }
 
-// look returns a room of the page, and has it count kinds from now on if anew.
+// look returns a room of the page. With anew it restarts the page's counts of events.
 func look(tab *tab, room string, anew bool) followed {
 	tab.t.Helper()
 	return eval[followed](tab, fmt.Sprintf(`(() => {
@@ -50,9 +50,9 @@ func look(tab *tab, room string, anew bool) followed {
 	})()`, room, anew))
 }
 
-// A page of another origin follows a room by EventSource alone, and a second stream
-// is its own presence: both are right through a killed replica, a drain and a Redis
-// that loses its data, and the second ends for good when its user is removed.
+// A page of another origin follows a room by EventSource alone, and is present by a
+// second stream. Both stay right through a killed replica, a drain and a Redis that loses
+// its data. The second one ends for good when its user is removed.
 func TestEventSourceStaysRight(t *testing.T) {
 	t.Parallel()
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -67,7 +67,7 @@ func TestTypingGoesOnWhileOthersJoin(t *testing.T) {
 	tab.sees(soon, "joined", func(s sight) bool { return s.As == before+inserted+after && s.Users == total()+1 })
 }
 
-// A name that is refused, and how the reason begins.
+// wrong is a name that is refused, and reason is how the explanation begins.
 const wrong, reason = "Who\u202ever", "A name can't contain"
 
 func TestErrorStaysUntilCorrected(t *testing.T) {
@@ -141,7 +141,7 @@ func TestPageWorksWithoutScripts(t *testing.T) {
 	bob.sees(soon, "empty", func(s sight) bool { return s.shows() })
 }
 
-// A page on plain HTTP, where browsers say least about where a form comes from.
+// On plain HTTP, browsers say least about where a form comes from.
 func TestFormsWorkWithoutScriptsOnPlainHTTP(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)

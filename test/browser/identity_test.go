@@ -16,7 +16,7 @@ import (
 	"presence/internal/redistest"
 )
 
-// bearer is a token for Ada in a room, for so long.
+// bearer returns a token for Ada in a room, which expires after life.
 func bearer(t *testing.T, room string, life time.Duration) string {
 	t.Helper()
 	text, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
@@ -29,9 +29,10 @@ func bearer(t *testing.T, room string, life time.Duration) string {
 	return text
 }
 
-// A visitor who comes with a token is its user, joins without typing a name, and stays joined
-// over a reload and a killed replica. When the token has expired the page says what to do.
-// The page of another origin that may frame ours shows it to the same visitor.
+// A visitor who comes with a token is the token's user, joins without typing a name, and
+// stays joined over a reload and a killed replica. When the token has expired, the page
+// says what to do. A page of another origin that may frame ours shows our page to the
+// same visitor.
 func TestPageWithAnIdentity(t *testing.T) {
 	t.Parallel()
 	secret := filepath.Join(t.TempDir(), "secret")

@@ -92,8 +92,8 @@ func (p *product) token(t *testing.T, user string) string {
 	return token
 }
 
-// visit opens the product's page, which uses the server at an address: as user, or, if that
-// is "", to look only.
+// visit opens the product's page, which uses the server at an address, as user; if user
+// is "", it only watches.
 func (p *product) visit(t *testing.T, b *browser, server, user string) *tab {
 	t.Helper()
 	return b.goTo(p.URL + "/?server=" + server + "&user=" + user)
@@ -125,7 +125,7 @@ func (p *product) call(t *testing.T, method, path, user string) {
 	}
 }
 
-// told is what the module told a page.
+// told is what the module has told a page.
 type told struct {
 	Users       int  `json:"users"`
 	Connections int  `json:"connections"`
@@ -141,7 +141,7 @@ type told struct {
 	At float64 `json:"at"`
 }
 
-// has reports whether exactly these users are there.
+// has reports whether exactly these users are present.
 func (r told) has(users ...string) bool {
 	var there []string
 	for _, m := range r.Members {
@@ -150,7 +150,7 @@ func (r told) has(users ...string) bool {
 	return r.Users == len(users) && slices.Equal(slices.Sorted(slices.Values(there)), users)
 }
 
-// hears waits until cond holds of what the module says on a page.
+// hears waits until cond holds for what the module has told the page.
 func (tab *tab) hears(what string, cond func(told) bool) told {
 	tab.t.Helper()
 	var room told
@@ -165,8 +165,8 @@ func (tab *tab) hears(what string, cond func(told) bool) told {
 	return room
 }
 
-// alwaysHeard fails the test when cond did not hold of all that a page was told after it
-// first did.
+// alwaysHeard fails the test if cond did not hold for everything that the page was told
+// after cond first held.
 func (tab *tab) alwaysHeard(what string, cond func(told) bool) {
 	tab.t.Helper()
 	all := eval[[]told](tab, "window.seen")
@@ -215,8 +215,8 @@ type networkConditions struct {
 	Upload   float64 `json:"uploadThroughput"`
 }
 
-// emulateNetwork takes a tab's network away, and its page hears of that. cdproto leaves
-// this command out.
+// emulateNetwork takes away a tab's network, and the page is told. cdproto does not have
+// this command.
 var emulateNetwork = cdp.Command[networkConditions, cdp.Empty]{Method: "Network.emulateNetworkConditions"}
 
 func TestModuleOutlivesANetwork(t *testing.T) {
@@ -235,8 +235,9 @@ func TestModuleOutlivesANetwork(t *testing.T) {
 	viewer.alwaysHeard("Ann is there", annIsThere)
 }
 
-// A stream may end while what it said is stale. The next one begins with the room: if it
-// were resumed, and the room had not changed, nothing would say that it is right again.
+// A stream may end while the room is stale. The next stream begins with the whole room.
+// If it were resumed and the room had not changed, no event would say that the room is
+// right again.
 func TestModuleIsNotStaleForever(t *testing.T) {
 	t.Parallel()
 	module, err := os.ReadFile("../../web/dist/presence.js")
@@ -277,8 +278,8 @@ func TestModuleIsNotStaleForever(t *testing.T) {
 	})
 }
 
-// A network may be gone without a word, and a machine have slept: what comes from the
-// server each 15 s did not.
+// A network may fail without a sign, or the machine may have slept. Then the bytes that
+// the server sends every 15 s do not come.
 func TestModuleGivesASilentStreamUp(t *testing.T) {
 	t.Parallel()
 	p := newProduct(t)
@@ -316,7 +317,8 @@ func TestModuleOutlivesAFreeze(t *testing.T) {
 	viewer.alwaysHeard("Ann is there", annIsThere)
 }
 
-// A token that expires is no end where there is a new one, and nobody sees it.
+// An expired token does not end the presence if there is a new one, and nobody sees the
+// change.
 func TestModuleRenewsItsToken(t *testing.T) {
 	t.Parallel()
 	p := newProduct(t)
@@ -334,7 +336,7 @@ func TestModuleRenewsItsToken(t *testing.T) {
 	ann.alwaysHeard("live", func(r told) bool { return r.Live })
 }
 
-// After "never" it does not come back by itself.
+// After "never" the module does not reconnect.
 func TestModuleStopsWhenItIsToldTo(t *testing.T) {
 	t.Parallel()
 	p := newProduct(t, "-leave-grace=1s")
@@ -365,7 +367,8 @@ func TestModuleStopsWhenItIsToldTo(t *testing.T) {
 	}
 }
 
-// A reload is the same connection, a duplicated tab another; leaving is at once.
+// A reload keeps the connection, and a duplicated tab gets another. Leaving takes effect
+// at once.
 func TestModuleKnowsItsTab(t *testing.T) {
 	t.Parallel()
 	p := newProduct(t, "-leave-grace=1m")
@@ -417,7 +420,7 @@ type document struct {
 	Leave  bool     `json:"leave"` // whether it can be pressed
 }
 
-// showsDocument waits until the example of a document shows people and a status.
+// showsDocument waits until the example of a document shows these people and this status.
 func (tab *tab) showsDocument(leave bool, status string, people ...string) {
 	tab.t.Helper()
 	var now document
@@ -470,8 +473,8 @@ func TestExamplesShowWhoIsThere(t *testing.T) {
 	badge.check(axe, "the list of examples")
 }
 
-// A page that the browser makes ready, in case its visitor goes there, is nobody yet. What
-// tells a page so is played to it.
+// The browser prepares a page in case the visitor goes there. Until it is shown, nobody
+// is present through it. The test simulates the signals that tell a page so.
 func TestModuleWaitsUntilThePageIsShown(t *testing.T) {
 	t.Parallel()
 	p := newProduct(t)

@@ -121,7 +121,7 @@ type film struct {
 	movie              apng.Movie
 }
 
-// see returns what is to be seen, or nothing.
+// see returns what is visible, or nothing.
 func (tab *tab) see() sight { s, _ := tab.now(); return s }
 
 // say sets the caption.

@@ -104,8 +104,8 @@ func TestRedisIsKilledAndThePageSaysSo(t *testing.T) {
 	alice.sees(soon, "showing both", func(s sight) bool { return s.shows("Alice", "Bob") })
 }
 
-// Ann lost her network for longer than the grace, and Ben took the only place. She never
-// pressed Leave, so her page asks again until there is a place.
+// Ann lost her network for longer than the grace, and Ben took the only place. She did
+// not press Leave, so her page asks again until there is a place.
 func TestRefusedPageIsBackWhenThereIsAPlace(t *testing.T) {
 	t.Parallel()
 	site := newSite(t, "-max-members-per-room=1", "-leave-grace=1s")

@@ -12,7 +12,7 @@ import (
 	"presence/test/harness"
 )
 
-// ways are how people press a button.
+// ways are the ways in which people press a button.
 var ways = map[string]func(tab *tab, button string){
 	"pointer": (*tab).press,
 	"keyboard": func(tab *tab, button string) {
@@ -26,7 +26,7 @@ var ways = map[string]func(tab *tab, button string){
 	},
 }
 
-// offline takes the tab's network away, or gives it back, as the browser knows it.
+// offline takes the tab's network away, or gives it back. The browser notices.
 func (tab *tab) offline(yes bool) {
 	tab.t.Helper()
 	tab.outage = true
@@ -35,8 +35,8 @@ func (tab *tab) offline(yes bool) {
 	})
 }
 
-// A button that is pressed without a connection does what it says when there is one
-// again: whether the page knew of that or not.
+// A button that is pressed without a connection takes effect once there is one again,
+// whether the page knew that there was none or not.
 func TestPressWithoutConnectionIsSentWhenThereIsOne(t *testing.T) {
 	t.Parallel()
 	for name, cut := range map[string]func(*harness.Proxy){
@@ -76,7 +76,8 @@ func TestPressWithoutConnectionIsSentWhenThereIsOne(t *testing.T) {
 	}
 }
 
-// What could not be sent in ten seconds is not sent later, and the page says so.
+// An action that could not be sent within ten seconds is not sent later, and the page
+// says so.
 func TestPressThatCanNotBeSentIsGivenUp(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)
@@ -102,7 +103,7 @@ func TestPressThatCanNotBeSentIsGivenUp(t *testing.T) {
 	ann.sees(soon, "joined, with no more said", func(s sight) bool { return s.As == "Ann" && s.Unsent == "" })
 }
 
-// The browser may know that it is offline, and the page not yet.
+// The browser may know that it is offline before the page does.
 func TestPressWhileTheBrowserIsOffline(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)
@@ -129,7 +130,7 @@ func TestPressWhileTheBrowserIsOffline(t *testing.T) {
 	ben.sees(soon, "showing the same", func(s sight) bool { return s.shows("Ann") == (certain.As == "Ann") })
 }
 
-// A visitor who presses twice means once, though Leave stands where Join was.
+// A visitor who presses twice means one press, although Leave appears where Join was.
 func TestSecondPressDoesNothing(t *testing.T) {
 	t.Parallel()
 	for way, twice := range map[string]func(tab *tab, button string){

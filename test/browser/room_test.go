@@ -14,7 +14,7 @@ import (
 	"presence/internal/redistest"
 )
 
-// reads waits until the text of an element is as wanted.
+// reads waits until an element has this text.
 func (tab *tab) reads(selector, want string) {
 	tab.t.Helper()
 	redistest.Eventually(tab.t, soon, selector+" says "+want, func() bool {
@@ -23,7 +23,7 @@ func (tab *tab) reads(selector, want string) {
 	})
 }
 
-// remember has the page remember what it says for a while only.
+// remember makes the page remember texts that it shows only for a while.
 const remember = `(() => {
 	window.told = [];
 	new MutationObserver(() => {
@@ -31,7 +31,7 @@ const remember = `(() => {
 	}).observe(document.body, { childList: true, subtree: true });
 })()`
 
-// tells waits until an element has said something, though it may be gone by now.
+// tells waits until an element has shown something, even if it is gone by now.
 func (tab *tab) tells(want string) {
 	tab.t.Helper()
 	redistest.Eventually(tab.t, soon, "the page tells "+want, func() bool {
@@ -40,8 +40,8 @@ func (tab *tab) tells(want string) {
 	})
 }
 
-// Others' arrivals and leaves are named for a while, beside the list, and counted
-// beside the number. One's own are not news to oneself.
+// The arrivals and leaves of others are named for a while beside the list, and counted
+// beside the number. The visitor's own are not.
 func TestWhoCameAndLeftIsToBeSeen(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)
@@ -102,7 +102,7 @@ func TestPageFillsTheWindow(t *testing.T) {
 	tab.printed()
 }
 
-// printed demands that the page on paper has the number and the names, dark on white, and
+// printed fails unless the printed page has the number and the names, dark on white, and
 // nothing to press or to fill in.
 func (tab *tab) printed() {
 	tab.t.Helper()
@@ -129,8 +129,8 @@ func (tab *tab) printed() {
 	}
 }
 
-// The last name somebody joined under is filled in on the next page, and nothing is
-// sent. Somebody else who uses the browser can have it forgotten.
+// The name of the last join is filled in on the next page, but not sent. Another person
+// who uses the browser can delete it.
 func TestNameIsKeptForTheNextRoom(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)
@@ -149,7 +149,8 @@ func TestNameIsKeptForTheNextRoom(t *testing.T) {
 	next.sees(soon, "empty", func(s sight) bool { return s.live() && s.Typed == "" })
 }
 
-// A link names the room, and no more: the rest of an address may be a secret.
+// A shared link contains the room and nothing else, because the rest of an address may be
+// secret.
 func TestSharing(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)

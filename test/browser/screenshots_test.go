@@ -15,7 +15,7 @@ import (
 	"presence/test/harness"
 )
 
-// names are those of people on pictures.
+// names are the names of people in pictures.
 var names = []string{
 	"Amara", "Bjørn", "Chiara", "Dmitri", "Esperanza", "Farid", "Grace", "Haruki", "Inés", "Joon-ho", "Kofi",
 	"Lucía", "Magnus", "Nadia", "Omar", "Grace", "Quinn", "Ravi", "Saoirse", "Tomás", "Yuki",

@@ -18,14 +18,13 @@ import (
 	"presence/web"
 )
 
-// site is two replicas over one Redis, all of one test.
+// site is two replicas over one Redis, for one test.
 type site struct {
 	redis *redistest.Server
 	a, b  *harness.Replica
 }
 
-// newSite starts the site. The replicas get flags in addition to those that
-// they need.
+// newSite starts a site. The replicas get flags in addition to the necessary ones.
 func newSite(t *testing.T, flags ...string) *site {
 	t.Helper()
 	assets, err := web.Load()
@@ -41,13 +40,13 @@ func newSite(t *testing.T, flags ...string) *site {
 	return s
 }
 
-// person returns somebody else, without JavaScript, who is at replica B.
+// person returns another visitor, without JavaScript, at replica B.
 func (s *site) person(t *testing.T) *harness.Visitor {
 	t.Helper()
 	return harness.NewReader(t, harness.Options{}, s.b.URL)
 }
 
-// balancer passes everything on to one replica, at an address that stays.
+// balancer passes everything on to one replica, at an address that does not change.
 type balancer struct {
 	URL string
 
@@ -55,7 +54,8 @@ type balancer struct {
 	blocked atomic.Pointer[string] // a part of paths that are refused
 }
 
-// newBalancer returns one that gives each request to the waits before it passes it on.
+// newBalancer returns a balancer that calls waits for each request before it passes the
+// request on.
 func newBalancer(t *testing.T, to *harness.Replica, waits ...func(*http.Request)) *balancer {
 	t.Helper()
 	b := &balancer{}

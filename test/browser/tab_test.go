@@ -36,14 +36,14 @@ const (
 	callTimeout = 5 * time.Second
 )
 
-// browser is the browser of one person: the memory that its tabs share.
+// browser is one person's browser: the memory that its tabs share.
 type browser struct {
 	t   *testing.T
 	ctx context.Context //nolint:containedctx // of Chromium
 	id  cdp.BrowserContextID
 }
 
-// newBrowser returns a browser that was never anywhere. It ends with the test.
+// newBrowser returns a browser that has visited nothing. It ends with the test.
 func newBrowser(t *testing.T) *browser {
 	t.Helper()
 	ctx := shared.start(t)
@@ -84,10 +84,10 @@ func (s sight) shows(names ...string) bool {
 	return s.Users == len(names) && slices.Equal(s.Names, names)
 }
 
-// live reports whether changes come in.
+// live reports whether the page receives changes.
 func (s sight) live() bool { return s.Link == "live" && !s.Stale }
 
-// after is how long after an instant this was to be seen.
+// after returns how long after an instant this became visible.
 func (s sight) after(instant time.Time) time.Duration {
 	const perMs = float64(time.Millisecond)
 	return time.Duration(s.At*perMs - float64(instant.UnixNano())).Round(time.Millisecond)
@@ -123,7 +123,7 @@ func (b *browser) open(url string) *tab {
 	return tab
 }
 
-// openWithoutScripts opens a tab that runs none.
+// openWithoutScripts opens a tab that runs no scripts.
 func (b *browser) openWithoutScripts(url string) *tab {
 	b.t.Helper()
 	tab := b.newTab()
@@ -137,7 +137,7 @@ func (b *browser) newTab() *tab {
 	return b.attach(chromedp.WithExistingBrowserContext(b.id)) // with the browser's own cookies
 }
 
-// attach returns a tab that is new, or there already, as an option says.
+// attach returns a new or an existing tab, as the option says.
 func (b *browser) attach(which chromedp.ContextOption) *tab {
 	b.t.Helper()
 	tab := &tab{t: b.t, b: b}
@@ -150,7 +150,7 @@ func (b *browser) attach(which chromedp.ContextOption) *tab {
 	return tab
 }
 
-// end closes the tab, and fails the test for what went wrong on its pages.
+// end closes the tab, and fails the test if something went wrong on its pages.
 func (tab *tab) end() {
 	tab.t.Helper()
 	if tab.t.Failed() {
@@ -166,7 +166,7 @@ func (tab *tab) end() {
 	}
 }
 
-// report logs the last that was to be seen.
+// report logs what was visible last.
 func (tab *tab) report() {
 	if tab.ctx.Err() != nil {
 		return
@@ -177,7 +177,7 @@ func (tab *tab) report() {
 	tab.t.Logf("the last to be seen (%v):\n%s", err, text)
 }
 
-// listen keeps what must not happen. It runs on chromedp's goroutine.
+// listen collects problems. It runs on chromedp's goroutine.
 func (tab *tab) listen(event any) {
 	var p problem
 	switch e := event.(type) {
@@ -255,7 +255,7 @@ func eval[T any](tab *tab, expression string) T {
 	return value
 }
 
-// now returns what is to be seen, and whether there is a page at all.
+// now returns what is visible, and whether there is a page at all.
 func (tab *tab) now() (sight, bool) {
 	// In a page that runs no scripts the observer is not there yet.
 	s, err := try[*sight](tab, observer+"window.observer.now()")
@@ -265,7 +265,7 @@ func (tab *tab) now() (sight, bool) {
 	return *s, true
 }
 
-// sees waits until cond holds of what is to be seen, and returns that.
+// sees waits until cond holds for what is visible, and returns that.
 func (tab *tab) sees(limit time.Duration, what string, cond func(sight) bool) sight {
 	tab.t.Helper()
 	var s sight
@@ -277,7 +277,7 @@ func (tab *tab) sees(limit time.Duration, what string, cond func(sight) bool) si
 	return s
 }
 
-// history returns all that was to be seen since a time, on the present document.
+// history returns everything that was visible since a time, on the present document.
 func (tab *tab) history(since time.Time) []sight {
 	tab.t.Helper()
 	all := eval[[]sight](tab, "observer.history")
@@ -289,8 +289,8 @@ func (tab *tab) history(since time.Time) []sight {
 	return all[max(0, first-1):]
 }
 
-// alwaysSaw fails the test when cond did not hold of all that was to be seen
-// since a time.
+// alwaysSaw fails the test if cond did not hold for everything that was visible since a
+// time.
 func (tab *tab) alwaysSaw(since time.Time, what string, cond func(sight) bool) {
 	tab.t.Helper()
 	for _, s := range tab.history(since) {
@@ -302,13 +302,13 @@ func (tab *tab) alwaysSaw(since time.Time, what string, cond func(sight) bool) {
 	}
 }
 
-// click presses the middle of an element, as soon as there is one in view.
+// click presses the middle of an element, as soon as one is visible.
 func (tab *tab) click(selector string) {
 	tab.t.Helper()
 	tab.do(chromedp.MouseClickXY(tab.middle(selector)))
 }
 
-// middle returns where an element is, as soon as there is one in view.
+// middle returns the position of an element, as soon as one is visible.
 func (tab *tab) middle(selector string) (x, y float64) {
 	tab.t.Helper()
 	quoted, _ := json.Marshal(selector)
@@ -340,7 +340,7 @@ const (
 	leaveButton = "button[name=leave]"
 )
 
-// fill puts a text in the place of what is in the name field.
+// fill replaces the text in the name field.
 func (tab *tab) fill(text string) {
 	tab.t.Helper()
 	tab.click(nameField)
@@ -359,15 +359,15 @@ func (tab *tab) fill(text string) {
 	})
 }
 
-// press presses a button, not so soon after the last that the page would take it
-// for an accident.
+// press presses a button, but not so soon after the last press that the page would ignore
+// it as an accident.
 func (tab *tab) press(button string) {
 	tab.t.Helper()
 	tab.calm()
 	tab.click(button)
 }
 
-// calm waits until the page takes no press for an accident.
+// calm waits until the page ignores no press.
 func (tab *tab) calm() {
 	tab.t.Helper()
 	redistest.Eventually(tab.t, soon, "a press counts", func() bool {
@@ -406,8 +406,8 @@ func (tab *tab) duplicate() *tab {
 	return duplicate
 }
 
-// double opens a copy of the tab, as the browser's menu does: with the same
-// session storage.
+// double opens a copy of the tab, as the browser's menu does: with the same session
+// storage.
 func (tab *tab) double() *tab {
 	tab.t.Helper()
 	ctx, cancel := context.WithTimeout(tab.ctx, soon)

@@ -17,7 +17,7 @@ import (
 	"presence/test/harness"
 )
 
-// grace is short in the tests that wait for it to pass.
+// grace is short in tests that wait until it is over.
 const grace = time.Second
 
 func TestReloadChangesNothing(t *testing.T) {
@@ -110,8 +110,8 @@ func TestTwoBrowsersUnderOneNameAreTwoUsers(t *testing.T) {
 	}
 }
 
-// TestDuplicatedTabIsAnother also runs where pages have no Web Locks, and find
-// out by another way.
+// TestDuplicatedTabIsAnother also runs where pages have no Web Locks and find duplicates
+// in another way.
 func TestDuplicatedTabIsAnother(t *testing.T) {
 	t.Parallel()
 	for name, host := range map[string]string{"secure": "127.0.0.1", "plain": plainHost} {
@@ -139,8 +139,8 @@ func TestDuplicatedTabIsAnother(t *testing.T) {
 	}
 }
 
-// TestHiddenTabStaysAndCatchesUp hides a tab, with its window, for longer than one
-// that answers no ping is borne.
+// TestHiddenTabStaysAndCatchesUp hides a tab, with its window, for longer than a tab may
+// answer no ping.
 func TestHiddenTabStaysAndCatchesUp(t *testing.T) {
 	t.Parallel()
 	site := newSite(t, "-leave-grace", grace.String())

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 // readAll reads the body of an answer.
 func readAll(r io.Reader) ([]byte, error) { return io.ReadAll(io.LimitReader(r, 1<<20)) }
 
-// settings are for how long to run, with which seed, and whether on a Cluster.
+// settings returns how long to run, with which seed, and whether on a Cluster.
 func settings(t *testing.T) (length time.Duration, seed uint64, cluster bool) {
 	t.Helper()
 	length, seed, cluster = short, shortSeed, os.Getenv("PRESENCE_CHAOS_CLUSTER") != ""
@@ -54,8 +54,8 @@ func settings(t *testing.T) (length time.Duration, seed uint64, cluster bool) {
 	return length, seed, cluster
 }
 
-// TestChaos lets trouble loose, round after round, and looks after each whether
-// what people see is true.
+// TestChaos causes trouble, round after round. After each round it checks whether people
+// see the truth.
 func TestChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes most of a minute")
@@ -103,8 +103,8 @@ func TestChaos(t *testing.T) {
 	_, _ = fmt.Fprintln(out, "PASS")
 }
 
-// round makes the troubles of a round while people do what they do, and says
-// whether everything was right.
+// round causes the troubles of a round while people act, and reports whether everything
+// was right.
 func (w *world) round(out io.Writer, people []*person, n int, plan round) bool {
 	w.t.Helper()
 	w.note("ROUND %d", n+1)
@@ -156,8 +156,8 @@ func (w *world) round(out io.Writer, people []*person, n int, plan round) bool {
 	return len(wrong) == 0
 }
 
-// refreshing has the pages without JavaScript load themselves at the heartbeat
-// interval, until the function that is returned is called.
+// refreshing makes the pages without JavaScript reload at the heartbeat interval, until
+// the returned function is called.
 func refreshing(t *testing.T, people []*person) (end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -26,7 +26,7 @@ const (
 	pongTimeout = 1500 * time.Millisecond
 )
 
-// nobody is what a page that is not joined is joined as.
+// nobody is the name for a page that is not joined.
 const nobody = ""
 
 // person is a visitor with one browser and some tabs of one room.
@@ -45,8 +45,8 @@ type person struct {
 	mu sync.Mutex
 }
 
-// tab is where one of a person's tabs can be: open or not, in one visitor after
-// another.
+// tab is a place for one of a person's tabs. It may be open or not, and has one visitor
+// after another.
 type tab struct {
 	p       *person
 	slot    int
@@ -65,21 +65,21 @@ type tab struct {
 	loads   []load
 }
 
-// leaving is a Leave that was answered: after when the name has to be gone, and till
-// when, since the visitor then tried to join again (zero: not yet).
+// leaving is a leave that was answered. After that time the name has to be gone, until
+// the visitor tries to join again (zero: not yet).
 type leaving struct {
 	name        string
 	after, till time.Time
 }
 
-// load is a page that was loaded by a visitor without JavaScript.
+// load is a page load of a visitor without JavaScript.
 type load struct {
 	begun, ended time.Time
 	ok           bool
 	sight        harness.Sight
 }
 
-// newCrowd returns everybody, with no page open yet.
+// newCrowd returns all people, with no page open yet.
 func newCrowd(w *world) []*person {
 	var all []*person
 	for _, group := range crowd {
@@ -95,7 +95,8 @@ func newCrowd(w *world) []*person {
 	return all
 }
 
-// rooms are where people are, each on a master of its own. Nobody stays in the nook for long.
+// rooms are the rooms that people use, each on a different master. Nobody stays in the
+// nook for long.
 var rooms = []string{"lobby", "garden", "nook"}
 
 func roomFor(h habit, i int) string {
@@ -109,14 +110,14 @@ func roomFor(h habit, i int) string {
 	}
 }
 
-// meetBrowser has the person use a new browser from now on.
+// meetBrowser gives the person a new browser from now on.
 func (p *person) meetBrowser() {
 	p.browser = harness.NewBrowser()
 	p.browsers++
 }
 
-// name is the nth name of the person in this browser: nobody else's, so that
-// who joins under it is one user.
+// name returns the nth name of the person in this browser. Nobody else uses it, so a name
+// stands for one user.
 func (p *person) name(n int) string { return fmt.Sprintf("P%02d.%d%c", p.index, p.browsers, 'a'+n) }
 
 func (p *person) String() string { return fmt.Sprintf("P%02d (%s, %s)", p.index, p.habit, p.room) }
@@ -140,7 +141,7 @@ func (tb *tab) forgetRound() {
 	}
 }
 
-// act does what is due, one after another, until the round is over.
+// act does what is due, one thing after another, until the round is over.
 func (p *person) act(deeds []deed, begun time.Time) {
 	for _, d := range deeds {
 		waitUntil(begun.Add(d.at))
@@ -167,21 +168,20 @@ func (tb *tab) mayList() string {
 	return "[" + strings.ReplaceAll(strings.Join(list, " or "), " or ", ", ") + "]"
 }
 
-// be makes names the only ones that the page may be joined as.
+// be makes names the only ones under which the page may be joined.
 func (tb *tab) be(names ...string) {
 	tb.may = map[string]bool{}
 	tb.maybe(names...)
 }
 
-// maybe adds names to those that the page may be joined as.
+// maybe adds names under which the page may be joined.
 func (tb *tab) maybe(names ...string) {
 	for _, name := range names {
 		tb.may[name] = true
 	}
 }
 
-// breaks notes that from now on, until done, the presence may end by the visitor's
-// own will.
+// breaks notes that from now on, until done, the visitor may be absent by choice.
 func (tb *tab) breaks() { tb.broken = append(tb.broken, span{from: time.Now()}) }
 
 func (tb *tab) done() {
@@ -207,13 +207,13 @@ func (tb *tab) visit(o harness.Options, bases ...string) {
 	tb.lives = append(tb.lives, tb.visitor)
 }
 
-// arrive opens the page in a tab that was never used.
+// arrive opens the page in a new tab.
 func (tb *tab) arrive() {
 	tb.be(nobody)
 	tb.visit(tb.p.options(), tb.p.w.balancer.URL)
 }
 
-// again opens the page in the tab that was just used.
+// again opens the page in the tab that was used last.
 func (tb *tab) again() {
 	tb.visitor = tb.visitor.Revisit()
 	tb.lives = append(tb.lives, tb.visitor)
@@ -227,7 +227,7 @@ func (tb *tab) shut(how func(*harness.Visitor)) {
 	tb.be(nobody)
 }
 
-// live waits until the page is.
+// live waits until the page is live.
 func (tb *tab) live() bool {
 	if tb.visitor == nil {
 		tb.arrive()
@@ -236,7 +236,7 @@ func (tb *tab) live() bool {
 	return ok
 }
 
-// do does one act with JavaScript, and says what came of it.
+// do does one act with JavaScript, and returns its outcome.
 func (tb *tab) do(d deed) string {
 	first, other := tb.p.name(d.first), tb.p.name(d.other)
 	switch d.act {
@@ -305,7 +305,7 @@ func (tb *tab) do(d deed) string {
 	return "does nothing"
 }
 
-// join carries out one or two joins, of which then is the last.
+// join does one or two joins. last is the name of the last one.
 func (tb *tab) join(first string, press func() (error, error), last string) string {
 	tb.joins()
 	if !tb.may[first] || !tb.may[last] || len(tb.may) > 1 {
@@ -323,8 +323,7 @@ func (tb *tab) join(first string, press func() (error, error), last string) stri
 	return tb.answered(one, two)
 }
 
-// leave carries out one or two leaves. The button is there only on a page that is
-// joined.
+// leave does one or two leaves. Only a joined page has the button.
 func (tb *tab) leave(press func() (error, error)) string {
 	now := tb.visitor.Now()
 	if !now.Joined {
@@ -346,8 +345,7 @@ func (tb *tab) leave(press func() (error, error)) string {
 	return tb.answered(one, two)
 }
 
-// answered says what became of an action. Somebody who waited in vain reloads the
-// page.
+// answered returns the outcome of an action. A person who got no answer reloads the page.
 func (tb *tab) answered(one, two error) string {
 	if one == nil && two == nil {
 		return "ok"
@@ -365,7 +363,7 @@ func (tb *tab) answered(one, two error) string {
 	return two.Error()
 }
 
-// joinEarly opens the page and joins by its form, before the page script has come.
+// joinEarly opens the page and joins by its form before the page script has run.
 func (tb *tab) joinEarly(name string) string {
 	form := harness.NewReader(tb.p.w.t, tb.p.options(), tb.p.w.balancer.URL)
 	outcome := "joins"
@@ -385,7 +383,7 @@ func (tb *tab) joinEarly(name string) string {
 	return outcome
 }
 
-// doPlain does one act without JavaScript, and says what came of it.
+// doPlain does one act without JavaScript, and returns its outcome.
 func (tb *tab) doPlain(d deed) string {
 	p := tb.p
 	p.mu.Lock()
@@ -440,8 +438,8 @@ func (tb *tab) post(action, name string) string {
 	return tb.posted(err, name)
 }
 
-// postBoth presses a button twice without waiting: both forms are sent. Which was
-// the last only the next page knows.
+// postBoth presses a button twice without waiting, so both forms are sent. Only the next
+// page shows which was the last.
 func (tb *tab) postBoth(action, first, other string) string {
 	tb.breaks()
 	sent := make(chan error)
@@ -460,7 +458,7 @@ func (tb *tab) postBoth(action, first, other string) string {
 	return outcome
 }
 
-// posted says what came of pressing a button, name being what the page should say.
+// posted returns the outcome of pressing a button. name is what the page should show.
 func (tb *tab) posted(err error, name string) string {
 	now := tb.visitor.Now()
 	switch {
@@ -498,7 +496,7 @@ func (p *person) refresh() {
 	}
 }
 
-// lastGood is when the page was last asked for that came.
+// lastGood returns when the last page that arrived was requested.
 func (tb *tab) lastGood() time.Time {
 	for _, l := range slices.Backward(tb.loads) {
 		if l.ok && !l.sight.Stale {
@@ -508,7 +506,7 @@ func (tb *tab) lastGood() time.Time {
 	return time.Now() // not in this round: nothing is known
 }
 
-// joinedAs is what the page says that the visitor is.
+// joinedAs returns the name under which the page says that the visitor is joined.
 func joinedAs(s harness.Sight) string {
 	if s.Joined {
 		return s.Name

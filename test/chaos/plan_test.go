@@ -26,17 +26,17 @@ const (
 	lag = 1500 * time.Millisecond
 )
 
-// kind is what happens to a replica or to Redis.
+// kind is a kind of trouble for a replica or for Redis.
 type kind string
 
-// What happens to replicas.
+// Troubles of replicas.
 const (
 	kill  kind = "kill"  // kill -9, and started again
 	stop  kind = "stop"  // SIGSTOP, and SIGCONT
 	drain kind = "drain" // SIGTERM, and started again
 )
 
-// What happens to Redis; on a Cluster, to the master of a room.
+// Troubles of Redis; on a Cluster, of the master of a room.
 const (
 	flush    kind = "flush"    // FLUSHALL
 	restart  kind = "restart"  // kill -9, and started again, empty
@@ -49,17 +49,18 @@ const (
 	failover kind = "failover" // a replica takes the place of a master; of one server, a copy of a moment ago
 )
 
-// redisTroubles are those of one server, and clusterTroubles those of a Cluster. A master
-// that is killed or stands still for longer than a second has its replica in its place.
+// redisTroubles are the troubles of a single server, and clusterTroubles those of a
+// Cluster. If a master is killed, or stands still for longer than a second, its replica
+// replaces it.
 var (
 	redisTroubles   = []kind{flush, flush, restart, restart, full, full, freeze, deafen, remove, remove, spoil, spoil, failover, failover, jump, jump, jump}
 	clusterTroubles = []kind{flush, flush, restart, restart, full, freeze, freeze, deafen, remove, spoil, failover, failover, jump, jump}
 )
 
-// parts are the keys of a room, of which any may be lost.
+// parts are the keys of a room. Any of them may be lost.
 var parts = []string{"online", "beats", "conns", "refs", "users", "roster", "version", "log"}
 
-// jumps are by how much a clock is set forward or back.
+// jumps are the steps by which a clock is set forward or back.
 var jumps = []time.Duration{-2 * time.Minute, -10 * time.Second, 3 * time.Second, time.Minute, time.Hour}
 
 // trouble is one thing that goes wrong in a round.
@@ -96,8 +97,9 @@ func (t trouble) String() string {
 	return text
 }
 
-// losesData reports whether Redis has lost a room after it, or more. Keys expire when the
-// clock is set forward; a copy that takes the place of Redis lacks what came last.
+// losesData reports whether Redis has lost a room, or more, after this trouble. Keys
+// expire when the clock is set forward, and a copy that replaces Redis lacks the newest
+// writes.
 func (t trouble) losesData(cluster bool) bool {
 	switch t.kind {
 	case flush, restart, remove, spoil:
@@ -113,7 +115,7 @@ func (t trouble) losesData(cluster bool) bool {
 	return false
 }
 
-// habit is what kind of visitor somebody is.
+// habit is a kind of visitor.
 type habit string
 
 const (
@@ -124,7 +126,7 @@ const (
 	plain    habit = "plain"    // the same without JavaScript
 )
 
-// crowd is who takes part: how many of each, and how many tabs each has.
+// crowd lists how many visitors of each kind take part, and how many tabs each has.
 var crowd = []struct {
 	habit       habit
 	people      int
@@ -157,7 +159,7 @@ const (
 	newBrowser  act = "new browser" // closes all, and comes back as a stranger
 )
 
-// likes is how often each kind of visitor does what.
+// likes says how often each kind of visitor does what.
 var likes = map[habit][]struct {
 	act    act
 	weight int
@@ -169,8 +171,7 @@ var likes = map[habit][]struct {
 	plain:    {{join, 6}, {joinTwice, 2}, {joinAsOther, 2}, {leave, 3}, {leaveTwice, 1}, {shut, 1}, {newBrowser, 1}},
 }
 
-// deed is one act of one visitor, at a time counted from the beginning of the
-// round.
+// deed is one act of one visitor. Its time counts from the beginning of the round.
 type deed struct {
 	at    time.Duration
 	tab   int
@@ -179,7 +180,7 @@ type deed struct {
 	other int // and which second one
 }
 
-// round is what a seed makes of a round.
+// round is the plan of one round.
 type round struct {
 	troubles []trouble // in the order in which they begin
 	deeds    [][]deed  // of each visitor

@@ -20,7 +20,7 @@ func compose(t *testing.T) object {
 	return decode(t, defaults.ReplaceAllString(read(t, "docker-compose.yml"), "$1"))[0]
 }
 
-// TestCompose checks what the client of no engine would tell.
+// TestCompose checks what no engine's client reports.
 func TestCompose(t *testing.T) {
 	file := compose(t)
 	for section := range file {
@@ -113,7 +113,8 @@ func checkService(t *testing.T, file object, name string, service object) {
 	}
 }
 
-// TestComposeByDocker asks a client of Docker, where there is one with compose.
+// TestComposeByDocker has Docker's client check the file, if one with compose is
+// installed.
 func TestComposeByDocker(t *testing.T) {
 	for _, client := range [][]string{{"docker", "compose"}, {"docker-compose"}} {
 		if said, err := command(t, 10*time.Second, root, nil, client[0], append(client[1:], "version")...); err != nil {

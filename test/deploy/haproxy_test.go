@@ -17,8 +17,8 @@ func TestHAProxy(t *testing.T) {
 	}
 }
 
-// TestHAProxySettings demands what was found out by measuring: without any of
-// these people notice a drain, or wait for what they should see at once.
+// TestHAProxySettings checks settings that measurements have shown to be necessary.
+// Without any of them people notice a drain, or wait for what they should see at once.
 func TestHAProxySettings(t *testing.T) {
 	text := read(t, "deploy/haproxy/haproxy.cfg")
 	for _, line := range []string{

@@ -19,7 +19,7 @@ import (
 	"presence/internal/app"
 )
 
-// root is the repository, seen from here.
+// root is the path of the repository.
 const root = "../.."
 
 // read returns a file of the repository.
@@ -72,7 +72,7 @@ func at(value any, path ...any) any {
 	return value
 }
 
-// valueOf is value as a T, or the zero T if it is something else.
+// valueOf returns value as a T, or the zero T if it has another type.
 func valueOf[T any](value any) T {
 	v, _ := value.(T)
 	return v

@@ -43,7 +43,7 @@ func dockerfile(t *testing.T) []instruction {
 	return list
 }
 
-// TestDockerfile checks what a build would not complain of.
+// TestDockerfile checks what a build does not complain about.
 func TestDockerfile(t *testing.T) {
 	if regexp.MustCompile(`(?mi)^#\s*syntax\s*=`).MatchString(read(t, "deploy/Dockerfile")) {
 		t.Error("a syntax line makes the builder download its own front end")
@@ -77,9 +77,9 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
-// TestImageBuilds goes through the Dockerfile step by step, with a folder for
-// each stage in place of a container, and the files that the builder would get:
-// so a file that is not copied is missed here, too.
+// TestImageBuilds executes the Dockerfile step by step. It uses a folder for each stage
+// instead of a container, and only the files that the builder would get. So it also finds
+// a file that is not copied.
 func TestImageBuilds(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it builds the server")
@@ -124,7 +124,7 @@ func TestImageBuilds(t *testing.T) {
 	}
 }
 
-// builder is what is known between two steps.
+// builder is the state between two steps.
 type builder struct {
 	t       *testing.T
 	context string   // folder of the files to build from
@@ -191,7 +191,7 @@ func (b *builder) copy(from, source, target string, several bool) {
 	b.must(os.WriteFile(to, text, info.Mode().Perm()))
 }
 
-// inside is where a path of the stage is.
+// inside returns the location of a path of the stage.
 func (b *builder) inside(path string) string {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(b.dir, path)
@@ -257,7 +257,7 @@ func newRule(line string) rule {
 	return rule{regexp.MustCompile("^" + pattern + "(/.*)?$"), keep}
 }
 
-// ignored reports whether a file is left out: the last rule for it counts.
+// ignored reports whether a file is left out. The last rule that matches it counts.
 func ignored(rules []rule, name string) bool {
 	out := false
 	for _, r := range rules {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// manifests is where they are.
+// manifests is the folder of the manifests.
 const manifests = root + "/deploy/k8s"
 
 // TestManifests checks each file by itself, which needs no program.
@@ -54,7 +54,8 @@ func TestManifests(t *testing.T) {
 	}
 }
 
-// checkKustomization finds what kustomize would not, or only where it is.
+// checkKustomization finds mistakes that kustomize finds only where it is installed, or
+// not at all.
 func checkKustomization(t *testing.T, path string, k object) {
 	t.Helper()
 	folder := filepath.Dir(path)
@@ -83,8 +84,8 @@ func checkKustomization(t *testing.T, path string, k object) {
 	}
 }
 
-// checkRedisIsReached demands that pods may talk to Redis, and not to themselves
-// in its place.
+// checkRedisIsReached fails unless pods may connect to Redis, and not to themselves
+// instead.
 func checkRedisIsReached(t *testing.T, policy object) {
 	t.Helper()
 	var peers []any
@@ -99,7 +100,7 @@ func checkRedisIsReached(t *testing.T, policy object) {
 	}
 }
 
-// checkNoTimeLimit demands that what stays open is never cut for its age: sockets, which
+// checkNoTimeLimit fails if long connections are cut because of their age: sockets, which
 // have the address of their page, and event streams.
 func checkNoTimeLimit(t *testing.T, route object) {
 	t.Helper()
@@ -238,7 +239,7 @@ func TestRenderedManifests(t *testing.T) {
 	}
 }
 
-// checkSelectors demands that all who choose pods choose those of the Deployment.
+// checkSelectors fails unless every selector of pods selects those of the Deployment.
 func checkSelectors(t *testing.T, got map[string]object) {
 	t.Helper()
 	labels := valueOf[object](at(got["Deployment"], "spec", "template", "metadata", "labels"))
@@ -266,8 +267,8 @@ func checkSelectors(t *testing.T, got map[string]object) {
 	}
 }
 
-// checkPod demands what the promises rest on, and that nobody gets more rights
-// than needed.
+// checkPod checks what the promises depend on, and that nobody gets more rights than
+// needed.
 func checkPod(t *testing.T, got map[string]object) {
 	t.Helper()
 	deployment := got["Deployment"]
@@ -327,8 +328,8 @@ func checkPod(t *testing.T, got map[string]object) {
 	}
 }
 
-// checkListeners demands that ports are those that the server listens on, and
-// that the admin listener is open to the namespace monitoring alone.
+// checkListeners fails unless the ports are those on which the server listens, and the
+// admin listener is open only to the namespace monitoring.
 func checkListeners(t *testing.T, got map[string]object) {
 	t.Helper()
 	ports := map[string]any{}

@@ -19,7 +19,7 @@ import (
 	"presence/internal/redistest"
 )
 
-// observability is where rules and dashboard are.
+// observability is the folder of the rules and the dashboard.
 const observability = "deploy/observability"
 
 // alerts lists the alerts of the rules by name.
@@ -41,7 +41,7 @@ func alerts(t *testing.T) map[string]object {
 	return found
 }
 
-// panel is one of the dashboard.
+// panel is a panel of the dashboard.
 type panel struct {
 	ID          int
 	Type        string
@@ -86,7 +86,8 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestAlertsAreTestedAndHaveASection: what wakes somebody says what to do.
+// TestAlertsAreTestedAndHaveASection checks that every alert has a test, and a section of
+// the manual that says what to do.
 func TestAlertsAreTestedAndHaveASection(t *testing.T) {
 	manual, tests := read(t, "docs/operations.md"), read(t, observability, "rules_test.yml")
 	for name, rule := range alerts(t) {
@@ -187,8 +188,8 @@ func TestObservabilityIsWired(t *testing.T) {
 	}
 }
 
-// exposed reads what a server that has just started tells of itself: the labels of
-// each series, by name.
+// exposed returns the metrics of a server that has just started: the labels of each
+// series, by name.
 func exposed(t *testing.T) map[string][]map[string]string {
 	t.Helper()
 	config := app.Default()
@@ -245,8 +246,8 @@ var (
 // scraped are labels that Prometheus adds.
 var scraped = []string{"job", "instance"}
 
-// TestMetricsExist demands that every metric that rules, dashboard and manual name
-// is one of a server's, with the labels and the values that they have there.
+// TestMetricsExist fails unless every metric in rules, dashboard and manual is one of a
+// server's, with the labels and values that they use.
 func TestMetricsExist(t *testing.T) {
 	texts := map[string]string{}
 	for name, rule := range alerts(t) {
@@ -303,8 +304,8 @@ func TestMetricsExist(t *testing.T) {
 	}
 }
 
-// matches reports whether a series satisfies a matcher; each value of an alternative
-// has to be there.
+// matches reports whether a series satisfies a matcher. Each value of an alternative must
+// occur.
 func matches(all []map[string]string, label, operator, want string) bool {
 	values := []string{want}
 	if strings.HasSuffix(operator, "~") {

@@ -102,7 +102,7 @@ func (s *schemas) objectProblems(path string, value, schema object, fail func(st
 	return all
 }
 
-// isA reports whether a value that was read from YAML is of a JSON type.
+// isA reports whether a value from YAML has a JSON type.
 func isA(value any, kind string) bool {
 	switch v := value.(type) {
 	case object:

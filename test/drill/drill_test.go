@@ -42,8 +42,7 @@ const (
 	look = 100 * time.Millisecond
 )
 
-// watcher looks at the lobby through one of the replicas that survive, without
-// being in it.
+// watcher watches the lobby through one of the replicas that survive, without joining.
 type watcher struct {
 	*harness.Visitor
 	where string
@@ -138,8 +137,8 @@ func TestDrill(t *testing.T) {
 	}
 }
 
-// entrance returns where the i-th visitor goes, and how visitors are spread over
-// the replicas: by HAProxy, or where there is none by themselves.
+// entrance returns where the i-th visitor goes. HAProxy spreads the visitors over the
+// replicas; if it is not installed, they spread themselves.
 func entrance(t *testing.T, replicas []*harness.Replica) (where func(i int) []string, how string) {
 	t.Helper()
 	var addrs, urls []string
@@ -156,8 +155,8 @@ func entrance(t *testing.T, replicas []*harness.Replica) (where func(i int) []st
 	return func(int) []string { return []string{balancer.URL} }, "behind HAProxy"
 }
 
-// crowd opens n pages and joins with each, a few at a time: a rush is another
-// test's subject.
+// crowd opens n pages and joins with each, a few at a time, because another test is about
+// a rush.
 func crowd(t *testing.T, n int, name string, opts harness.Options, where func(i int) []string) []*harness.Visitor {
 	t.Helper()
 	const few = 12
@@ -185,8 +184,8 @@ type load struct {
 	failures atomic.Int64
 }
 
-// startLoad has some people join and leave, each every three seconds, at the
-// replicas that survive.
+// startLoad makes some people join and leave at the replicas that survive, each every
+// three seconds.
 func startLoad(t *testing.T, replicas []*harness.Replica) *load {
 	t.Helper()
 	l := &load{stop: make(chan struct{})}
@@ -216,7 +215,7 @@ func startLoad(t *testing.T, replicas []*harness.Replica) *load {
 	return l
 }
 
-// end ends it, and returns how much there was and how much of it went wrong.
+// end ends the load, and returns how much there was and how much of it failed.
 func (l *load) end() (acts, failures int64) {
 	select {
 	case <-l.stop:
@@ -283,7 +282,7 @@ func (r *report) table() string {
 	return b.String()
 }
 
-// measure finds out what everybody went through.
+// measure computes what everybody experienced.
 func measure(killed, calm time.Time, stay []*harness.Visitor, moving int, watchers []*watcher) *report {
 	r := &report{}
 	seconds := func(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }

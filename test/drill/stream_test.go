@@ -11,7 +11,8 @@ import (
 	"presence/client"
 )
 
-// stage is a room without pages: a stream tells of each user only where no more than 256 are.
+// stage is a room without pages, since a stream reports each user only in rooms of up to
+// 256.
 const stage = "stage"
 
 // apiClient returns a client of the API at an address.
@@ -79,8 +80,8 @@ func (f *follower) take(event client.Event) {
 	}
 }
 
-// startStreams has as many users be on the stage by streams of one replica as will be lost
-// with it. They end with the test.
+// startStreams makes users present on the stage by streams of one replica, as many as
+// will be lost with it. They end with the test.
 func startStreams(t *testing.T, url, key string) {
 	t.Helper()
 	c := apiClient(t, url, key)
@@ -102,7 +103,7 @@ func startStreams(t *testing.T, url, key string) {
 	})
 }
 
-// seen waits until a follower sees all on the stage.
+// seen waits until a follower sees everybody on the stage.
 func (f *follower) seen(t *testing.T) {
 	t.Helper()
 	select {
@@ -112,7 +113,7 @@ func (f *follower) seen(t *testing.T) {
 	}
 }
 
-// check adds what a follower was told.
+// check adds what a follower was told to the report.
 func (f *follower) check(r *report, killed time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
