@@ -54,7 +54,7 @@ func (f *faults) err() error {
 
 // invalid is the error for a request with faults.
 func invalid(f ...Fault) error {
-	return &mistake{Invalid, "Please correct the mistakes that errors lists. Nothing has been changed.", f}
+	return &mistake{Invalid, "The field errors says what is wrong. Nothing has been changed.", f}
 }
 
 // query reads the query of an address. A parameter that is empty counts as none.

@@ -137,6 +137,7 @@ type told struct {
 	} `json:"members"`
 	Problem *struct {
 		Code, Retry string
+		Errors      []struct{ Pointer string }
 	} `json:"problem"`
 	At float64 `json:"at"`
 }
@@ -364,6 +365,12 @@ func TestModuleStopsWhenItIsToldTo(t *testing.T) {
 	viewer.hears("of nobody", has())
 	if n := p.made.Load(); n != made+1 {
 		t.Errorf("%d tokens were asked for since the reload, want 1", n-made)
+	}
+
+	eval[bool](ann, `(me = server.join("doc", undefined, { name: "x".repeat(41) })) && true`)
+	over = ann.hears("that the name is not legal", func(r told) bool { return r.Problem != nil && r.Problem.Code == "invalid" })
+	if errors := over.Problem.Errors; len(errors) != 1 || errors[0].Pointer != "/name" {
+		t.Errorf("of the name it is told %+v", over.Problem)
 	}
 }
 

@@ -60,6 +60,8 @@ export interface Problem {
   detail?: string;
   /** `never`: nothing more is tried. */
   retry: "never" | "backoff";
+  /** What is wrong with each part of the request, such as `/name`; only with the code `invalid`. */
+  errors?: { pointer: string; detail: string }[];
 }
 
 /** What changed in a room. */

@@ -97,12 +97,12 @@ function open(address, token, room, onChange, query, joins) {
 
   // ended returns how to go on after the server has refused or ended a stream: at once
   // ("now"), or later. A token that is no longer valid ends it only if there is no other.
-  function ended({ code, detail, retry }) {
+  function ended({ code, detail, retry, errors }) {
     if (/^(unauthorized|token_expired)$/.test(code) && token?.call && bearer !== refused) {
       refused = bearer;
       return "now";
     }
-    if (retry !== "now") fail({ code, detail, retry });
+    if (retry !== "now") fail({ code, detail, retry, errors });
     if (retry === "never") close();
     return retry;
   }
