@@ -423,7 +423,7 @@ func TestOneAddressWatches200Rooms(t *testing.T) {
 	for i := range MaxWatched - 2 {
 		watch(fmt.Sprint("r", i))
 	}
-	watch("r0", "r1", "r2", "r0") // one stream of several, of which none is new
+	watch("r0", "r1", "r2", "r0") // one stream of several rooms, none of them new
 	refused("n1", "n2", "n3")     // all or none
 	watch("n1", "n2", "n1")
 	for range 1000 {

@@ -72,7 +72,7 @@ func TestSocketOutlivesItsRequest(t *testing.T) {
 		now, cancel := context.WithCancel(t.Context())
 		cancel()
 		if c.Wait(now) == nil {
-			t.Error("nobody waits for the visit")
+			t.Error("Wait does not wait for the visit")
 		}
 		close(closes)
 		synctest.Wait()

@@ -52,7 +52,7 @@ func TestOccupancyAndItsTag(t *testing.T) {
 	})
 }
 
-// While Redis is away what is known is told, marked as stale; all else says that it can't
+// While Redis is away, known rooms are returned, marked as stale; all else says that it can't
 // be known, and when to ask again.
 func TestOutage(t *testing.T) {
 	bubble(t, func(t *testing.T, s *server, fake *redistest.Fake) {

@@ -22,7 +22,7 @@ func (ms *members) check(t *testing.T, story string) {
 	accounts := map[string]*account{}
 	for tab, p := range l.places {
 		if len(ms.tabs[tab]) == 0 && p.asking == 0 && p.until.IsZero() {
-			t.Fatalf("%s: a place for nobody", story)
+			t.Fatalf("%s: a place without a tab", story)
 		}
 		a := accounts[p.address]
 		if a == nil {
@@ -122,7 +122,7 @@ func TestLedgerNeverDrifts(t *testing.T) {
 			time.Sleep(store.DefaultMemberTTL + DefaultHeartbeatInterval)
 			a.members.check(t, story.String())
 			if n := len(a.members.ledger.places) + len(a.members.ledger.accounts) + len(a.members.ledger.leased) + a.members.count(); n != 0 {
-				t.Fatalf("%s: %d are left when nobody is", story.String(), n)
+				t.Fatalf("%s: %d entries are left, but no tab is", story.String(), n)
 			}
 		})
 	}

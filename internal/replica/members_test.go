@@ -371,6 +371,6 @@ func TestCohortsAreFilledUpAgain(t *testing.T) {
 		ms.remove(m)
 	}
 	if lists := ms.inRoom(lobby); len(lists) != 0 || len(ms.filling) != 0 {
-		t.Errorf("nobody is there, and there are %d lists", len(lists))
+		t.Errorf("no member is left, but there are %d lists", len(lists))
 	}
 }

@@ -74,7 +74,7 @@ func TestPutsComeBack(t *testing.T) {
 			case 3, 4, 5:
 				if there := p.renews(name, ttl); there {
 					if until[name].IsZero() && ended[name].IsZero() {
-						t.Fatalf("step %d: %s, who is not there, was renewed", step, name)
+						t.Fatalf("step %d: %s is not there but was renewed", step, name)
 					}
 					until[name] = time.Now().Add(ttl)
 				} else if time.Until(until[name]) > time.Second && p.puts.has(lobby, "c-"+name) {
@@ -221,7 +221,7 @@ func TestRenewalRightAfterALoss(t *testing.T) {
 				t.Errorf("all %v: lost", all)
 			}
 			if a.renews("nobody", time.Minute) {
-				t.Error("renewed what nobody put")
+				t.Error("renewed a connection that nobody put")
 			}
 			time.Sleep(10 * time.Second)
 			if names := a.names(); names != "[Ann Ben]" {
@@ -485,7 +485,7 @@ func TestPutsAreBounded(t *testing.T) {
 	}
 	p.remember("r", connection("Ann", "~def"), time.Hour)
 	if p.rooms["r"]["c-Ann"].conn.Generation != "~def" {
-		t.Error("who is remembered can't be renewed")
+		t.Error("a remembered connection can't be renewed")
 	}
 	p.forget("r", "c-Ann")
 	p.forget("r", "c-Ann")

@@ -90,7 +90,7 @@ func TestWhoCameBackStays(t *testing.T) {
 		}
 		for since, want := range map[int64]bool{0: true, o.Version: true, o.Version + 1: false} {
 			if was, err := a.WasRemoved(t.Context(), lobby, ann, since); was != want || err != nil {
-				t.Errorf("who is there since %d after the removal was removed: %v, %v", since-o.Version, was, err)
+				t.Errorf("WasRemoved of a user who came %d after the removal: %v, %v", since-o.Version, was, err)
 			}
 		}
 		time.Sleep(10 * time.Minute)
@@ -132,7 +132,7 @@ func TestUpdateLosesNothing(t *testing.T) {
 			t.Errorf("there is %q, %v", member.Meta, err)
 		}
 		if _, _, err := a.Update(t.Context(), lobby, "c2", nil); !errors.Is(err, presence.ErrNotPresent) {
-			t.Errorf("of nobody: %v", err)
+			t.Errorf("Update of a user who is not present: %v", err)
 		}
 		fake.FlushAll()
 		time.Sleep(30 * time.Second)

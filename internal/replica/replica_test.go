@@ -450,7 +450,7 @@ func TestResumeRightAfterALoss(t *testing.T) {
 			time.Sleep(DefaultHeartbeatInterval)
 			b.resume("Ann")
 			if m, err := b.Resume(t.Context(), lobby, connection("Eve", presence.NewGeneration()), living{}); m != nil || err != nil {
-				t.Errorf("one who was never there: %v, %v", m, err)
+				t.Errorf("Resume of a user who was never there: %v, %v", m, err)
 			}
 		})
 	}
@@ -764,7 +764,7 @@ func TestViewerWhoseNoticeWasLostIsReminded(t *testing.T) {
 		before := b.pushes()
 		time.Sleep(6 * time.Second)
 		if b.pushes() == before {
-			t.Fatal("nobody was reminded")
+			t.Fatal("no viewer was reminded")
 		}
 		deaf.Saw(deaf.View())
 		before = b.pushes()
@@ -810,7 +810,7 @@ func TestNobodyLooksNobodyReads(t *testing.T) {
 		a.enter("Ann")
 		time.Sleep(time.Minute)
 		if b.pushes() != before {
-			t.Fatal("a room that nobody looks at was read")
+			t.Fatal("a room without viewers was read")
 		}
 		if view, err := b.rooms.Peek(t.Context(), lobby); err != nil || view.Users != 1 || view.Stale {
 			t.Fatalf("Peek: %+v, %v", view, err)

@@ -184,7 +184,7 @@ func TestMembersWhoFindTheRoomFullEnd(t *testing.T) {
 					t.Errorf("a member ended for %v", err)
 				}
 			default:
-				t.Error("nobody told the members that they have ended")
+				t.Error("the members were not told that they have ended")
 			}
 		}
 		if n := a.members.count(); n != 1 {

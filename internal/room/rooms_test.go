@@ -212,7 +212,7 @@ func TestLossOfARoomsData(t *testing.T) {
 					for len(w.trust.losses()) == 0 {
 						pass(10 * time.Millisecond)
 						if time.Since(lost) > resyncInterval+time.Second {
-							t.Fatal("nobody noticed")
+							t.Fatal("the loss was not noticed")
 						}
 					}
 					pass(settle - 10*time.Millisecond)
@@ -452,7 +452,7 @@ func TestViewerWhoMissedAViewIsReminded(t *testing.T) {
 			t.Errorf("reminded %d times of what was seen", n-before)
 		}
 		if n := never.count(); n != 1 {
-			t.Errorf("shown %d times to one who does not say what he sees", n)
+			t.Errorf("shown %d times to a viewer that never calls Saw", n)
 		}
 	})
 }
@@ -496,7 +496,7 @@ func TestPeekAndLook(t *testing.T) {
 		}
 		v.Exit()
 		if none, err := w.Peek(t.Context(), lobby); !errors.Is(err, errAway) || !none.Stale {
-			t.Errorf("Peek when nobody looks any more: %+v, %v", none, err)
+			t.Errorf("Peek after the last viewer has gone: %+v, %v", none, err)
 		}
 		w.trust.set(func() { w.trust.away, w.trust.doubtful = false, true })
 		if ghosts, err := w.Peek(t.Context(), lobby); err != nil || !ghosts.Stale {
@@ -619,7 +619,7 @@ func TestViewersComeAndGo(t *testing.T) {
 		w.join(lobby, "late")
 		pass(3 * resyncInterval)
 		if n := w.reads("") - before; n != 0 {
-			t.Errorf("a room that nobody looks at was read %d times", n)
+			t.Errorf("a room without viewers was read %d times", n)
 		}
 	})
 }

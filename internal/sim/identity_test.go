@@ -119,7 +119,7 @@ func TestPageEndsWithItsToken(t *testing.T) {
 				tab.join("Ada")
 				users, _ := w.redis[0].HKeys("presence:{open-1}:users")
 				if len(users) != 1 || users[0] == "42" {
-					t.Errorf("who joined as a guest is %q", users)
+					t.Errorf("the guest who joined is %q", users)
 				}
 			})
 		})

@@ -191,7 +191,7 @@ func TestRemoveEndsAllConnectionsOfAUserForGood(t *testing.T) {
 			t.Fatalf("again: %v, %+v, %v", ended, again, err)
 		}
 		if ended, none, err := s.Remove(t.Context(), "nobody", "id-of-Eve"); err != nil || len(ended) != 0 || none.Version != 0 {
-			t.Fatalf("of nobody: %v, %+v, %v", ended, none, err)
+			t.Fatalf("Remove of a user who is not present: %v, %+v, %v", ended, none, err)
 		}
 
 		// A replica that remembers one of the connections does not put it back.

@@ -191,7 +191,7 @@ func TestRestoreTakesWhatNobodyHas(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, errs := s.Restore(t.Context(), "r", older); errs[0] != nil {
-			t.Fatalf("Restore of what nobody has = %v", errs)
+			t.Fatalf("Restore of connections that nobody has = %v", errs)
 		}
 		e.advance(20)
 		s.Sweep(t.Context(), []string{"r"}, Terms{})

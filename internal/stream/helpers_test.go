@@ -492,19 +492,19 @@ func (f *follower) apply(e event) error {
 		}
 		for _, l := range e.Leaves {
 			if _, ok := f.members[l.User]; !ok {
-				return fmt.Errorf("%s leaves who is not there", l.User)
+				return fmt.Errorf("%s leaves but was not there", l.User)
 			}
 			delete(f.members, l.User)
 		}
 		for _, m := range e.Updates {
 			if _, ok := f.members[m.User]; !ok {
-				return fmt.Errorf("%s changes who is not there", m.User)
+				return fmt.Errorf("%s changes but is not there", m.User)
 			}
 			f.members[m.User] = m
 		}
 		for _, m := range e.Joins {
 			if _, ok := f.members[m.User]; ok {
-				return fmt.Errorf("%s joins who is there", m.User)
+				return fmt.Errorf("%s joins but is there already", m.User)
 			}
 			f.members[m.User] = m
 		}

@@ -71,7 +71,7 @@ func (s Slots) Row() Slots {
 	return nil
 }
 
-// Mark is what a row of a list is told apart by.
+// Mark is the difference between a marked row of a list and other rows.
 type Mark struct {
 	id    string // slot of a row that holds its id
 	at    string // slot of the mark; it is "" in rows without
@@ -100,7 +100,7 @@ func (m Mark) Put(frame []byte, id string) []byte {
 		return frame
 	}
 	row := bytes.Index(frame, []byte(strconv.Quote(m.id)+":"+strconv.Quote(id)))
-	if row < 0 { // a row that changes is sent whole too, but for its id
+	if row < 0 { // a row that changes is sent whole, too, without its id
 		row = bytes.Index(frame, []byte(`["u",`+strconv.Quote(id)+`,`))
 	}
 	if row < 0 {

@@ -22,7 +22,7 @@ const (
 	short     = 40 * time.Second
 	shortSeed = 14325
 
-	// wrongLines is how much of what is wrong is told.
+	// wrongLines is how many lines about mistakes are printed.
 	wrongLines = 60
 )
 

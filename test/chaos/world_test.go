@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// The times are a fifth of the defaults, but for the grace.
+	// The times are a fifth of the defaults, except the grace.
 	heartbeat = 2 * time.Second
 	ttl       = 6 * time.Second
 	grace     = 3 * time.Second

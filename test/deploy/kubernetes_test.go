@@ -353,7 +353,7 @@ func checkListeners(t *testing.T, got map[string]object) {
 		want = "map[admin:[monitoring] http:[gateway-system]]"
 	}
 	if fmt.Sprint(allowed) != want {
-		t.Errorf("who may come in: %v, want %s", allowed, want)
+		t.Errorf("these may connect: %v, want %s", allowed, want)
 	}
 	if service := fmt.Sprint(at(got["Service"], "spec", "ports")); strings.Contains(service, "admin") || strings.Contains(service, "9090") {
 		t.Error("the service carries the admin listener")

@@ -132,7 +132,7 @@ func TestFullReplica(t *testing.T) {
 		t.Fatal("a socket too many was served")
 	}
 	if n := closedWith(t, time.Time{}, 1013, outside); n == 0 {
-		t.Error("nobody said to try again later")
+		t.Error("no page said to try again later")
 	}
 	inside[0].Close()
 	outside.Sees(10*time.Second, "live as soon as there is a place", func(s harness.Sight) bool { return s.Socket })

@@ -152,7 +152,7 @@ func TestThunderingReconnect(t *testing.T) {
 		}
 	}
 	if loggedOut > people/20 {
-		t.Errorf("%d of %d pages said for a moment that nobody was joined", loggedOut, people)
+		t.Errorf("%d of %d pages showed for a moment that their visitors were not joined", loggedOut, people)
 	}
 
 	harness.InParallel(people, func(i int) { everybody[i].Close() })
