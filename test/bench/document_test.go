@@ -15,7 +15,7 @@ func (r *report) document(t *testing.T, docs string) {
 	t.Helper()
 	drawn := r.draw(t, filepath.Join(docs, "performance"))
 	var b strings.Builder
-	b.WriteString("# Performance\n\n")
+	b.WriteString("# Performance\n\n" + r.summary())
 	fmt.Fprintf(&b, "`make bench ARGS=-doc` wrote this page. All numbers are of one run of it, of %d rounds and %.0f minutes, which began %s. ",
 		r.Rounds, math.Ceil(r.Took/60), r.Began.Format("2006-01-02 15:04 MST"))
 	b.WriteString("A number is the median of the rounds, and of kills that of the replicas; the least and the greatest are in brackets.\n\n")
@@ -58,6 +58,17 @@ Everything runs on one machine: Redis, the servers, and the crowds that read wha
 	if err := os.WriteFile(filepath.Join(docs, "performance.md"), []byte(b.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// summary says what the goals, and those that were missed, mean for people.
+func (r *report) summary() string {
+	met, all := r.goalsMet()
+	text := fmt.Sprintf("%d of %d goals are met. ", met, all)
+	if met, all := r.goalsMet("storm", "kills"); all > 0 {
+		text += fmt.Sprintf("Those of a storm of joins and of killed replicas are about whether people see the right list in time: of these, %d of %d are met. "+
+			"All others are about costs and speed, and are set high: where one is missed, Presence costs more or takes longer than that. ", met, all)
+	}
+	return text + "[What is not fast](#what-is-not-fast) lists each goal that is missed.\n\n"
 }
 
 // busy reports whether others used more than a quarter of the machine before the run.

@@ -69,6 +69,7 @@ type verdict struct {
 	Goal   string    `json:"goal"`
 	Figure string    `json:"figure"`
 	Unit   string    `json:"unit"`   // of Values; "times": they say how many times the other
+	Than   string    `json:"than"`   // the other, where that is another side
 	Values []float64 `json:"values"` // of each round
 	Met    bool      `json:"met"`
 }
@@ -180,6 +181,9 @@ func (g goal) judge(r *result) verdict {
 	v := verdict{Figure: g.figure.name, Goal: g.text(r), Unit: g.figure.unit}
 	if g.than != "" {
 		v.Unit = times
+		if g.than != ours {
+			v.Than = g.than
+		}
 	}
 	mine := r.find(g.figure.name, of, g.at)
 	if mine == nil {
@@ -211,9 +215,9 @@ func (g goal) judge(r *result) verdict {
 
 // text says the goal.
 func (g goal) text(r *result) string {
-	sign, much := "≤", g.most
+	sign, much := "at most", g.most
 	if g.least > 0 {
-		sign, much = "≥", g.least
+		sign, much = "at least", g.least
 	}
 	unit := ""
 	for _, s := range r.Series {
@@ -229,9 +233,9 @@ func (g goal) text(r *result) string {
 	case g.than == ours:
 		return fmt.Sprintf("%s %s times that at %s, %s", sign, short(much), short(g.thanAt), where)
 	case much < 0.5:
-		return fmt.Sprintf("%s 1/%s of %s, %s", sign, short(1/much), g.than, where)
+		return fmt.Sprintf("%s 1/%s of %s’s, %s", sign, short(1/much), g.than, where)
 	default:
-		return fmt.Sprintf("%s %s times %s, %s", sign, short(much), g.than, where)
+		return fmt.Sprintf("%s %s times %s’s, %s", sign, short(much), g.than, where)
 	}
 }
 
@@ -296,25 +300,44 @@ const times = "times"
 func (v verdict) measured() string {
 	_, middle, _ := spread(v.Values)
 	if v.Unit != times || len(v.Values) == 0 || middle >= 0.5 {
-		return ranged(v.Values) + " " + v.Unit
+		text := ranged(v.Values) + " " + v.Unit
+		if v.Than != "" {
+			text += " " + v.Than + "’s"
+		}
+		return text
 	}
 	parts := make([]float64, len(v.Values))
 	for i, value := range v.Values {
 		parts[i] = 1 / value
 	}
-	return "1/" + ranged(parts)
+	text := "1/" + ranged(parts)
+	if v.Than != "" {
+		text += " of " + v.Than + "’s"
+	}
+	return text
 }
 
-// missed counts the goals that were not reached.
-func (r *report) missed() (n int) {
+// goalsMet counts the goals of some rows, and those of them that were reached. No names: of
+// all rows.
+func (r *report) goalsMet(names ...string) (met, all int) {
 	for _, row := range r.Rows {
+		if len(names) > 0 && !slices.Contains(names, row.Name) {
+			continue
+		}
 		for _, v := range row.Goals {
-			if !v.Met {
-				n++
+			all++
+			if v.Met {
+				met++
 			}
 		}
 	}
-	return n
+	return met, all
+}
+
+// missed counts the goals that were not reached.
+func (r *report) missed() int {
+	met, all := r.goalsMet()
+	return all - met
 }
 
 // text is all figures and goals.
