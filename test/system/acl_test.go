@@ -8,8 +8,8 @@ import (
 	"presence/test/harness"
 )
 
-// All kinds of calls are made by a user with no more rights than it takes, as in
-// all other tests: a Redis that refused something fails its test.
+// As in all other tests, the server's Redis user has only the rights it needs, and all
+// kinds of calls are made. If Redis refuses a call, its test fails.
 func TestLeastRightsInRedisAreEnough(t *testing.T) {
 	t.Parallel()
 	r, url := startRedis(t)

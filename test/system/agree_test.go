@@ -14,7 +14,7 @@ import (
 	"presence/test/harness"
 )
 
-// truth is what a room was at its versions, as far as any reader has told.
+// truth is the state of a room at its versions, as far as readers have reported it.
 type truth struct {
 	t  *testing.T
 	mu sync.Mutex // guards:
@@ -24,7 +24,7 @@ type truth struct {
 
 type told struct{ by, text string }
 
-// say fails the test if another reader has said something else of a version.
+// say fails the test if another reader has reported something else for a version.
 func (tr *truth) say(by string, v harness.View) {
 	text := v.Text()
 	tr.mu.Lock()
@@ -37,7 +37,7 @@ func (tr *truth) say(by string, v harness.View) {
 	tr.by[v.Version] = told{by, text}
 }
 
-// membersOf reads all members by one request; ok says that they are up to date.
+// membersOf reads all members by one request. ok says that they are up to date.
 func membersOf(p *harness.Program, room string) (v harness.View, ok bool) {
 	status, answer, err := p.Call(http.MethodGet, "/rooms/"+room+"/members?limit=1000", "")
 	var page struct {
@@ -55,8 +55,8 @@ func membersOf(p *harness.Program, room string) (v harness.View, ok bool) {
 	return v, true
 }
 
-// changed follows a room by its changes from v on, as far as they go, and tells of
-// each; ok is false where they do not lead on.
+// changed follows a room by its changes from v on, and reports each. ok is false if the
+// changes do not lead on.
 func changed(p *harness.Program, room string, v *harness.View, tell func(harness.View)) (ok bool) {
 	status, answer, err := p.Call(http.MethodGet, fmt.Sprintf("/rooms/%s/changes?after=%d", room, v.Version), "")
 	var log struct{ Changes []harness.Event }
@@ -76,9 +76,9 @@ func changed(p *harness.Program, room string, v *harness.View, tell func(harness
 	return true
 }
 
-// People come, go and change their names through three replicas, of which one is
-// killed. Streams that come back where they were, members, changes and, in the end,
-// pages: nobody tells of a version what another does not.
+// People come, go and change their names through three replicas, one of which is killed.
+// Resumed streams, members, changes and, in the end, pages agree: no two of them report
+// different states for a version.
 func TestNobodyDisagrees(t *testing.T) {
 	t.Parallel()
 	_, url := startRedis(t)

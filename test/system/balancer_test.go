@@ -84,15 +84,15 @@ func (l *load) one(client *http.Client, base string, i int) {
 	}
 }
 
-// stop ends the stream and returns how many were sent, and what failed.
+// stop ends the load, and returns how many requests were sent and which failed.
 func (l *load) stop() (int, []string) {
 	l.cancel()
 	l.group.Wait()
 	return l.sent, l.failed
 }
 
-// Three replicas are restarted one after another, behind the balancer, while
-// people look on and machines ask.
+// Three replicas are restarted one after another behind the balancer, while people watch
+// pages and programs make requests.
 func TestRollingRestartBehindHAProxy(t *testing.T) {
 	p := pace{heartbeat: time.Second, ttl: 6 * time.Second, grace: 4 * time.Second}
 	_, redisURL := startRedis(t)
@@ -142,8 +142,8 @@ func TestRollingRestartBehindHAProxy(t *testing.T) {
 	neverLoggedOut(t, from, members...)
 }
 
-// A replica behind the balancer stands still: its sockets are cut and come back
-// elsewhere without anybody noticing.
+// A replica behind the balancer is frozen. Its sockets are cut and reconnect elsewhere,
+// and nobody notices.
 func TestFrozenReplicaBehindHAProxy(t *testing.T) {
 	p := pace{heartbeat: 2 * time.Second, ttl: 9 * time.Second, grace: 4 * time.Second}
 	_, redisURL := startRedis(t)

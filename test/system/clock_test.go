@@ -8,8 +8,8 @@ import (
 	"presence/test/harness"
 )
 
-// The clock of Redis is stepped, as by NTP or by a failover to a machine with another one:
-// nobody leaves for that, and a tab that is closed leaves all the same.
+// The clock of Redis is stepped, for example by NTP or by a failover to a machine with
+// another clock. Nobody leaves because of that, and a tab that is closed leaves as usual.
 func TestClockOfRedisIsStepped(t *testing.T) {
 	t.Parallel()
 	for _, by := range []time.Duration{-2 * time.Minute, time.Minute, time.Hour} {

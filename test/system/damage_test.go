@@ -10,9 +10,9 @@ import (
 	"presence/test/harness"
 )
 
-// Whatever key of a room is deleted, or is of a wrong type: nobody is told of a wrong number
-// as if it were right, by a page, a stream or an answer, and a heartbeat interval and a second
-// later all are right again.
+// Any key of a room is deleted or gets a wrong type. No page, stream or answer shows a
+// wrong number without a mark, and a heartbeat interval and a second later all numbers
+// are right again.
 func TestDamagedRoomsAreRepaired(t *testing.T) {
 	t.Parallel()
 	redis, url := startRedis(t)

@@ -20,7 +20,8 @@ const (
 	atOnceAgain = time.Second + slack
 )
 
-// patient is a pace at which a failover of some seconds is well within a TTL.
+// patient is a pace at which a failover that takes some seconds is much shorter than a
+// TTL.
 var patient = pace{heartbeat: 3 * time.Second, ttl: 15 * time.Second, grace: 5 * time.Second}
 
 // joinAgain presses Join until it succeeds, and returns how long that took.
@@ -39,8 +40,8 @@ func joinAgain(t *testing.T, v *harness.Visitor, name string) time.Duration {
 	}
 }
 
-// survives has something done to Redis, and checks that people can join and see
-// it within the times promised, and that nobody saw anything else.
+// survives does something to Redis. It checks that people can join and see that within
+// the promised times, and that nobody saw anything else.
 func (h *household) survives(t *testing.T, what, room string, fault func()) {
 	t.Helper()
 	ann := harness.Open(t, harness.Options{Room: room}, h.replicas[0].URL)

@@ -39,8 +39,8 @@ func TestFullRoom(t *testing.T) {
 	neverAbove(t, from, 2, watcher, late)
 }
 
-// A replica stands still while Redis loses its data and others take the places of its
-// members: their pages say so, and they do not come back when a place is free.
+// A replica is frozen while Redis loses its data and others take the places of its
+// members. Their pages say so, and the members do not come back when a place is free.
 func TestPlaceLostInAFullRoom(t *testing.T) {
 	t.Parallel()
 	server, url := startRedis(t)
@@ -78,8 +78,8 @@ func TestPlaceLostInAFullRoom(t *testing.T) {
 	allSee(t, 5*time.Second, 2, members...)
 }
 
-// Redis has no memory left: who is there stays, reloads and leaves, only newcomers are
-// refused, and all replicas are ready all the time.
+// Redis has no memory left. Users who are there stay, reload and leave, only newcomers
+// are refused, and all replicas are ready all the time.
 func TestFullRedis(t *testing.T) {
 	t.Parallel()
 	server, url := startRedis(t)
@@ -140,8 +140,8 @@ func TestFullReplica(t *testing.T) {
 	inside[1].SeesUsers(5*time.Second, 2)
 }
 
-// Whatever is sent, nothing happens to others, and the sender gets the code that
-// RFC 6455 has for it.
+// Whatever a client sends, others are not affected, and the sender gets the code that RFC
+// 6455 has for it.
 func TestHostileFrames(t *testing.T) {
 	t.Parallel()
 	_, url := startRedis(t)
@@ -202,7 +202,7 @@ func TestHostileFrames(t *testing.T) {
 	watcher.SeesUsers(5*time.Second, 2)
 }
 
-// A peer that never reads is given up, and holds up nobody meanwhile.
+// A peer that never reads is dropped, and meanwhile delays nobody.
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
 	_, url := startRedis(t)
@@ -253,7 +253,7 @@ func TestSlowReader(t *testing.T) {
 	within(t, watcher.SeesUsers(10*time.Second, 0), brisk.grace+time.Second, "the leave of the slow reader")
 }
 
-// dialDeaf opens a page's socket that takes next to nothing from the network.
+// dialDeaf opens a page's socket that reads almost nothing from the network.
 func dialDeaf(t *testing.T, addr string) *websocket.Conn {
 	t.Helper()
 	dialer := &websocket.Dialer{NetDial: func(network, addr string) (net.Conn, error) {

@@ -21,9 +21,9 @@ import (
 // calm is a pace for crowds, which two cores need seconds to serve.
 var calm = pace{heartbeat: 10 * time.Second, ttl: time.Minute, grace: 10 * time.Second}
 
-// Ten thousand people join by forms, half on each of two replicas, as fast as
-// the machine can. Everybody is counted, and those who look on are told no more
-// often than the coalescing window allows.
+// Ten thousand people join by forms, half of them on each of two replicas, as fast as the
+// machine can. All are counted, and viewers get updates no more often than the coalescing
+// window allows.
 func TestStormOfTenThousandJoins(t *testing.T) {
 	const people = 10_000
 	const coalesce = 100 * time.Millisecond
@@ -169,8 +169,8 @@ func TestThunderingReconnect(t *testing.T) {
 		idle.Heap/1e6, busy.Heap/1e6, now.Heap/1e6, idle.Resident/1e6, busy.Resident/1e6, now.Resident/1e6)
 }
 
-// crowd is n, or a quarter of that on a machine so busy with other things that a
-// crowd would measure those. In CI it is always n.
+// crowd returns n, or a quarter of n if the machine is so busy that the test would
+// measure its other work. In CI it is always n.
 func crowd(t *testing.T, n int) int {
 	t.Helper()
 	text, err := os.ReadFile("/proc/loadavg")

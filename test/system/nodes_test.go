@@ -15,8 +15,8 @@ import (
 	"presence/test/harness"
 )
 
-// district is the rooms of one node of a Cluster: one in which people are and others look on,
-// by pages and streams, and one that only programs ask about.
+// district is the rooms of one node of a Cluster: one with people in it and viewers by
+// pages and streams, and one that only programs ask about.
 type district struct {
 	home  *household
 	room  string
@@ -27,7 +27,7 @@ type district struct {
 	asked   *answers
 }
 
-// answers is what a program was told, again and again.
+// answers collects what a program was answered, again and again.
 type answers struct {
 	mu   sync.Mutex // guards:
 	list []reply
@@ -70,7 +70,7 @@ func (a *answers) ask(end <-chan struct{}, programs []*harness.Program, rooms ..
 	}
 }
 
-// since is what was answered since from.
+// since returns the answers since from.
 func (a *answers) since(from time.Time) (list []reply) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -82,8 +82,8 @@ func (a *answers) since(from time.Time) (list []reply) {
 	return list
 }
 
-// right fails the test if anybody was told of fewer or more users since from, as if that
-// were so now.
+// right fails the test if anybody was told a wrong number of users since from, without a
+// mark.
 func (d *district) right(t *testing.T, from time.Time) {
 	t.Helper()
 	d.home.unmoved(t, from)
@@ -104,8 +104,7 @@ func (d *district) right(t *testing.T, from time.Time) {
 	}
 }
 
-// calm is right, and fails the test, too, if anybody who looks on was told that what they see
-// is stale.
+// calm is right, and also fails the test if a viewer was told that the room is stale.
 func (d *district) calm(t *testing.T, from time.Time) {
 	t.Helper()
 	d.right(t, from)
@@ -119,7 +118,7 @@ func (d *district) calm(t *testing.T, from time.Time) {
 	}
 }
 
-// untouched is calm, and fails the test, too, if a program was not answered.
+// untouched is calm, and also fails the test if a program got no answer.
 func (d *district) untouched(t *testing.T, from time.Time) {
 	t.Helper()
 	d.calm(t, from)
@@ -135,7 +134,7 @@ func (d *district) untouched(t *testing.T, from time.Time) {
 	}
 }
 
-// settles waits until everybody sees what is so again.
+// settles waits until everybody sees the right number again.
 func (d *district) settles(t *testing.T, limit time.Duration) {
 	t.Helper()
 	d.home.exact(t, limit)
@@ -144,7 +143,7 @@ func (d *district) settles(t *testing.T, limit time.Duration) {
 	}
 }
 
-// joins has somebody come into a room and go again.
+// joins makes somebody come into a room and leave again.
 func joins(t *testing.T, room, base string, limit time.Duration) {
 	t.Helper()
 	v := harness.Open(t, harness.Options{Room: "/rooms/" + room}, base)
@@ -277,7 +276,7 @@ func TestClusterNodesAreTrustedEachByItself(t *testing.T) {
 	})
 }
 
-// text is what a GET answers.
+// text returns the body of the answer to a GET.
 func text(t *testing.T, url string) string {
 	t.Helper()
 	resp, err := http.Get(url) //nolint:noctx,gosec // of a process of this test

@@ -7,8 +7,8 @@ import (
 	"presence/test/harness"
 )
 
-// shown is how long a page takes at most to show a change that was made
-// anywhere: the coalescing window, and 100 ms.
+// shown is the longest time until a page shows a change that was made anywhere: the
+// coalescing window, and 100 ms.
 const shown = 200 * time.Millisecond
 
 func TestClosedTabLeavesAfterTheGrace(t *testing.T) {
@@ -109,8 +109,8 @@ func TestTwoBrowsersOfOneNameAreTwoUsers(t *testing.T) {
 	within(t, watcher.SeesUsers(5*time.Second, 1), shown, "the leave of one of them")
 }
 
-// A visitor without JavaScript posts to one replica and reads from another; who
-// goes on reading stays, who stops leaves with the lease.
+// A visitor without JavaScript posts to one replica and reads from another. While the
+// visitor keeps reading, the user stays; otherwise the user leaves with the lease.
 func TestVisitorWithoutScript(t *testing.T) {
 	t.Parallel()
 	_, url := startRedis(t)

@@ -50,7 +50,7 @@ func (h *household) exact(t *testing.T, limit time.Duration) {
 
 func isStale(s harness.Sight) bool { return s.Stale }
 
-// Over TLS, as one test of each kind of Redis is.
+// This uses TLS, as one test of each kind of Redis does.
 func TestRedisRestartedEmpty(t *testing.T) {
 	t.Parallel()
 	for name, p := range map[string]pace{"steady": steady, "quick": quick} {
@@ -101,8 +101,8 @@ func TestRedisFlushed(t *testing.T) {
 	}
 }
 
-// Redis stands still for longer than a TTL: the leases run out meanwhile, and
-// nobody is to blame.
+// Redis is frozen for longer than a TTL. The leases run out meanwhile, but no member is
+// ended for that.
 func TestRedisPaused(t *testing.T) {
 	t.Parallel()
 	p := pace{heartbeat: 2 * time.Second, ttl: 5 * time.Second, grace: 2 * time.Second}
@@ -161,8 +161,8 @@ func TestRedisUnreachableAtStart(t *testing.T) {
 	ann.SeesUsers(5*time.Second, 1)
 }
 
-// refused joins, and fails the test unless that is refused with an explanation
-// and what was typed is kept.
+// refused joins, and fails the test unless the join is refused with an explanation and
+// the typed name is kept.
 func refused(t *testing.T, v *harness.Visitor, name string) {
 	t.Helper()
 	var refusal *harness.RefusalError
@@ -174,7 +174,7 @@ func refused(t *testing.T, v *harness.Visitor, name string) {
 	}
 }
 
-// status is what a GET answers.
+// status returns the status of the answer to a GET.
 func status(t *testing.T, url string) int {
 	t.Helper()
 	resp, err := http.Get(url) //nolint:noctx,gosec // of a process of this test
@@ -185,8 +185,9 @@ func status(t *testing.T, url string) int {
 	return resp.StatusCode
 }
 
-// Redis goes away while people are there: by a network that refuses, one that
-// swallows, and a machine that stands still and later does what it was told.
+// Redis becomes unreachable while people are there: by a network that refuses
+// connections, by one that drops everything, and by a machine that is frozen and later
+// carries out what it was sent.
 func TestRedisUnreachableInFlight(t *testing.T) {
 	t.Parallel()
 	r, _ := startRedis(t)

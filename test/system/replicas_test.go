@@ -95,8 +95,8 @@ func TestPausedReplica(t *testing.T) {
 	late.SeesUsers(5*time.Second, remaining)
 }
 
-// All replicas are gone for longer than the TTL. Redis still knows who was there,
-// and nobody who comes back in time is ever announced as gone.
+// All replicas are gone for longer than the TTL. Redis still has their members, and
+// nobody who comes back in time is announced as gone.
 func TestAllReplicasDown(t *testing.T) {
 	t.Parallel()
 	p := pace{heartbeat: 2 * time.Second, ttl: 6 * time.Second, grace: 2 * time.Second}

@@ -12,16 +12,15 @@ import (
 	"presence/test/harness"
 )
 
-// startAPI is start with an API key that may do everything.
+// startAPI is start with an API key that has all rights.
 func startAPI(t *testing.T, n int, p pace, url string) (replicas []*harness.Replica, key string) {
 	t.Helper()
 	key, flags := harness.Key(t)
 	return start(t, n, p, url, flags...), key
 }
 
-// An event stream comes through the balancer as it would without one: events at
-// once, for as long as it is open, however quiet the room; and the server notices
-// at once that a client has gone.
+// The balancer does not affect an event stream: events arrive at once, the stream stays
+// open however quiet the room is, and the server notices at once when a client has gone.
 func TestStreamsBehindHAProxy(t *testing.T) {
 	t.Parallel()
 	_, url := startRedis(t)
@@ -76,8 +75,8 @@ func TestStreamsBehindHAProxy(t *testing.T) {
 	redistest.Eventually(t, 5*time.Second, "no stream is left", func() bool { return r[0].Metric("presence_streams") == 0 })
 }
 
-// A replica that holds 200 users, by pages, streams and programs, is killed. Followers of
-// the room on another replica are told of each leave once, with its reason.
+// A replica with 200 users, by pages, streams and programs, is killed. Followers of the
+// room on another replica are told of each leave once, with its reason.
 func TestEveryLeaveOfAKilledReplicaIsTold(t *testing.T) {
 	t.Parallel()
 	p := pace{heartbeat: time.Second, ttl: 4 * time.Second, grace: 2 * time.Second}
@@ -153,8 +152,8 @@ func list(program *harness.Program, room string, limit int, between func(page in
 	}
 }
 
-// A room grows to 700 people and shrinks again. Who follows it is told of each, then
-// of numbers, then of each again; and pages of members have everybody.
+// A room grows to 700 people and shrinks again. A follower is told of each user, then of
+// numbers, then of each user again. The pages of the list of members contain everybody.
 func TestRoomOfManyIsFollowedAndListed(t *testing.T) {
 	t.Parallel()
 	_, url := startRedis(t)

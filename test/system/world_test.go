@@ -27,8 +27,8 @@ const (
 	answered = 2 * time.Second
 )
 
-// pace is the times of a server. Those that the promises are made of can be
-// shortened together without changing their meaning.
+// pace is the times in a server's settings. The times in the promises can all be
+// shortened together without changing what the promises mean.
 type pace struct {
 	heartbeat time.Duration
 	ttl       time.Duration
@@ -48,7 +48,7 @@ var (
 	quick = pace{heartbeat: time.Second, ttl: 3 * time.Second, grace: 2 * time.Second}
 )
 
-// flags are the pace as arguments of a server.
+// flags returns the pace as arguments of a server.
 func (p pace) flags() []string {
 	return []string{
 		"-heartbeat-interval", p.heartbeat.String(), "-member-ttl", p.ttl.String(), "-leave-grace", p.grace.String(),
@@ -113,8 +113,8 @@ func allSee(t *testing.T, limit time.Duration, users int, visitors ...*harness.V
 	}
 }
 
-// always fails the test if anything that a visitor could see since from is not
-// as holds says.
+// always fails the test unless holds is true for everything that a visitor could see
+// since from.
 func always(t *testing.T, v *harness.Visitor, from time.Time, what string, holds func(harness.Sight) bool) {
 	t.Helper()
 	sights := v.Since(from)
