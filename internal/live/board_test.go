@@ -154,7 +154,7 @@ type visitor struct {
 	shows *browser
 
 	page  *livetemplate.Template
-	state controller.PresenceState // what is the visitor's own
+	state controller.PresenceState // the visitor's own fields
 	user  presence.User            // no ID: not joined
 	known bool                     // whether that is known
 }
@@ -220,7 +220,7 @@ func TestPagesShowWhatThereIsToSee(t *testing.T) {
 		lobby := newRoom(t, tmpl)
 		var users []presence.User
 		var visitors []*visitor
-		var told room.View // what a view will bring that has not come yet
+		var told room.View // what the next view will bring
 		now, version, next := time.Now(), int64(1), 0
 		change := func() presence.Occupancy {
 			version++

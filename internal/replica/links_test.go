@@ -20,7 +20,7 @@ type town struct {
 	t     *testing.T
 	a, b  *process
 	homes []string // of each master, with Ann here and Ben there
-	far   []string // with Ann and Ben, both here
+	far   []string // with Ann and Ben, both at the first replica
 	fresh []string // nobody yet
 }
 
@@ -202,7 +202,7 @@ func TestNodeThatHangsDelaysNoOtherRoom(t *testing.T) {
 		b.Enter(t.Context(), other.rooms("far")[hanging])
 		b.watching()
 		links[hanging].Hold(true)
-		for want := range 70 { // longer than until the next resync, and than a call takes
+		for want := range 70 { // longer than a resync interval, and than a call takes
 			a.in(lobby, fmt.Sprint("user", want))
 			time.Sleep(150 * time.Millisecond)
 			if got := b.last(); got != fmt.Sprint(want+1) {

@@ -351,7 +351,7 @@ func TestCohortsAreFilledUpAgain(t *testing.T) {
 		if i%100 == 0 {
 			stay = append(stay, m)
 		}
-		if i%store.BatchSize == store.BatchSize-1 { // all but those who stay go
+		if i%store.BatchSize == store.BatchSize-1 { // all leave except those who stay
 			for _, tab := range slices.Collect(maps.Keys(ms.tabs)) {
 				if n, _ := strconv.Atoi(tab.id); n%100 != 0 {
 					ms.remove(ms.tabs[tab][0])
@@ -364,7 +364,7 @@ func TestCohortsAreFilledUpAgain(t *testing.T) {
 	for _, list := range lists {
 		members += len(list)
 	}
-	if members != len(stay) || len(lists) > 8 { // and not one for each five hundred that came
+	if members != len(stay) || len(lists) > 8 { // and not one for every five hundred who came
 		t.Errorf("%d members in %d lists, want %d in eight at the most", members, len(lists), len(stay))
 	}
 	for _, m := range stay {

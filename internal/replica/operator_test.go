@@ -164,17 +164,17 @@ func TestTimeUntilAChangeIsShown(t *testing.T) {
 				t.Fatalf("%d changes took %v s, want %d in %v to %v s", h.GetSampleCount(), sum, n, least, most)
 			}
 		}
-		time.Sleep(10 * time.Second) // resyncs, and the first view, are no changes
+		time.Sleep(10 * time.Second) // resyncs and the first view do not count as changes
 		demand(0, 0, 0)
 		b.take(300 * time.Millisecond)
 		a.join("Ann")
 		time.Sleep(5 * time.Second)
 		demand(1, 0.3, 0.301)
 		a.join("Ben")
-		time.Sleep(50 * time.Millisecond) // while Ben is being shown
+		time.Sleep(50 * time.Millisecond) // while the audience is still being shown Ben
 		b.take(0)
 		a.join("Cid")
 		time.Sleep(10 * time.Second)
-		demand(3, 0.65, 10) // 0.3, and 0.3, and what Cid had to wait
+		demand(3, 0.65, 10) // 0.3, 0.3, and the time that Cid had to wait
 	})
 }

@@ -63,7 +63,7 @@ func TestNothingOldIsDoneAfterAStop(t *testing.T) {
 		}
 		a.stopped()
 		refused()
-		a.enter("Cid") // whose browser answers
+		a.enter("Cid") // Cid's browser answers
 		time.Sleep(a.links.probe)
 		refused()
 		b.saw("0", "1", "2")

@@ -94,7 +94,7 @@ func TestRoomsOfADeadReplicaAreSwept(t *testing.T) {
 		a.link.Cut() // it can't say goodbye
 		a.kill()
 		for _, m := range closed {
-			_ = b.Release(m) // swept should it fail
+			_ = b.Release(m) // if this fails, a sweep ends it
 		}
 		left := func(connections int) (late time.Duration) {
 			for n := -1; n != connections; time.Sleep(200 * time.Millisecond) {
@@ -166,7 +166,7 @@ func TestReplicasKnowEachOther(t *testing.T) {
 // room have ended at once. That does not prove that all have gone, so they get one more
 // heartbeat interval, once.
 func TestManyLeasesAtOnceAreBraked(t *testing.T) {
-	for _, joined := range []int{30, 15} { // of a room with fewer, all may end
+	for _, joined := range []int{30, 15} { // in a room with fewer, all may end at once
 		t.Run(fmt.Sprint(joined), func(t *testing.T) {
 			bubble(t, func(t *testing.T, fake *redistest.Fake) {
 				a, b := start(t, fake).watching(), start(t, fake)

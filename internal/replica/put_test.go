@@ -56,9 +56,9 @@ func TestPutsComeBack(t *testing.T) {
 		both := []*process{start(t, fake), start(t, fake)}
 		time.Sleep(5 * time.Second)
 		const ttl = time.Minute
-		until := map[string]time.Time{} // of those who are there
-		ended := map[string]time.Time{} // those who ended through one replica, and may come back by what the other remembers
-		var spared time.Time            // until then a page without a socket may be late
+		until := map[string]time.Time{} // leases of the users who are there
+		ended := map[string]time.Time{} // users who ended through one replica, and may come back because the other remembers them
+		var spared time.Time            // until then, a page without a socket may be late
 		for step := range 250 {
 			p, other := both[step%2], both[1-step%2]
 			name := fmt.Sprint("user", rnd.IntN(8))
@@ -159,7 +159,7 @@ func TestLeaveThroughAnotherReplicaIsHeardOf(t *testing.T) {
 			end("Ann", "Ben", "Cid")
 			put(a, "Ben")
 			put(b, "Cid")
-			time.Sleep(200 * time.Millisecond) // it is read when it can be shown
+			time.Sleep(200 * time.Millisecond) // the room is read when it can be shown
 			lose(fake, all)
 			time.Sleep(DefaultHeartbeatInterval)
 			if names := b.names(); names != "[Dan Ben Cid]" {
@@ -363,7 +363,7 @@ func TestPutOfUnknownOutcome(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.watching()
-		for _, name := range []string{"Ann", "Ben", "Cem"} { // of whom a knows the first
+		for _, name := range []string{"Ann", "Ben", "Cem"} { // a remembers the first of them
 			a.link.LoseReply("c-"+name, 0)
 			if err := a.put(lobby, connection(name, "")); !errors.Is(err, presence.ErrUnavailable) {
 				t.Fatalf("%s: %v", name, err)
@@ -400,7 +400,7 @@ func TestAttendingOfUnknownOutcome(t *testing.T) {
 			}
 		}
 		b.watching()
-		for _, name := range []string{"Ann", "Ben", "Cem"} { // came before, is there, is new
+		for _, name := range []string{"Ann", "Ben", "Cem"} { // in order: came before, is there, is new
 			a.link.LoseReply("c-"+name, 0)
 			if _, err := attend(a, name); !errors.Is(err, presence.ErrUnavailable) {
 				t.Fatalf("%s: %v", name, err)
@@ -436,7 +436,7 @@ func TestPutThatASocketTookOverIsForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := b.resume("Ann")
-		a.restorePuts(t.Context(), lobby) // as after a loss in which b was first
+		a.restorePuts(t.Context(), lobby) // as if b had been first after a loss
 		if a.puts.has(lobby, "c-Ann") {
 			t.Error("it is remembered still")
 		}

@@ -39,8 +39,8 @@ func TestWhoWasRemovedStaysAway(t *testing.T) {
 		}
 		ann := connection("Ann", "").User.ID
 		attend(a, "tab-1")
-		attend(b, "tab-2") // hears of it by the log
-		attend(c, "tab-3") // looks at no room: hears of it when it renews
+		attend(b, "tab-2") // learns of it from the log
+		attend(c, "tab-3") // looks at no room, so it learns of it when it renews
 		b.remembers("put-1", ann)
 		a.enter("Ben")
 		time.Sleep(63 * time.Second) // between two renewals
@@ -154,7 +154,7 @@ func TestPutsThatEndedElsewhereAreForgotten(t *testing.T) {
 		if _, err := b.End(t.Context(), lobby, "c1"); err != nil {
 			t.Fatal(err)
 		}
-		b.remembers("c2", "another") // in its place
+		b.remembers("c2", "another") // replaces the old one
 		time.Sleep(DefaultHeartbeatInterval + time.Second)
 		if _, err := b.End(t.Context(), lobby, "c2"); err != nil {
 			t.Fatal(err)

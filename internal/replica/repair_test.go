@@ -40,7 +40,7 @@ func TestDamageIsRepaired(t *testing.T) {
 							case key == "log":
 								harm = needsNone
 							case key == "version" && how == "deleted" && busy:
-								harm = mayNeedRepair // a join makes a new one that fits, unless a sweep is first
+								harm = mayNeedRepair // a join makes a new key that fits, unless a sweep comes first
 							}
 							repaired(t, fake, watched, busy, harm, func() { damage(fake, "presence:{lobby}:"+key) })
 						})
@@ -128,12 +128,12 @@ func repaired(t *testing.T, fake *redistest.Fake, watched, busy bool, harm harm,
 		}
 		return fmt.Sprint(ids) == want && r[0].Users == len(ids) && r[0].Connections == len(ids)+1
 	}
-	var since time.Time // when it has been right without a break
+	var since time.Time // since when it has been right without a break
 	for renewed := began; time.Since(began) < limit+5*time.Second; {
 		if time.Since(renewed) > time.Second {
 			renewed = time.Now()
 			if found, err := a.Renew(t.Context(), lobby, []string{"c-Cid"}, store.DefaultMemberTTL, "", time.Time{}); err == nil && found[0].ID == "" {
-				_ = a.put(lobby, connection("Cid", "")) // again in a second, if it is refused
+				_ = a.put(lobby, connection("Cid", "")) // tried again in a second if it is refused
 			}
 		}
 		if !right() {
@@ -164,7 +164,7 @@ func repaired(t *testing.T, fake *redistest.Fake, watched, busy bool, harm harm,
 	if n := a.repairs() + b.repairs(); harm != mayNeedRepair && (harm == needsRepair) != (n > 0) {
 		t.Errorf("repaired %v times", n)
 	}
-	time.Sleep(40 * time.Second) // nothing comes of it later
+	time.Sleep(40 * time.Second) // there are no late effects
 	if !watched {
 		a.watching()
 	}
@@ -253,7 +253,7 @@ func TestRoomLostInAnOutage(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {
 		a := start(t, fake)
 		var dead atomic.Bool
-		dead.Store(true) // as good as
+		dead.Store(true) // the browser does not answer
 		failOver := fake.Copy()
 		a.watching()
 		time.Sleep(30 * time.Second)

@@ -41,8 +41,8 @@ type process struct {
 
 	viewer *room.Viewer
 	mu     sync.Mutex    // guards:
-	takes  time.Duration // of take
-	seen   []string      // "users" or "users stale", whenever it changed
+	takes  time.Duration // set by take
+	seen   []string      // "users" or "users stale", each time that it changed
 	told   int
 }
 
@@ -535,13 +535,13 @@ func TestReplicaCutOffLongerThanTheTTLMakesNoGhostsAndDropsNobody(t *testing.T) 
 		a.enter("stayed")
 		time.Sleep(time.Minute)
 		a.link.Cut()
-		dead.Store(true) // both sockets are dead, and nobody has noticed yet
+		dead.Store(true) // both sockets are dead, but no replica has noticed
 		b.resume("moved")
 		time.Sleep(store.DefaultMemberTTL + time.Second)
 		b.saw("0", "1", "2", "3", "1")
 		a.link.Mend()
 		time.Sleep(DefaultHeartbeatInterval + time.Second)
-		b.saw("0", "1", "2", "3", "1", "2") // the one whose socket is alive is back
+		b.saw("0", "1", "2", "3", "1", "2") // the one with the live socket is back
 		time.Sleep(2 * time.Minute)
 		b.saw("0", "1", "2", "3", "1", "2")
 	})
@@ -558,7 +558,7 @@ func TestLatecomerOfTheSameTabDoesNotTakeItAway(t *testing.T) {
 				if elsewhere {
 					other = b
 				}
-				late := other.resume("Ann") // of a socket that the browser had given up
+				late := other.resume("Ann") // through a socket that the browser had given up
 				time.Sleep(12 * time.Second)
 				if err := other.Release(late); err != nil {
 					t.Fatal(err)
@@ -578,7 +578,7 @@ func TestLeaveIsNotUndoneByAnOldSocketOfTheTab(t *testing.T) {
 		time.Sleep(time.Minute)
 		dead.Store(true) // the network is gone; a does not know yet
 		moved := b.resume("Ann")
-		time.Sleep(12 * time.Second) // a has learned by now that another socket has the tab
+		time.Sleep(12 * time.Second) // by now a has learned that another socket has the tab
 		if _, err := b.Leave(t.Context(), moved); err != nil {
 			t.Fatal(err)
 		}

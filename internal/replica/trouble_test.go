@@ -220,7 +220,7 @@ func TestDamageIsRepairedOnce(t *testing.T) {
 			fake.Del("presence:{lobby}:online")
 			damage := fmt.Errorf("%w: found by both at once", presence.ErrDamaged)
 			a.roomFailed(t.Context(), lobby, damage)
-			time.Sleep(a.links.settle / 4) // b's answer is late
+			time.Sleep(a.links.settle / 4) // the answer to b is late
 			b.roomFailed(t.Context(), lobby, damage)
 			for range 100 {
 				time.Sleep(100 * time.Millisecond)

@@ -42,7 +42,7 @@ func TestLeaseEndsWithTheRightToBeThere(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			bubble(t, func(t *testing.T, fake *redistest.Fake) {
 				a, b := start(t, fake), start(t, fake).watching()
-				a.join("Ben") // whose lease is renewed with hers
+				a.join("Ben") // Ben's lease is renewed together with hers
 				conn := connection("Ann", presence.NewGeneration())
 				conn.Until = time.Now().Add(right)
 				m, _, err := a.Join(t.Context(), lobby, conn, living{}, nil)

@@ -39,7 +39,7 @@ type trust struct {
 	lost     []string // rooms, each time that Lost was called
 	failed   []string // likewise
 	doubtful bool
-	between  func() // called once, between what was read and its becoming the view
+	between  func() // called once, between a reading and the view made from it
 }
 
 func (tr *trust) Trusted(room string) error {
@@ -209,15 +209,15 @@ func (w *world) metric(name string) []*dto.Metric {
 // crowd is an audience with one real viewer. It keeps the room as it was shown.
 type crowd struct {
 	t      *testing.T
-	takes  time.Duration // that Show takes
+	takes  time.Duration // how long Show takes
 	deaf   bool          // the viewer does not notice what is shown
-	loose  bool          // viewers come and go: what was shown before is not what they had
+	loose  bool          // viewers come and go, so the last view is not what they all had
 	viewer *Viewer
 
 	mu      sync.Mutex // guards:
 	showing bool
 	views   []View
-	applied int // changes that led from what was there to the view
+	applied int // changes that led from the last view to the next
 }
 
 // Show records the view. It fails if another view is being shown, if the view is out of

@@ -121,7 +121,7 @@ func TestChangeThatCannotBeSaid(t *testing.T) {
 		pass(5 * time.Second)
 		first, began := fast.count(), slow.count()
 		w.join(lobby, "Ben")
-		pass(DefaultCoalesce / 2) // it is shown, and what follows is not read yet
+		pass(DefaultCoalesce / 2) // the view is being shown, and the next change is not read yet
 		w.join(lobby, "Cid")
 		w.fake.Del("presence:{lobby}:log")
 		pass(DefaultCoalesce)
@@ -219,7 +219,7 @@ func TestLossOfARoomsData(t *testing.T) {
 					for _, c := range crowds {
 						c.saw("3", "3 stale")
 					}
-					w.join(lobby, "Dan") // one of those who are put back
+					w.join(lobby, "Dan") // Dan is one of the users who are put back
 					pass(10*time.Millisecond + retryRead + 2*DefaultCoalesce)
 					want := "1"
 					if name == "stale copy" {
@@ -394,7 +394,7 @@ func TestAsOfIsWhenTheRoomWasAsked(t *testing.T) {
 		w.trust.set(func() {
 			w.trust.between = func() {
 				asked = time.Now()
-				time.Sleep(time.Second) // the processor was wanted elsewhere
+				time.Sleep(time.Second) // as if the processor had been busy
 			}
 		})
 		w.join(lobby, "Ben")
@@ -433,7 +433,7 @@ func TestViewerWhoMissedAViewIsReminded(t *testing.T) {
 		c, never := &crowd{deaf: true}, &crowd{t: t}
 		v := w.look(lobby, c)
 		defer v.Exit()
-		defer w.Enter(t.Context(), lobby, never).Exit() // never says what it saw
+		defer w.Enter(t.Context(), lobby, never).Exit() // this viewer never calls Saw
 		pass(time.Second)
 		w.join(lobby, "Ann")
 		pass(time.Second)

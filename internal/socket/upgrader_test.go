@@ -17,7 +17,7 @@ func TestForeignOriginGets403(t *testing.T) {
 	if err := next(t, f.errs); err == nil {
 		t.Error("Upgrade returned no error")
 	}
-	f.join() // the only place was given back
+	f.join() // the only place is free again
 }
 
 func TestCheckOriginDecides(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 func TestRepairedRoomStaysReadableAfterAStepBack(t *testing.T) {
 	const spell = 600 * time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
-		for _, joins := range []bool{false, true} { // or nothing changes after the repair
+		for _, joins := range []bool{false, true} { // false: nothing changes after the repair
 			fake := redistest.NewFake(t)
 			e := &env{unit: time.Second, client: fake.Client}
 			s := e.store(t, Options{})

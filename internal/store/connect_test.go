@@ -163,7 +163,7 @@ func chatty(t *testing.T) string {
 				return
 			}
 			_, _ = conn.Write([]byte("-ERR unknown command\r\n"))
-			_, _ = conn.Read(make([]byte, 1)) // until the client has gone, or said something
+			_, _ = conn.Read(make([]byte, 1)) // until the client has closed or sent something
 			_ = conn.Close()
 		}
 	})

@@ -20,8 +20,8 @@ type env struct {
 	// time that the test itself takes must not count.
 	unit time.Duration
 
-	client  func(t testing.TB) redis.UniversalClient // as a store has one
-	admin   redis.UniversalClient                    // the test's own, which may do everything
+	client  func(t testing.TB) redis.UniversalClient // with the rights of a store
+	admin   redis.UniversalClient                    // the test's own, with all rights
 	advance func(units int)
 }
 

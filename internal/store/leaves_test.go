@@ -79,7 +79,7 @@ func TestReasonsOfLeaves(t *testing.T) {
 		must(s.Put(ctx, "r", Wanted{Connection: put, TTL: 30 * e.unit}))
 		now = demand("another user by a put", now, map[string]presence.Reason{id("Ben's other name"): presence.ReasonLeft}, "3 0 0 0")
 
-		must(s.Leave(ctx, "r", "c4", "")) // one of Eve's two
+		must(s.Leave(ctx, "r", "c4", "")) // Eve has another connection
 		now = demand("one of two", now, nil, "3 0 0 0")
 
 		for _, c := range []string{"c2", "c5"} {

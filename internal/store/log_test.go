@@ -258,16 +258,16 @@ func TestRulesOfRestore(t *testing.T) {
 		s := e.store(t, Options{})
 		for i, test := range []struct {
 			name       string
-			there      string // generation that has the connection; "": nobody
-			lease      int    // of it, without a socket
-			generation string // that is restored
+			there      string // generation that has the connection; "": none
+			lease      int    // lease of a connection without a socket
+			generation string // generation that is restored
 			ttl        int
 			refused    bool
 			until      int // units, from now
 		}{
 			{"nobody has it", "", 0, "gen1", 20, false, 20},
 			{"a put nobody has", "", 0, "~abc", 7, false, 7},
-			{"the same socket", "gen1", 0, "gen1", 10, false, 30}, // shortens no lease
+			{"the same socket", "gen1", 0, "gen1", 10, false, 30}, // a restore shortens no lease
 			{"another socket", "gen2", 0, "gen1", 60, true, 30},
 			{"a socket has what was put", "gen2", 0, "~abc", 60, true, 30},
 			{"a put has the socket's", "~abc", 15, "gen1", 60, true, 15},

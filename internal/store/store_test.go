@@ -147,8 +147,8 @@ func TestJoinFollowsOneGenerationOrNone(t *testing.T) {
 		if err := s.Release(t.Context(), "r", "c1", "gen2"); err != nil {
 			t.Fatal(err)
 		}
-		follow("", "gen3", "Late", presence.ErrSuperseded) // its socket is gone, but it was a newer one
-		join(t, s, "r", conn("c1", "gen3", "Cid"))         // takes it from any generation
+		follow("", "gen3", "Late", presence.ErrSuperseded) // its socket was released, but it was a newer one
+		join(t, s, "r", conn("c1", "gen3", "Cid"))         // this takes it from any generation
 		check(t, s, "r", 1, "Cid")
 		if _, err := s.Leave(t.Context(), "r", "c1", ""); err != nil {
 			t.Fatal(err)
@@ -341,7 +341,7 @@ func TestRosterIsFilledUpAgainBehindThoseWhoStayed(t *testing.T) {
 		for i := range n {
 			join(t, s, "r", conn(fmt.Sprintf("c%03d", i), "gen1", fmt.Sprintf("%03d", i)))
 		}
-		for i := 1; i < n-10; i++ { // of those listed only the first stays
+		for i := 1; i < n-10; i++ { // only the first user of the roster stays
 			if _, err := s.Leave(t.Context(), "r", fmt.Sprintf("c%03d", i), ""); err != nil {
 				t.Fatal(err)
 			}

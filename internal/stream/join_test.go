@@ -107,7 +107,7 @@ func TestAConnectionIsTakenOver(t *testing.T) {
 		third := other.watch("rooms=lobby&join=c1&user=ann")
 		window() // in which the other replica has not read the room again
 		third.expect("snapshot 1 [ann]")
-		time.Sleep(12 * time.Second) // a heartbeat tells
+		time.Sleep(12 * time.Second) // the heartbeat finds it
 		second.expect("snapshot 1 [ann]", "end replaced never")
 		time.Sleep(time.Minute)
 		eyes.expect("snapshot 0 []", "diff 1 +[ann] ~[] -[]")
