@@ -147,6 +147,9 @@ func (m *model) seatBy(room, session, id string) *seat {
 func (m *model) taken(st *seat, s *sheet) {
 	st.sheet = s
 	for name, until := range st.going {
+		if s.v.bare { // its cookie puts it back
+			until = until.Add(kept)
+		}
 		if time.Now().Before(until) {
 			st.base[name] = true
 		}
@@ -262,10 +265,14 @@ func (m *model) end(st *seat, bound time.Duration) {
 	st.firm, st.sheet, st.program = "", nil, nil
 }
 
-// visited notes what a page without a script shows that was just loaded.
-func (m *model) visited(s *sheet) {
+// visited notes what a page without script shows that was just loaded. Who the visitor is was
+// looked up when the loading began: a form that was on its way still may have changed it.
+func (m *model) visited(s *sheet, began time.Time) {
 	st := s.seat
 	if st == nil || s.shows.stale || len(st.pending) > 0 {
+		return
+	}
+	if n := len(st.unclear); n > 0 && st.unclear[n-1].ended.After(began) {
 		return
 	}
 	m.settle(st, s.shows.as())

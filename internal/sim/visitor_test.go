@@ -302,6 +302,9 @@ func (v *visitor) unload(linger time.Duration) {
 	v.sheet = nil
 	if k := s.sock; k != nil {
 		s.sock = nil
+		if k.mute {
+			v.w.model.busy = maxTime(v.w.model.busy, time.Now().Add(silence+grace+time.Second))
+		}
 		if linger > 0 {
 			v.w.after(linger, func() { k.close(v.rng.IntN(2) == 0) })
 		} else {
@@ -341,6 +344,7 @@ func (v *visitor) reload(st step) {
 func (s *sheet) live() {
 	v, w := s.v, s.v.w
 	for {
+		began := time.Now()
 		a, _, err := s.load(func() *http.Request { return v.request(http.MethodGet, pathOf(s.room), "") })
 		w.mu.Lock()
 		if s.gone {
@@ -353,7 +357,7 @@ func (s *sheet) live() {
 					s.seat = w.model.seat(s)
 				}
 				s.now(read(a.body))
-				w.model.visited(s)
+				w.model.visited(s, began)
 			} else {
 				early := v.opens
 				v.opens = ""
@@ -810,13 +814,13 @@ func (s *sheet) post(action, name string, retries int) {
 
 // follow loads the page that the answer to a form leads to.
 func (s *sheet) follow() {
-	v, w := s.v, s.v.w
+	v, w, began := s.v, s.v.w, time.Now()
 	a, _, err := s.load(func() *http.Request { return v.request(http.MethodGet, pathOf(s.room), "") })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err == nil && a.status == http.StatusOK && !s.gone {
 		s.now(read(a.body))
-		w.model.visited(s)
+		w.model.visited(s, began)
 	}
 }
 

@@ -35,6 +35,7 @@ const (
 	grace     = 3 * time.Second
 	settle    = 1200 * time.Millisecond
 	silence   = 25 * time.Second // until a network that vanished is noticed
+	kept      = 6 * heartbeat    // that a browser without JavaScript keeps who it is
 
 	// glance is the time between two looks of the model at everything.
 	glance = 250 * time.Millisecond
