@@ -849,7 +849,7 @@ func TestServerIsNotReadyWithoutTheSecret(t *testing.T) {
 // that nobody knows could not leave.
 func TestNobodyJoinsBeforeTheSecretIsKnown(t *testing.T) {
 	a := start(t, func(*Config) {}).ready(t)
-	a.secret.known = make(chan struct{}) // by now only requests look at it
+	a.secret.known, a.secret.once = make(chan struct{}), false // by now only requests look at them
 	b := newBrowser(t)
 	page := b.post(a.url("/"), join("Ann"))
 	demand(t, page, "This did not happen", ">0 user(s) online")
