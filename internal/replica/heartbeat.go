@@ -153,9 +153,9 @@ func (r *Replica) beatNode(ctx context.Context, lists [][]*Member) {
 				r.roomFailed(ctx, b.Room, b.Err)
 				continue
 			}
-			r.saw(ctx, b.Room, b.Birth)
+			lost := r.saw(ctx, b.Room, b.Birth) // perhaps before a probe has found it
 			for _, at := range b.Lost {
-				r.members.ask(part[i][at], r.forgot(b.Room))
+				r.members.ask(part[i][at], lost || r.forgot(b.Room))
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -291,4 +292,26 @@ func TestSlowMemberIsPutBackInTimeBeforeAHeartbeat(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Redis comes back empty, and a heartbeat finds that before a probe does. A member who can't
+// answer is put back all the same before any replica shows the room.
+func TestHeartbeatMayFindALossBeforeAProbe(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		var silent atomic.Bool
+		silent.Store(true)
+		a.joinBy("Ann", mortal{&silent})
+		time.Sleep(time.Minute)
+		fake.Down()
+		time.Sleep(5 * time.Second)
+		fake.FlushAll()
+		fake.Up()
+		a.beat(t.Context(), a.members.inRoom(lobby))
+		if err := a.Trusted(lobby); errors.Is(err, errSettling) {
+			t.Fatal("a probe was first")
+		}
+		time.Sleep(time.Minute)
+		b.saw("0", "1", "1 stale", "1")
+	})
 }

@@ -187,6 +187,24 @@ func TestRedisLosesItsData(t *testing.T) {
 	})
 }
 
+// A replica is cut off for longer than leases last, and another one ends them. A stream here
+// that is still open then shows its own user in the first fresh snapshot.
+func TestAStreamIsBackBeforeItsRoomIsShownAfterACut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, other := two(t)
+		eyes := other.watch("rooms=lobby")
+		c := p.watch("rooms=lobby&join=c1&user=ann")
+		time.Sleep(time.Minute)
+		p.link.Cut()
+		time.Sleep(2 * store.DefaultMemberTTL)
+		p.link.Mend()
+		time.Sleep(time.Minute)
+		c.expect("snapshot 1 [ann]", "stale", "snapshot 1 [ann]")
+		eyes.expect("snapshot 0 []", "diff 1 +[ann] ~[] -[]", "diff 0 +[] ~[] -[ann timeout]", "diff 1 +[ann] ~[] -[]")
+		p.expectNumbers(1, 1)
+	})
+}
+
 func TestFullRooms(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := redistest.NewFake(t)
