@@ -215,3 +215,33 @@ func TestLeasesAreSparedAtTheStartAfterAStepBack(t *testing.T) {
 		})
 	}
 }
+
+// The clock of Redis is stepped ahead so far that the keys of a room end. A replica that has
+// neither members nor viewers in the room does not take it for an empty one.
+func TestStepThatEndsKeysEmptiesNoRoom(t *testing.T) {
+	for phase := range 10 { // of the probes
+		bubble(t, func(t *testing.T, fake *redistest.Fake) {
+			a, b := start(t, fake), start(t, fake)
+			time.Sleep(30*time.Second + time.Duration(phase)*100*time.Millisecond)
+			a.enter("Ann")
+			if err := a.put(lobby, connection("Ben", "")); err != nil {
+				t.Fatal(err)
+			}
+			fake.Step(time.Hour)
+			known := 0
+			for range 50 {
+				view, err := b.rooms.Peek(t.Context(), lobby)
+				if err == nil && !view.Stale {
+					known++
+					if view.Users != 2 {
+						t.Fatalf("phase %d: %d users", phase, view.Users)
+					}
+				}
+				time.Sleep(200 * time.Millisecond)
+			}
+			if known == 0 {
+				t.Errorf("phase %d: the room is never known again", phase)
+			}
+		})
+	}
+}

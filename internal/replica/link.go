@@ -37,6 +37,10 @@ const pageLoad = 2 * time.Second
 // causes shorter gaps.
 const minStop = time.Second
 
+// expiringTTLs is how many member TTLs the clock of Redis must be stepped ahead at least to
+// end the keys of a room.
+const expiringTTLs = 3
+
 // phase is the state of Redis as this replica sees it.
 type phase int
 
@@ -169,7 +173,9 @@ func (l *link) visits() time.Duration {
 // sees notes what the clock of Redis showed, in ms, at some instant between two times of
 // our clock. It returns by how much that clock was stepped since the last time, or 0.
 // After a step the deadlines of leases mean other times than before, so leases are spared
-// until all replicas have set theirs anew.
+// until all replicas have set theirs anew. A step ahead by more than keys live ends the keys
+// of rooms. Then the node has to settle, because only the replicas with members in a room
+// notice that the room is lost.
 func (l *link) sees(at, before, after int64) (step time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -177,7 +183,13 @@ func (l *link) sees(at, before, after int64) (step time.Duration) {
 	if l.ahead = ahead; by != 0 {
 		l.unsettleLocked()
 	}
-	return time.Duration(by) * time.Millisecond
+	step = time.Duration(by) * time.Millisecond
+	if step >= expiringTTLs*l.ttl && l.phase != away {
+		l.empty = l.phase == settling && l.empty
+		l.enterLocked(settling)
+		l.until = time.Now().Add(l.settle)
+	}
+	return step
 }
 
 // unsettle makes sweeps spare leases until all replicas have set theirs anew.
@@ -322,6 +334,13 @@ func (l *link) clock() int64 {
 	return clock() + int64(l.ahead)
 }
 
+// jumped reports whether the node's clock, which showed now, in ms, a moment ago, has been
+// stepped ahead since the last probe.
+func (l *link) jumped(now int64) bool {
+	expected := l.clock()
+	return expected != 0 && now-expected > slew
+}
+
 // late reports whether, since this replica started, every other replica has had the time
 // to put back what Redis lost.
 func (l *link) late() bool {
@@ -409,6 +428,9 @@ func (r *Replica) stepped(ctx context.Context, l *link, by time.Duration) {
 	r.metrics.steps.Inc()
 	r.log.WarnContext(ctx, "the clock of redis was stepped", "by", by.String(), "node", l.at().Addr)
 	r.sweeper.unsure(l)
+	if l.trusted() != nil {
+		r.views.MarkStale(r.links.roomsOf(l)) // keys may have ended
+	}
 	r.links.renew()
 }
 

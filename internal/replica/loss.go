@@ -218,14 +218,14 @@ func (r *Replica) Await(ctx context.Context, room string) error {
 }
 
 // Current reports whether all these epochs are the known ones and their data may be
-// shown. When an epoch is not the known one, Current probes the node to find out what
-// happened.
+// shown. When an epoch is not the known one, or the node's clock was stepped ahead, Current
+// probes the node to find out what happened.
 func (r *Replica) Current(ctx context.Context, epochs ...store.Epoch) bool {
 	current := true
 	for _, e := range epochs {
 		same, known := r.links.epochs.is(e)
 		l := r.links.tagged(e.Tag)
-		if l != nil && !same {
+		if l != nil && (!same || l.jumped(e.Now)) {
 			if r.probeOnce(ctx, l); !known { // slots have moved
 				same, _ = r.links.epochs.is(e)
 			}

@@ -31,7 +31,13 @@ type Node struct {
 
 // Epoch shows whether a node still has its data: the text of a tag's epoch stays the same
 // as long as no data were lost.
-type Epoch struct{ Tag, Text string }
+type Epoch struct {
+	Tag, Text string
+
+	// Now is what the clock of the node showed when the epoch was read, in ms; 0 if that
+	// was not asked.
+	Now int64
+}
 
 const (
 	// commonTags is how many hash tags are tried to find the nodes of a Cluster. A node
@@ -243,10 +249,14 @@ type epochOf struct {
 	err error
 }
 
-// epochs reads the epochs of tags, in one round trip for each node.
-func (s *Store) epochs(ctx context.Context, tags ...string) map[string]epochOf {
+// epochs reads the epochs of tags, in one round trip for each node. timed says whether to
+// read the clocks of the nodes, too, which costs Redis a little more.
+func (s *Store) epochs(ctx context.Context, timed bool, tags ...string) map[string]epochOf {
 	if len(tags) == 0 {
 		return nil
+	}
+	if timed {
+		return s.timedEpochs(ctx, tags)
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
@@ -268,14 +278,39 @@ func (s *Store) epochs(ctx context.Context, tags ...string) map[string]epochOf {
 		} else if err != nil {
 			err = fmt.Errorf("read the epoch: %w", err)
 		}
-		epochs[tag] = epochOf{Epoch{tag, text}, err}
+		epochs[tag] = epochOf{Epoch{Tag: tag, Text: text}, err}
+	}
+	return epochs
+}
+
+// timedEpochs is epochs with the clocks of the nodes.
+func (s *Store) timedEpochs(ctx context.Context, tags []string) map[string]epochOf {
+	calls := make([]*call, len(tags))
+	for i, tag := range tags {
+		calls[i] = &call{script: epochScript, keys: []string{s.keys.epoch(tag)}, args: []any{""}}
+	}
+	s.make(ctx, calls)
+	epochs := make(map[string]epochOf, len(tags))
+	for i, tag := range tags {
+		of := epochOf{Epoch: Epoch{Tag: tag}}
+		switch list, _ := calls[i].reply.([]any); {
+		case calls[i].err != nil:
+			of.err = fmt.Errorf("read the epoch: %w", calls[i].err)
+		case len(list) != 3:
+			of.err = unavailable(errReply)
+		default:
+			of.Text, _ = list[0].(string)
+			of.Now, _ = list[2].(int64)
+		}
+		epochs[tag] = of
 	}
 	return epochs
 }
 
 // Epochs returns the epochs of the nodes that have rooms; "" stands for the index. The
 // text is "" if a node has lost its data and nobody has begun a new epoch yet. Data that
-// were read before this call belong to these epochs or to earlier ones.
+// were read before this call belong to these epochs or to earlier ones. It also reads the
+// clocks of the nodes.
 func (s *Store) Epochs(ctx context.Context, rooms ...string) ([]Epoch, error) {
 	var tags []string
 	for _, room := range rooms {
@@ -288,7 +323,7 @@ func (s *Store) Epochs(ctx context.Context, rooms ...string) ([]Epoch, error) {
 		}
 	}
 	var list []Epoch
-	for _, e := range s.epochs(ctx, tags...) {
+	for _, e := range s.epochs(ctx, true, tags...) {
 		if e.err != nil {
 			return nil, e.err
 		}

@@ -308,8 +308,10 @@ func (s *Store) Read(ctx context.Context, rooms ...Have) (readings []Reading, er
 		}
 	}
 	// Read the epochs after the rooms. So if data were lost before the rooms were read,
-	// the new epoch shows it.
-	epochs := s.epochs(ctx, tags...)
+	// the new epoch shows it, or the clock if that was stepped so far that keys ended. A
+	// reader who has a room sees by its birth that it is lost.
+	timed := slices.ContainsFunc(rooms, func(have Have) bool { return have.Birth == "" })
+	epochs := s.epochs(ctx, timed, tags...)
 	silent := 0
 	for i, r := range readings {
 		if epoch := epochs[r.Epoch.Tag]; !errors.Is(r.Err, presence.ErrUnavailable) {

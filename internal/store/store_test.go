@@ -432,9 +432,12 @@ func TestEpochAndSecretAreAgreedOn(t *testing.T) {
 		if one.Age < 0 || one.Age > time.Minute {
 			t.Errorf("a new epoch is %v old", one.Age)
 		}
+		if epochs, err := b.Epochs(ctx, "r"); err != nil || len(epochs) != 1 || epochs[0].Text != one.Text || epochs[0].Now < one.Now {
+			t.Errorf("%+v: %v, %v", one, epochs, err)
+		}
 		e.admin.FlushAll(ctx)
 		if epochs, err := a.Epochs(ctx, "r", ""); err != nil || len(epochs) != 1 || epochs[0].Text != "" {
-			t.Fatalf("after a flush: %q, %v", epochs, err)
+			t.Fatalf("after a flush: %v, %v", epochs, err)
 		}
 		if three := must(b.Probe(ctx, theOnly, "three", "")); three.Epoch == one.Epoch || three.Text == "" {
 			t.Fatalf("after a flush: %+v", three)
