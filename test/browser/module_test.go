@@ -318,6 +318,49 @@ func TestModuleOutlivesAFreeze(t *testing.T) {
 	viewer.alwaysHeard("Ann is there", annIsThere)
 }
 
+// While a machine sleeps its clock goes on, but no timer runs. The test moves the clock.
+func TestModuleIsNotLiveAfterASleep(t *testing.T) {
+	t.Parallel()
+	p := newProduct(t)
+	ann := p.visit(t, newBrowser(t), p.site.a.URL, "ann")
+	ann.hears("of herself", has("ann"))
+	sleep := func(d time.Duration, then string) bool {
+		t.Helper()
+		return eval[bool](ann, fmt.Sprintf(`(() => {
+			const now = Date.now;
+			Date.now = () => now() + %d;
+			seen.length = 0;
+			%s;
+			return me.room.live;
+		})()`, d.Milliseconds(), then))
+	}
+	for _, signal := range []struct {
+		event string
+		after time.Duration
+	}{
+		{`document.dispatchEvent(new Event("visibilitychange"))`, 21 * time.Second},
+		{`document.dispatchEvent(new Event("resume"))`, 0},
+		{`dispatchEvent(new Event("offline"))`, 0},
+	} {
+		if sleep(signal.after, signal.event) {
+			t.Errorf("after %v and %s the page is live", signal.after, signal.event)
+		}
+		ann.hears("of herself again", has("ann"))
+	}
+
+	// The stream may deliver what was sent before the sleep.
+	sleep(time.Minute, "")
+	p.call(t, http.MethodPut, "connections/c1", "ben")
+	ann.hears("of both", has("ann", "ben"))
+	if first := eval[[]told](ann, "window.seen")[0]; first.Live {
+		t.Errorf("after a minute the page was first told %+v; want that it is not live", first)
+	}
+
+	// Nothing comes, and the next stream is not opened either.
+	sleep(time.Minute, "window.fetch = () => new Promise(() => {})")
+	ann.hears("nothing", func(r told) bool { return !r.Live && r.has("ann", "ben") })
+}
+
 // An expired token does not end the presence if there is a new one, and nobody sees the
 // change.
 func TestModuleRenewsItsToken(t *testing.T) {

@@ -6,6 +6,7 @@
 const silence = 35000; // a stream is lost: the server sends something every 15 s
 const quiet = 20000; // the same when a page wakes up
 const longestWait = 30000; // between two tries
+const checks = 5000; // between two looks at the clock
 const settled = 5000; // a stream that lasted so long has not failed
 const longestTimer = 2 ** 31 - 1;
 const reloading = 10000; // how long a reload may take: as the server's leave grace
@@ -55,7 +56,7 @@ function open(address, token, room, onChange, query, joins) {
   let attempt = new AbortController(); // of a stream, or a wait
   let gone = document.prerendering; // the page is not shown: not yet, or perhaps never again
   let retry = 1000; // the server says how long a client waits
-  let heard = 0;
+  let heard = 0; // when the server last sent something
   let alarm = 0;
   let id = ""; // of what is known
   let bearer; // the token that was sent last
@@ -128,11 +129,14 @@ function open(address, token, room, onChange, query, joins) {
       const how = ended(await response.json());
       return 1000 * response.headers.get("Retry-After") || how;
     }
+    listen();
     if (state.version) tellLive(); // a resumed stream may have nothing to send
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let text = "";;) {
       const { value, done } = await reader.read();
       if (done) return;
+      check(); // what comes after a sleep may have been sent before
+      signal.throwIfAborted();
       listen();
       const events = (text + value).split("\n\n");
       text = events.pop();
@@ -159,13 +163,27 @@ function open(address, token, room, onChange, query, joins) {
 
   const restart = () => attempt.abort();
 
+  // lost opens a stream in place of one that may have missed changes.
+  function lost() {
+    tell({ live: false });
+    restart();
+  }
+
+  function setAlarm() {
+    clearTimeout(alarm);
+    alarm = setTimeout(lost, silence);
+  }
+
   function listen() {
     heard = Date.now();
-    clearTimeout(alarm);
-    alarm = setTimeout(() => {
-      tell({ live: false });
-      restart();
-    }, silence);
+    setAlarm();
+  }
+
+  const isQuiet = (time) => Date.now() - heard > time;
+
+  // No timer runs while the machine sleeps or the page is frozen. The clock does.
+  function check() {
+    if (state.live && isQuiet(silence)) lost();
   }
 
   async function run() {
@@ -177,7 +195,7 @@ function open(address, token, room, onChange, query, joins) {
         continue;
       }
       const began = Date.now();
-      listen();
+      setAlarm();
       // A token function that is slow can't be aborted.
       const how = await Promise.race([stream(signal).catch((error) => {
         if (!signal.aborted) fail({ code: "failed", detail: error.message, retry: "backoff" });
@@ -194,20 +212,21 @@ function open(address, token, room, onChange, query, joins) {
   }
 
   function wake() {
-    if (!document.hidden && (!state.live || Date.now() - heard > quiet)) restart();
+    if (!document.hidden && (!state.live || isQuiet(quiet))) lost();
   }
 
   function close() {
     closed.abort();
+    clearInterval(clock);
     clearTimeout(alarm);
     restart();
   }
 
   const on = (target, type, listener) => target.addEventListener(type, listener, { signal: closed.signal });
-  on(window, "online", restart);
-  on(window, "offline", restart);
+  on(window, "online", lost);
+  on(window, "offline", lost);
   on(document, "visibilitychange", wake);
-  on(document, "resume", restart); // after a freeze, which streams may not survive
+  on(document, "resume", lost); // after a freeze, which streams may not survive
   on(window, "pagehide", () => {
     gone = true;
     if (joins) exchange(key, `${connection} ${Date.now()}`);
@@ -217,11 +236,11 @@ function open(address, token, room, onChange, query, joins) {
     if (!gone || document.prerendering) return;
     gone = false;
     if (joins) exchange(key);
-    tell({ live: false });
-    restart();
+    lost();
   };
   on(window, "pageshow", show);
   on(document, "prerenderingchange", show);
+  const clock = setInterval(check, checks);
   run();
 
   return {
