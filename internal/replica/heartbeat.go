@@ -25,7 +25,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 		select {
 		case <-tick.C:
 			for room, members := range r.members.proven(r.links.settle / 2) {
-				r.restore(ctx, room, members)
+				r.restore(ctx, &trip{}, room, members)
 			}
 			r.members.expire(time.Now())
 			r.undoOnce(ctx) // also members that were put back but have left meanwhile
@@ -41,7 +41,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 			}
 			for _, room := range r.puts.inRooms() {
 				if r.links.of(room).forgot() {
-					r.restorePuts(ctx, room)
+					r.restorePuts(ctx, &trip{}, room)
 				}
 			}
 			for slot := range slots {
@@ -50,7 +50,7 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 		case <-r.losses.wake:
 			for room := range r.losses.take() {
 				r.beat(ctx, r.members.inRoom(room))
-				r.restorePuts(ctx, room)
+				r.restorePuts(ctx, &trip{}, room)
 			}
 		case <-ctx.Done():
 			return nil
@@ -93,15 +93,13 @@ func (r *Replica) undoOnce(ctx context.Context) {
 	if len(doubts) == 0 {
 		return
 	}
-	var once sync.Map // links that are known to have failed
+	var t trip
 	var g errgroup.Group
 	g.SetLimit(store.BatchSize) // the calls share round trips
 	for _, c := range doubts {
 		g.Go(func() error {
 			if _, err := r.store.Leave(ctx, c.room, c.id, c.generation); errors.Is(err, presence.ErrUnavailable) {
-				if _, known := once.LoadOrStore(r.links.of(c.room), true); !known {
-					r.roomFailed(ctx, c.room, err) // once for all calls to the node
-				}
+				r.tripFailed(ctx, &t, c.room, err)
 				return nil // the next tick tries again
 			}
 			r.members.forgetDoubt(c)
@@ -148,9 +146,10 @@ func (r *Replica) beatNode(ctx context.Context, lists [][]*Member) {
 			}
 		}
 		r.store.Heartbeat(ctx, beats)
+		var t trip
 		for i, b := range beats {
 			if b.Err != nil {
-				r.roomFailed(ctx, b.Room, b.Err)
+				r.tripFailed(ctx, &t, b.Room, b.Err)
 				continue
 			}
 			lost := r.saw(ctx, b.Room, b.Birth) // perhaps before a probe has found it
@@ -189,7 +188,7 @@ func (r *Replica) apart(lists [][]*Member) [][]*Member {
 //
 // If another socket has a member's connection, the member stays in doubt. When that other
 // socket turns out to be a late one and closes, the tab uses this member after all.
-func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
+func (r *Replica) restore(ctx context.Context, t *trip, room string, back []*Member) {
 	lost := make([]store.Lost, len(back))
 	for i, m := range back {
 		lost[i] = store.Lost{Connection: m.conn, TTL: r.lease(m.conn), Answered: r.members.heard(m)}
@@ -209,13 +208,13 @@ func (r *Replica) restore(ctx context.Context, room string, back []*Member) {
 			// Others have taken its place. It does not come back by itself when one of
 			// them leaves.
 			r.members.removeTab(m.tab())
-			r.roomFailed(ctx, room, err)
+			r.tripFailed(ctx, t, room, err)
 			tell(m, err)
 		case errors.Is(err, presence.ErrRemoved):
 			r.members.removeTab(m.tab())
 			tell(m, err)
 		default:
-			r.roomFailed(ctx, room, err) // the next heartbeat finds it lost again
+			r.tripFailed(ctx, t, room, err) // the next heartbeat finds it lost again
 			r.revoke(ctx, m)
 		}
 	}

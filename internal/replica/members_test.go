@@ -128,7 +128,7 @@ func TestLeaveIsNotUndoneByARestoreUnderWay(t *testing.T) {
 				if _, err := a.Leave(t.Context(), m); err != nil {
 					t.Fatal(err)
 				}
-				a.restore(t.Context(), lobby, []*Member{late})
+				a.restore(t.Context(), &trip{}, lobby, []*Member{late})
 				time.Sleep(time.Second)
 				if names := b.names(); names != "[]" {
 					t.Errorf("the roster is %s", names)

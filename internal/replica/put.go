@@ -226,7 +226,7 @@ func (r *Replica) Renew(ctx context.Context, room string, ids []string, ttl time
 	if err == nil && r.lacks(room, birth, found) {
 		// They are missing because Redis has lost them, not because they ended.
 		r.saw(ctx, room, birth)
-		r.restorePuts(ctx, room)
+		r.restorePuts(ctx, &trip{}, room)
 		birth, found, err = r.store.Renew(ctx, room, conns, ttl)
 	}
 	if err != nil {
@@ -276,7 +276,7 @@ func (r *Replica) EndAs(ctx context.Context, room, id, userID string) (occupancy
 }
 
 // restorePuts puts back the connections of room that have no socket and are known here.
-func (r *Replica) restorePuts(ctx context.Context, room string) {
+func (r *Replica) restorePuts(ctx context.Context, t *trip, room string) {
 	lost := r.puts.toRestore(room)
 	if len(lost) == 0 {
 		return
@@ -294,7 +294,7 @@ func (r *Replica) restorePuts(ctx context.Context, room string) {
 			// was removed.
 			r.puts.forgetHolder(room, store.Holder{ID: lost[i].Connection.ID, Generation: lost[i].Connection.Generation})
 		default:
-			r.roomFailed(ctx, room, err)
+			r.tripFailed(ctx, t, room, err)
 		}
 	}
 	r.restored(ctx, room, restored)
@@ -347,9 +347,10 @@ func (r *Replica) checkPuts(ctx context.Context, slot int, first bool) {
 func (r *Replica) checkNode(ctx context.Context, beats []*store.Beats, exact bool) {
 	for part := range slices.Chunk(beats, beatCalls) {
 		r.store.Extend(ctx, part, slack, exact)
+		var t trip
 		for _, b := range part {
 			if b.Err != nil {
-				r.roomFailed(ctx, b.Room, b.Err)
+				r.tripFailed(ctx, &t, b.Room, b.Err)
 				continue
 			}
 			// A room outlives its members, so a room without a birth has lost its data.

@@ -185,8 +185,8 @@ func TestLaterLeaseWins(t *testing.T) {
 				put(both[0], 40*time.Second)
 				put(both[1], 2*time.Minute)
 				lose(fake, all)
-				both[first].restorePuts(t.Context(), lobby)
-				both[1-first].restorePuts(t.Context(), lobby)
+				both[first].restorePuts(t.Context(), &trip{}, lobby)
+				both[1-first].restorePuts(t.Context(), &trip{}, lobby)
 				time.Sleep(time.Minute)
 				if names := both[0].names(); names != "[Ann]" {
 					t.Errorf("all %v, first %d: after a minute there are %s", all, first, names)
@@ -436,7 +436,7 @@ func TestPutThatASocketTookOverIsForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := b.resume("Ann")
-		a.restorePuts(t.Context(), lobby) // as if b had been first after a loss
+		a.restorePuts(t.Context(), &trip{}, lobby) // as if b had been first after a loss
 		if a.puts.has(lobby, "c-Ann") {
 			t.Error("it is remembered still")
 		}
@@ -467,7 +467,7 @@ func TestPutsOutliveDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 		wrongType(fake, "presence:{lobby}:conns")
-		a.restorePuts(t.Context(), lobby)
+		a.restorePuts(t.Context(), &trip{}, lobby)
 		time.Sleep(DefaultHeartbeatInterval + 5*time.Second)
 		if names := a.names(); names != "[Ann]" {
 			t.Errorf("there are %s", names)

@@ -115,6 +115,33 @@ func (t *troubles) hasGhosts(room string) bool {
 // of rooms. It reports whether the error means that Redis is away. Any other error is
 // the room's own, and is logged once a minute at most.
 func (r *Replica) roomFailed(ctx context.Context, room string, err error) (away bool) {
+	return r.tripFailed(ctx, &trip{}, room, err)
+}
+
+// trip remembers which nodes did not answer, for calls that fail together: those of one
+// round trip, or those that run at the same time. Together they are one failure of a
+// node, because one late answer must not make Redis count as away.
+type trip struct {
+	mu     sync.Mutex // guards:
+	silent map[*link]bool
+}
+
+// fails notes that a node did not answer, and reports whether that is new.
+func (t *trip) fails(l *link) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.silent[l] {
+		return false
+	}
+	if t.silent == nil {
+		t.silent = map[*link]bool{}
+	}
+	t.silent[l] = true
+	return true
+}
+
+// tripFailed is roomFailed for one of the calls of a trip.
+func (r *Replica) tripFailed(ctx context.Context, t *trip, room string, err error) (away bool) {
 	if errors.Is(err, presence.ErrUnavailable) {
 		switch {
 		case r.store.Clustered() && room == "":
@@ -122,7 +149,9 @@ func (r *Replica) roomFailed(ctx context.Context, room string, err error) (away 
 			// rooms share.
 		case errors.Is(err, store.ErrAvoided), r.isMoving(room, err):
 		default:
-			r.redisFailed(ctx, r.links.of(room), err)
+			if l := r.links.of(room); t.fails(l) {
+				r.redisFailed(ctx, l, err)
+			}
 		}
 		return true
 	}

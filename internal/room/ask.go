@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"presence/internal/presence"
@@ -213,6 +214,7 @@ func (rs *Rooms) pick(ctx context.Context, users, rooms []string) (map[string]Vi
 	}
 	views := make(map[string]View, len(rooms))
 	var failed error
+	silent := map[string]bool{} // nodes that did not answer
 	for _, name := range rooms {
 		if err := rs.trust.Await(ctx, name); err != nil {
 			return nil, err
@@ -220,8 +222,10 @@ func (rs *Rooms) pick(ctx context.Context, users, rooms []string) (map[string]Vi
 	}
 	for i, p := range rs.store.Pick(ctx, users, rooms...) {
 		if p.Err != nil {
-			rs.trust.Failed(ctx, rooms[i], p.Err)
 			failed = p.Err
+			if node := rs.store.NodeOf(rooms[i]); !errors.Is(p.Err, presence.ErrUnavailable) || !silent[node] {
+				silent[node] = rs.trust.Failed(ctx, rooms[i], p.Err) || silent[node]
+			}
 			continue
 		}
 		views[rooms[i]] = View{

@@ -1,0 +1,68 @@
+package replica
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"presence/internal/redistest"
+	"presence/internal/store"
+)
+
+// One answer of Redis is lost. That marks no page as stale, however many rooms the call
+// was about.
+func TestLostAnswerAboutManyRoomsIsOneFailure(t *testing.T) {
+	for name, enter := range map[string]func(a *process, room, user string) error{
+		"heartbeat": func(a *process, room, user string) error { a.in(room, user); return nil },
+		"extend":    func(a *process, room, user string) error { return a.put(room, connection(user, "")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a := start(t, fake).watching()
+				for i := range 5 * slots { // so that rooms share a round trip
+					if err := enter(a, fmt.Sprintf("room-%03d", i), fmt.Sprintf("user%03d", i)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				a.link.LoseReply("c-user007", 0) // the next call with it is that of this script
+				time.Sleep(DefaultHeartbeatInterval + store.DefaultCallTimeout)
+				if failed := a.failures(name); failed < 2 {
+					t.Fatalf("%v calls have failed, want those of several rooms", failed)
+				}
+				a.saw("0")
+			})
+		})
+	}
+}
+
+// The same holds for a question about many rooms.
+func TestLostAnswerToAQuestionAboutManyRoomsIsOneFailure(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake).watching()
+		a.in("kitchen", "Ann")
+		time.Sleep(time.Second)
+		a.link.LoseReply("{kitchen}", 0)
+		if _, err := a.rooms.Pick(t.Context(), nil, "kitchen", "hall"); err == nil {
+			t.Fatal("the question was answered")
+		}
+		time.Sleep(time.Second)
+		a.saw("0")
+	})
+}
+
+// failures returns how many calls of a script have failed.
+func (p *process) failures(script string) (n float64) {
+	p.t.Helper()
+	families, err := p.registry.Gather()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "presence_redis_call_errors_total" && m.GetLabel()[0].GetValue() == script {
+				n += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return n
+}
