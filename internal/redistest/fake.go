@@ -141,8 +141,9 @@ type Link struct {
 	mu    sync.Mutex // guards:
 	cut   bool
 	held  bool
-	lose  string // the reply to a request with this in it is lost; "": none is
-	spare int    // but not to so many of them before
+	takes time.Duration // the time until a request or a reply arrives
+	lose  string        // the reply to a request with this in it is lost; "": none is
+	spare int           // but not to so many of them before
 	conns map[*memnet.Conn]bool
 }
 
@@ -187,6 +188,7 @@ func (l *Link) dial(f *Fake) (net.Conn, error) {
 		return nil, errDown
 	}
 	near, far := memnet.New(here, here)
+	near.Delay(l.takes)
 	l.conns[near] = true
 	f.Server().ServeConn(&served{far, near, l})
 	return near, nil
@@ -238,6 +240,16 @@ func (l *Link) Mend() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.cut = false
+}
+
+// Delay makes each request and each reply arrive only after d.
+func (l *Link) Delay(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.takes = d
+	for c := range l.conns {
+		c.Delay(d)
+	}
 }
 
 // Hold stops the traffic in both directions, until it is called with false. New

@@ -3,6 +3,8 @@ package replica
 import (
 	"context"
 	"errors"
+	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -13,8 +15,14 @@ import (
 	"presence/internal/store"
 )
 
-// beatCalls is how many script calls share one round trip.
-const beatCalls = 64
+const (
+	// beatCalls is how many script calls share one round trip.
+	beatCalls = 64
+
+	// restoreRooms is how many rooms are put back at the same time. It leaves some of the
+	// connections to Redis to other calls.
+	restoreRooms = 8
+)
 
 // runHeartbeat renews one slot after the other until ctx ends, and all slots when Redis
 // answers again.
@@ -24,9 +32,8 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 	for slot := 0; ; {
 		select {
 		case <-tick.C:
-			for room, members := range r.members.proven(r.links.settle / 2) {
-				r.restore(ctx, &trip{}, room, members)
-			}
+			proven := r.members.proven(r.links.settle / 2)
+			inEach(maps.Keys(proven), func(t *trip, room string) { r.restore(ctx, t, room, proven[room]) })
 			r.members.expire(time.Now())
 			r.undoOnce(ctx) // also members that were put back but have left meanwhile
 			r.beatOnce(ctx, slot)
@@ -39,23 +46,41 @@ func (r *Replica) runHeartbeat(ctx context.Context) error {
 			for slot := range slots {
 				r.beatOnce(ctx, slot)
 			}
-			for _, room := range r.puts.inRooms() {
+			inEach(slices.Values(r.puts.inRooms()), func(t *trip, room string) {
 				if r.links.of(room).forgot() {
-					r.restorePuts(ctx, &trip{}, room)
+					r.restorePuts(ctx, t, room)
 				}
-			}
+			})
 			for slot := range slots {
 				r.checkPuts(ctx, slot, true)
 			}
 		case <-r.losses.wake:
-			for room := range r.losses.take() {
-				r.beat(ctx, r.members.inRoom(room))
-				r.restorePuts(ctx, &trip{}, room)
+			lost := r.losses.take()
+			var lists [][]*Member
+			for room := range lost {
+				lists = append(lists, r.members.inRoom(room)...)
 			}
+			r.beat(ctx, lists)
+			inEach(maps.Keys(lost), func(t *trip, room string) { r.restorePuts(ctx, t, room) })
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// inEach calls do for rooms, for several at the same time. All must be put back before
+// the settle time is over, however many they are.
+func inEach(rooms iter.Seq[string], do func(t *trip, room string)) {
+	var t trip
+	var g errgroup.Group
+	g.SetLimit(restoreRooms)
+	for room := range rooms {
+		g.Go(func() error {
+			do(&t, room)
+			return nil
+		})
+	}
+	_ = g.Wait() // none returns an error
 }
 
 // registerOnce keeps the rooms of local members on the list of rooms that all replicas

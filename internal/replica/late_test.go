@@ -66,3 +66,36 @@ func (p *process) failures(script string) (n float64) {
 	}
 	return n
 }
+
+// Redis loses all data. Each room is shown again only once its users are back, also when
+// the rooms are many and each call takes some time.
+func TestManyRoomsAreBackBeforeTheyAreShown(t *testing.T) {
+	for name, enter := range map[string]func(a *process, room, user string) error{
+		"members": func(a *process, room, user string) error { a.in(room, user); return nil },
+		"puts":    func(a *process, room, user string) error { return a.put(room, connection(user, "")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a := startWith(t, fake, Options{HeartbeatInterval: time.Second})
+				rooms := make([]string, 300)
+				for i := range rooms {
+					rooms[i] = fmt.Sprintf("room-%03d", i)
+					if err := enter(a, rooms[i], fmt.Sprintf("user%03d", i)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(5 * time.Second)
+				a.link.Delay(2500 * time.Microsecond)
+				fake.FlushAll()
+				for lost := false; !lost || a.Trusted(rooms[0]) != nil; time.Sleep(time.Millisecond) {
+					lost = lost || a.Trusted(rooms[0]) != nil
+				}
+				for _, room := range rooms {
+					if n, _ := fake.HKeys("presence:{" + room + "}:users"); a.Trusted(room) == nil && len(n) != 1 {
+						t.Errorf("%s is shown with %d users, want 1", room, len(n))
+					}
+				}
+			})
+		})
+	}
+}
