@@ -77,15 +77,15 @@ func TestManyRoomsAreBackBeforeTheyAreShown(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, fake *redistest.Fake) {
 				a := startWith(t, fake, Options{HeartbeatInterval: time.Second})
-				rooms := make([]string, 300)
+				rooms := make([]string, 150)
 				for i := range rooms {
 					rooms[i] = fmt.Sprintf("room-%03d", i)
 					if err := enter(a, rooms[i], fmt.Sprintf("user%03d", i)); err != nil {
 						t.Fatal(err)
 					}
 				}
-				time.Sleep(5 * time.Second)
-				a.link.Delay(2500 * time.Microsecond)
+				time.Sleep(2 * time.Second)
+				a.link.Delay(5 * time.Millisecond)
 				fake.FlushAll()
 				for lost := false; !lost || a.Trusted(rooms[0]) != nil; time.Sleep(time.Millisecond) {
 					lost = lost || a.Trusted(rooms[0]) != nil
