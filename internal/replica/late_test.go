@@ -99,3 +99,32 @@ func TestManyRoomsAreBackBeforeTheyAreShown(t *testing.T) {
 		})
 	}
 }
+
+// Many members of one room end at once. While a replica sweeps them, which takes long, a
+// member of another room leaves in time.
+func TestSweepOfALargeRoomDelaysNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake)
+		ben := b.in("kitchen", "Ben")
+		for i := range 40 * store.SweepSize {
+			a.join(fmt.Sprint("user", i))
+		}
+		a.kill() // before its first heartbeat, so the leases end together
+		time.Sleep(store.DefaultMemberTTL - store.DefaultLeaveGrace + 500*time.Millisecond)
+		b.link.Delay(100 * time.Millisecond)
+		if err := b.Release(ben); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(store.DefaultLeaveGrace + 3*time.Second)
+		if n, _ := fake.HKeys("presence:{kitchen}:users"); len(n) != 0 {
+			t.Error("Ben is still in the kitchen")
+		}
+		if n, _ := fake.HKeys("presence:{lobby}:users"); len(n) == 0 {
+			t.Error("the lobby was swept already")
+		}
+		time.Sleep(20 * time.Second)
+		if n, _ := fake.HKeys("presence:{lobby}:users"); len(n) != 0 {
+			t.Errorf("%d users are still in the lobby", len(n))
+		}
+	})
+}

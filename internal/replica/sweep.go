@@ -18,6 +18,10 @@ const (
 	sweepCalls = 100
 	lookCalls  = 1000
 
+	// sweepTurn is how long rooms with much to remove may be swept again and again. Other
+	// rooms wait meanwhile, and so do the announcements of this replica.
+	sweepTurn = time.Second
+
 	// maxBusiest is how many of the busiest rooms pages list.
 	maxBusiest = 12
 
@@ -226,17 +230,27 @@ func (r *Replica) sweepNode(ctx context.Context, l *link, todo *round) {
 		sweeps = append(sweeps, over...)
 	}
 	terms := store.Terms{Held: held, Since: since, Visits: l.visits(), Brake: l.brakes() > 0, Clamp: true}
-	for part := range slices.Chunk(todo.clamped, sweepCalls) {
-		if !r.sweepRooms(ctx, l, part, terms) {
-			return
+	if r.sweepRooms(ctx, l, todo.clamped, terms) {
+		terms.Clamp = false
+		r.sweepRooms(ctx, l, sweeps, terms)
+	}
+}
+
+// sweepRooms sweeps rooms, and reports whether Redis answered. A room that has more to
+// remove than one call may remove waits for all others, and is then swept again, until
+// the turn is over. What is left is due at the next tick.
+func (r *Replica) sweepRooms(ctx context.Context, l *link, rooms []string, terms store.Terms) bool {
+	for began := time.Now(); len(rooms) > 0; {
+		part := rooms[:min(len(rooms), sweepCalls)]
+		more, ok := r.sweepPart(ctx, l, part, terms)
+		if !ok {
+			return false
+		}
+		if rooms = rooms[len(part):]; time.Since(began) < sweepTurn {
+			rooms = append(rooms, more...)
 		}
 	}
-	terms.Clamp = false
-	for part := range slices.Chunk(sweeps, sweepCalls) {
-		if !r.sweepRooms(ctx, l, part, terms) {
-			return
-		}
-	}
+	return true
 }
 
 // localRooms lists the rooms in which this replica has members or connections without a
@@ -371,85 +385,81 @@ func (s *sweeper) list(rooms []string, keep bool) (amiss []string) {
 	return amiss
 }
 
-// sweepRooms sweeps rooms, and sweeps a room again while it has more to remove than one
-// call may remove. It reports whether Redis answered.
-func (r *Replica) sweepRooms(ctx context.Context, l *link, rooms []string, terms store.Terms) bool {
+// sweepPart sweeps rooms in one round trip. It returns those that have more to remove, and
+// reports whether Redis answered.
+func (r *Replica) sweepPart(ctx context.Context, l *link, rooms []string, terms store.Terms) (more []string, ok bool) {
 	s := r.sweeper
 	var empty []string
 	stepped := false // whether the clock of Redis was
-	for len(rooms) > 0 {
-		var more []string
-		terms.Expected = make([]int64, len(rooms))
-		for i, room := range rooms {
-			terms.Expected[i] = s.due[room].clock(l)
-		}
-		// Ask this after computing the clocks: a probe may just have found that the clock
-		// was stepped.
-		if since, held, _ := l.held(); held {
-			terms.Held, terms.Since = true, since
-		}
-		asked, before := time.Now(), clock()
-		results := r.store.Sweep(ctx, rooms, terms)
-		after := clock()
-		for i, swept := range results {
-			room := rooms[i]
-			v := s.due[room]
-			if swept.Err != nil {
-				if !errors.Is(swept.Err, presence.ErrUnavailable) {
-					r.sweptRoom(room, false)
-				}
-				if r.roomFailed(ctx, room, swept.Err) {
-					return false
-				}
-				v.at, v.audit = time.Now().Add(r.opts.LeaveGrace), time.Time{}
-				continue
+	terms.Expected = make([]int64, len(rooms))
+	for i, room := range rooms {
+		terms.Expected[i] = s.due[room].clock(l)
+	}
+	// Ask this after computing the clocks: a probe may just have found that the clock
+	// was stepped.
+	if since, held, _ := l.held(); held {
+		terms.Held, terms.Since = true, since
+	}
+	asked, before := time.Now(), clock()
+	results := r.store.Sweep(ctx, rooms, terms)
+	after := clock()
+	for i, swept := range results {
+		room := rooms[i]
+		v := s.due[room]
+		if swept.Err != nil {
+			if !errors.Is(swept.Err, presence.ErrUnavailable) {
+				r.sweptRoom(room, false)
 			}
-			r.Saw(ctx, room, swept.Birth, asked)
-			r.sweptRoom(room, true)
-			known := v.ahead != 0
-			ahead, step := v.ahead.sees(swept.Now, before, after)
-			v.ahead, v.used = ahead, swept.Next >= 0
-			if swept.Stepped {
-				v.at = time.Now().Add(s.tick) // perhaps only the call was late
-				if !known {
-					// The sweep expected the clock of another node. Wait until a probe
-					// has had the time to say whether this node's clock was stepped.
-					v.at = time.Now().Add(2 * l.probe)
-				}
-				stepped = stepped || step != 0
-				continue
+			if r.roomFailed(ctx, room, swept.Err) {
+				return nil, false
 			}
-			v.clamp = false
-			r.metrics.swept.Add(float64(swept.RemovedConnections))
-			wait := min(swept.Next, r.opts.LeaveGrace)
-			switch {
-			case swept.Next < 0:
-				empty = append(empty, room)
-				wait = r.opts.LeaveGrace
-			case swept.Braked:
-				r.metrics.braked.Inc()
-				wait = l.brakes()
-			case swept.RemovedConnections+swept.Spared == store.SweepSize:
-				more = append(more, room)
-			}
-			v.at, v.audit = time.Now().Add(max(wait, s.tick)), time.Now().Add(s.audit)
+			v.at, v.audit = time.Now().Add(r.opts.LeaveGrace), time.Time{}
+			continue
 		}
-		if stepped {
-			r.probeOnce(ctx, l)
-			if !l.unsteady() {
-				l.unsettle() // the rooms came from a node with another clock
-				r.stepped(ctx, l, 0)
+		r.Saw(ctx, room, swept.Birth, asked)
+		r.sweptRoom(room, true)
+		known := v.ahead != 0
+		ahead, step := v.ahead.sees(swept.Now, before, after)
+		v.ahead, v.used = ahead, swept.Next >= 0
+		if swept.Stepped {
+			v.at = time.Now().Add(s.tick) // perhaps only the call was late
+			if !known {
+				// The sweep expected the clock of another node. Wait until a probe
+				// has had the time to say whether this node's clock was stepped.
+				v.at = time.Now().Add(2 * l.probe)
 			}
-			return false
+			stepped = stepped || step != 0
+			continue
 		}
-		rooms = more
+		r.metrics.swept.Add(float64(swept.RemovedConnections))
+		wait, clamp := min(swept.Next, r.opts.LeaveGrace), false
+		switch {
+		case swept.Next < 0:
+			empty = append(empty, room)
+			wait = r.opts.LeaveGrace
+		case swept.Braked:
+			r.metrics.braked.Inc()
+			wait = l.brakes()
+		case swept.RemovedConnections+swept.Spared == store.SweepSize:
+			more = append(more, room)
+			clamp = v.clamp // perhaps another turn sweeps it again
+		}
+		v.clamp, v.at, v.audit = clamp, time.Now().Add(max(wait, s.tick)), time.Now().Add(s.audit)
+	}
+	if stepped {
+		r.probeOnce(ctx, l)
+		if !l.unsteady() {
+			l.unsettle() // the rooms came from a node with another clock
+			r.stepped(ctx, l, 0)
+		}
+		return nil, false
 	}
 	if len(empty) > 0 {
 		if err := r.store.Forget(ctx, empty...); err != nil {
-			return !r.roomFailed(ctx, "", err) || r.store.Clustered()
+			return more, !r.roomFailed(ctx, "", err) || r.store.Clustered()
 		}
 	}
-	return true
+	return more, true
 }
 
 // sweptRoom notes whether a room could be swept. While it can't be, its data in Redis may
