@@ -265,7 +265,7 @@ func (f *feed) listen(ctx context.Context, rooms map[string]bool) (map[string]bo
 	ctx, cancel := context.WithCancelCause(ctx)
 	// A blocked Receive does not notice that its context has ended. Closing the
 	// subscription ends it.
-	heard := &hearing{feed: f, sub: sub, cancel: cancel}
+	heard := &hearing{feed: f, sub: sub, cancel: cancel, ending: map[string]int{}}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -292,6 +292,7 @@ func (f *feed) listen(ctx context.Context, rooms map[string]bool) (map[string]bo
 		}
 		for room := range on {
 			if !rooms[room] {
+				heard.end(room)
 				if err := s.listenNoMore(ctx, sub, s.keys.channel(room)); err != nil {
 					return rooms, unavailable(err)
 				}
@@ -324,12 +325,43 @@ type hearing struct {
 	mu   sync.Mutex // guards:
 	sent time.Time  // when the oldest probe that has not arrived was sent; zero: none
 	last time.Time  // when the last probe was sent
+
+	// ending is how often we ended the subscription to each room and Redis has not confirmed
+	// it. The room may have been asked for again meanwhile.
+	ending map[string]int
+}
+
+// end notes that the subscription to room is about to be ended.
+func (h *hearing) end(room string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ending[room]++
+}
+
+// ended notes that the subscription to room has ended, and reports whether we ended it.
+func (h *hearing) ended(room string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch h.ending[room] {
+	case 0:
+		return false
+	case 1:
+		delete(h.ending, room)
+	default:
+		h.ending[room]--
+	}
+	return true
 }
 
 // probe sends the next probe when it is time to, and returns an error if one is overdue.
 func (h *hearing) probe(ctx context.Context, rooms map[string]bool) error {
 	s := h.feed.watch.store
 	if !rooms[h.room] {
+		if h.room != "" {
+			if err := s.listenNoMore(ctx, h.sub, s.keys.probe(h.room, h.feed.watch.id)); err != nil {
+				return unavailable(err)
+			}
+		}
 		for room := range rooms {
 			h.room = room
 			break
@@ -391,8 +423,8 @@ func (h *hearing) receive(ctx context.Context) {
 				if ok {
 					w.tell(Event{Room: room, Resync: true})
 				}
-			case "sunsubscribe":
-				if w.watches(room) {
+			case "unsubscribe", "sunsubscribe":
+				if ok && !h.ended(room) && w.watches(room) {
 					w.store.reload(ctx)
 					w.rouse()
 					h.cancel(fmt.Errorf("%s: %w", room, errMoved))
