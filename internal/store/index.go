@@ -46,13 +46,15 @@ func newNotes() *notes {
 
 // add notes the numbers of room, unless this process wrote the same ones less than within
 // ago. After that time they are written again, because Redis may have lost them, or a
-// late writer may have replaced them.
+// late writer may have replaced them. Numbers older than those that wait are left out;
+// version 0 is that of a room that no longer exists.
 func (n *notes) add(room string, o presence.Occupancy, within time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	last, waits := n.waiting[room]
 	was, known := n.written[room]
-	if !waits && known && was.Occupancy == o && time.Since(was.at) < within || waits && last.Version > o.Version {
+	older := waits && o.Version > 0 && last.Version > o.Version
+	if older || !waits && known && was.Occupancy == o && time.Since(was.at) < within {
 		return
 	}
 	if waits || len(n.waiting) < maxNotes {

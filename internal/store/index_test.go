@@ -134,6 +134,23 @@ func TestLostIndexIsWrittenAgain(t *testing.T) {
 	})
 }
 
+// A room that no longer exists has version 0. It leaves the index also if Redis lost its data
+// while numbers of the room were waiting to be written.
+func TestLostRoomIsNotWrittenToTheIndex(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		join(t, s, "r", conn("c", "gen1", "Ann"))
+		e.admin.FlushAll(t.Context())
+		if swept := s.Sweep(t.Context(), []string{"r"}, Terms{})[0]; swept.Err != nil || swept.Version != 0 {
+			t.Fatalf("sweep of a lost room: %+v", swept)
+		}
+		s.noteOnce(t.Context())
+		if rooms := byName(t, s); len(rooms) != 0 {
+			t.Errorf("the index has %v", rooms)
+		}
+	})
+}
+
 // If the index has lost one of its parts, or a part has a wrong type, it begins anew.
 func TestDamagedIndexBeginsAnew(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
