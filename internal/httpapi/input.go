@@ -26,6 +26,9 @@ const (
 
 	// maxMeta is the largest metadata of a user in compact form, in bytes.
 	maxMeta = 1024
+
+	// maxFaults is how many mistakes an answer lists. A body has room for thousands.
+	maxFaults = 50
 )
 
 // mistake is the error for a bad request.
@@ -38,11 +41,15 @@ type mistake struct {
 // Error returns what to do.
 func (m *mistake) Error() string { return m.detail }
 
-// faults are the mistakes in a request, one by one.
+// faults are the mistakes in a request, one by one: the first maxFaults of them.
 type faults []Fault
 
-// add notes a fault.
-func (f *faults) add(pointer, detail string) { *f = append(*f, Fault{pointer, detail}) }
+// add notes a fault, unless enough are known.
+func (f *faults) add(pointer, detail string) {
+	if len(*f) < maxFaults {
+		*f = append(*f, Fault{pointer, detail})
+	}
+}
 
 // err returns the error for the faults, or nil if there are none.
 func (f *faults) err() error {

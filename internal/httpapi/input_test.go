@@ -162,6 +162,30 @@ func TestBadInput(t *testing.T) {
 	})
 }
 
+// However many mistakes a request has, the answer lists the first ones.
+func TestFaultsAreBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, s *server, _ *redistest.Fake) {
+		list := func(n int, element string) string {
+			return "[" + strings.TrimSuffix(strings.Repeat(element+",", n), ",") + "]"
+		}
+		for _, c := range []struct{ method, path, body, first string }{
+			{"POST", "/v1/query", `{"rooms":[]` + strings.Repeat(`,"x":1`, 5000) + `}`, "/x"},
+			{"POST", "/v1/query", `{"rooms":` + list(100, `"a b"`) + `,"users":` + list(100, `""`) + `}`, "/rooms/0"},
+			{"PUT", "/v1/rooms/lobby/connections/c1", `{"user":7` + strings.Repeat(`,"x":1`, 500) + `}`, "/x"},
+			{"POST", "/v1/heartbeats", `{"connections":` + list(900, `{"x":1,"y":2}`) + `}`, "/connections/0/x"},
+		} {
+			a := s.want(422, c.method, c.path, c.body)
+			var problem struct{ Errors []Fault }
+			if err := json.Unmarshal(a.Body.Bytes(), &problem); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(problem.Errors); n != 50 || problem.Errors[0].Pointer != c.first {
+				t.Errorf("%s %s: %d errors, the first %+v; want 50, the first at %s", c.method, c.path, n, problem.Errors[:1], c.first)
+			}
+		}
+	})
+}
+
 // What is looked at first is answered first: the room, who asks, the right, size and kind
 // of the body, and what it says.
 func TestOrderOfAnswers(t *testing.T) {
