@@ -72,6 +72,57 @@ func TestWhoWasRemovedStaysAway(t *testing.T) {
 	})
 }
 
+// Redis loses its data, and a user is removed before anybody has put the user back. The
+// user stays away, whichever replica holds the connection, and the socket is told.
+func TestWhoWasRemovedRightAfterALossStaysAway(t *testing.T) {
+	for _, after := range []time.Duration{0, 500 * time.Millisecond, 2 * time.Second} {
+		for _, here := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%v later, here %v", after, here), func(t *testing.T) {
+				bubble(t, func(t *testing.T, fake *redistest.Fake) {
+					a, b := start(t, fake), start(t, fake)
+					holder := b
+					if here {
+						holder = a
+					}
+					why := make(chan error, 1)
+					conn := connection("Ann", presence.NewGeneration())
+					if _, _, err := holder.Join(t.Context(), lobby, conn, evicted{why: why}, nil); err != nil {
+						t.Fatal(err)
+					}
+					holder.remembers("put", conn.User.ID)
+					b.join("Ben")
+					time.Sleep(63 * time.Second) // between two renewals
+					fake.FlushAll()
+					time.Sleep(after)
+					if _, err := a.Remove(t.Context(), lobby, conn.User.ID); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Minute)
+					if names := a.names(); names != "[Ben]" {
+						t.Errorf("there are %s", names)
+					}
+					select {
+					case err := <-why:
+						if !errors.Is(err, presence.ErrRemoved) {
+							t.Errorf("the socket is told %v", err)
+						}
+					default:
+						t.Error("the socket is not told")
+					}
+					if _, _, err := a.Join(t.Context(), lobby, connection("Ann", presence.NewGeneration()), living{}, nil); err != nil {
+						t.Fatal(err)
+					}
+					fake.Del("presence:{lobby}:users")
+					time.Sleep(time.Minute)
+					if names := a.names(); names != "[Ben Ann]" {
+						t.Errorf("after she came back there are %s", names)
+					}
+				})
+			})
+		}
+	}
+}
+
 // Late news of a removal do not affect a user who came back after it.
 func TestWhoCameBackStays(t *testing.T) {
 	bubble(t, func(t *testing.T, fake *redistest.Fake) {

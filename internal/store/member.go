@@ -164,8 +164,8 @@ const (
 )
 
 // Remove ends all connections of a user in room with [presence.ReasonRemoved], and
-// returns their ids. No replica puts back an older connection of the user. A user who
-// keeps coming back during the call may be present afterwards.
+// returns their ids. No replica puts back an older connection of the user, even if Redis
+// had lost it. A user who keeps coming back during the call may be present afterwards.
 //
 // After an error some connections may have ended, and the caller may repeat Remove.
 func (s *Store) Remove(ctx context.Context, room, user string) (ended []string, o presence.Occupancy, err error) {

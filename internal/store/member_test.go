@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
+
 	"presence/internal/presence"
 )
 
@@ -157,6 +159,42 @@ func TestChangesAreThoseOfTheLog(t *testing.T) {
 		}
 		if changes, _, told, err := s.Changes(t.Context(), "r", marked, 5); err != nil || !told || len(changes) != 1 {
 			t.Errorf("after the mark: %v, %v", told, err)
+		}
+	})
+}
+
+// A removal of a user who is not there is remembered, since Redis may have lost the user's
+// connections. Not more of them are remembered than a limit, the latest ones.
+func TestRemovalsOfAbsentUsersAreRemembered(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		s := e.store(t, Options{})
+		const most = 10_000
+		join(t, s, "r", conn("c", "gen1", "Ben"))
+		now := float64(must(e.admin.Time(t.Context()).Result()).UnixMicro())
+		earlier := make([]redis.Z, most)
+		for i := range earlier {
+			earlier[i] = redis.Z{Score: now - float64(most-i), Member: fmt.Sprint("u", i)}
+		}
+		must(e.admin.ZAdd(t.Context(), s.keys.removed("r"), earlier...).Result())
+		if _, _, err := s.Remove(t.Context(), "r", "Ann"); err != nil {
+			t.Fatal(err)
+		}
+		if n := must(e.admin.ZCard(t.Context(), s.keys.removed("r")).Result()); n != most {
+			t.Errorf("%d are remembered", n)
+		}
+		for user, want := range map[string]bool{"Ann": true, "u1": true, "u0": false} {
+			if was, err := s.WasRemoved(t.Context(), "r", user, 1); err != nil || was != want {
+				t.Errorf("WasRemoved of %s: %v, %v", user, was, err)
+			}
+		}
+		// So it is in a room that does not exist, and only for some time.
+		if _, _, err := s.Remove(t.Context(), "none", "Ann"); err != nil {
+			t.Fatal(err)
+		}
+		for _, room := range []string{"r", "none"} {
+			if left := must(e.admin.PTTL(t.Context(), s.keys.removed(room)).Result()); left <= removedFor/2 || left > removedFor {
+				t.Errorf("%s: it is remembered for %v", room, left)
+			}
 		}
 	})
 }

@@ -8,6 +8,7 @@
 --         left, then the connections that ended}
 --        next cursor '0': that was the last part
 -- Needs room.lua and users.lua.
+local MARKED = 10000 -- most removed users that are remembered; beyond that the earliest are forgotten
 local user = ARGV[4]
 local at = note(user)
 keep(ms)
@@ -35,10 +36,12 @@ for first = 1, #ids, 1000 do
   call('HDEL', CONNS, unpack(ids, first, last))
 end
 local reply = settle()
--- Replicas must not put back older connections of the user.
-if #ids > 0 then
+-- Replicas must not put back older connections of the user. If the user is not there, Redis
+-- may have lost such connections.
+if #ids > 0 or had[at] == 0 then
   call('ZREMRANGEBYSCORE', REMOVED, '-inf', int(us - ARGV[7] * 1000))
-  call('ZADD', REMOVED, int(reply[3]), user)
+  call('ZADD', REMOVED, int(math.max(reply[3], us - 1)), user) -- a user who comes now comes later
+  call('ZREMRANGEBYRANK', REMOVED, 0, -MARKED - 1)
   call('PEXPIRE', REMOVED, ARGV[7])
 end
 reply[5], reply[6] = nextcursor, has[at]
