@@ -285,6 +285,7 @@ func (r *Replica) restorePuts(ctx context.Context, t *trip, room string) {
 	r.losses.put(room, birth)
 	restored := 0
 	for i, err := range errs {
+		conn := lost[i].Connection
 		switch {
 		case err == nil:
 			restored++
@@ -292,9 +293,13 @@ func (r *Replica) restorePuts(ctx context.Context, t *trip, room string) {
 		case errors.Is(err, presence.ErrSuperseded), errors.Is(err, presence.ErrRoomFull), errors.Is(err, presence.ErrRemoved):
 			// Another replica has the connection, others took its place, or its user
 			// was removed.
-			r.puts.forgetHolder(room, store.Holder{ID: lost[i].Connection.ID, Generation: lost[i].Connection.Generation})
+			r.puts.forgetHolder(room, store.Holder{ID: conn.ID, Generation: conn.Generation})
+			continue
 		default:
 			r.tripFailed(ctx, t, room, err)
+		}
+		if r.puts.holder(room, conn.ID).Generation == "" { // what ended it meanwhile may have found nothing in Redis
+			r.members.doubt(tabKey{room, conn.ID}, conn.Generation)
 		}
 	}
 	r.restored(ctx, room, restored)

@@ -1,12 +1,14 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"presence/internal/presence"
@@ -288,6 +290,41 @@ func TestPutRightAfterALoss(t *testing.T) {
 			if held, err := a.Put(t.Context(), lobby, store.Wanted{Connection: connection("Ann", ""), TTL: time.Minute}); err != nil || held.Connection.User.Name != "Ann" {
 				t.Errorf("all %v: put anew: %+v, %v", all, held, err)
 			}
+		})
+	}
+}
+
+// A user leaves while the replica is putting the user's connection back, so the leave may
+// find nothing in Redis. The user stays away all the same.
+func TestPutThatEndsWhileItIsPutBackStaysAway(t *testing.T) {
+	for _, answered := range []bool{true, false} {
+		t.Run(fmt.Sprint("answered ", answered), func(t *testing.T) {
+			bubble(t, func(t *testing.T, fake *redistest.Fake) {
+				a := start(t, fake)
+				a.remembers("c-Ann", "Ann")
+				a.remembers("c-Ben", "Ben")
+				time.Sleep(DefaultHeartbeatInterval + 100*time.Millisecond) // between two heartbeats and probes
+				lose(fake, false)
+				a.link.LoseReply("c-Ann", 0)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					a.restorePuts(ctx, &trip{}, lobby)
+				}()
+				synctest.Wait() // the call waits for its answer
+				a.link.LoseReply("", 0)
+				a.puts.forget(lobby, "c-Ann") // End has begun, and has found nothing
+				if !answered {
+					cancel()
+				}
+				<-done
+				time.Sleep(DefaultHeartbeatInterval)
+				if names := a.names(); names != "[Ben]" {
+					t.Errorf("there are %s", names)
+				}
+			})
 		})
 	}
 }
