@@ -22,7 +22,7 @@ const (
 	// Joins beyond this number end when their leases run out.
 	maxDoubtful = 10_000
 
-	// releaseTimeout bounds the call that releases a connection.
+	// releaseTimeout bounds a call that releases a connection, or shortens its lease.
 	releaseTimeout = 5 * time.Second
 )
 
@@ -497,7 +497,9 @@ func (r *Replica) Resume(ctx context.Context, room string, conn presence.Connect
 func (r *Replica) addMember(ctx context.Context, room string, conn presence.Connection, socket Socket, former *Member) *Member {
 	m := &Member{room: room, conn: conn, socket: socket}
 	r.members.add(m, former)
-	if r.lease(conn) < r.opts.MemberTTL { // the lease in Redis is too long
+	if r.lease(conn) < r.opts.MemberTTL { // the lease in Redis is too long, also for a caller who has gone
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+		defer cancel()
 		r.beat(ctx, [][]*Member{{m}})
 	}
 	return m

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,4 +65,25 @@ func TestLeaseEndsWithTheRightToBeThere(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A user joins whose right to be there ends soon. The request is given up just then, and
+// the replica is killed. The user leaves in time.
+func TestLeaseIsShortenedThoughTheCallerHasGone(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a, b := start(t, fake), start(t, fake).watching()
+		const right = 5 * time.Second
+		conn := connection("Ann", presence.NewGeneration())
+		conn.Until = time.Now().Add(right)
+		if _, err := a.store.Join(t.Context(), lobby, conn); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		a.addMember(ctx, lobby, conn, living{}, nil)
+		a.kill()
+		time.Sleep(right + time.Second)
+		synctest.Wait()
+		b.saw("0", "1", "0")
+	})
 }
