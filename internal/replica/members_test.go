@@ -340,6 +340,28 @@ func TestRenewalPutsTheRoomBackOnTheList(t *testing.T) {
 	})
 }
 
+// The list of rooms is lost, and a replica through which a user was just put is killed
+// before its next heartbeat. The room is swept all the same.
+func TestPutPutsTheRoomBackOnTheList(t *testing.T) {
+	bubble(t, func(t *testing.T, fake *redistest.Fake) {
+		a := start(t, fake)
+		for _, name := range []string{"Ann", "Ben"} { // the room is registered once only
+			time.Sleep(time.Second)
+			fake.Del("presence:rooms")
+			if err := a.put(lobby, connection(name, "")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		a.kill()
+		b := start(t, fake)
+		time.Sleep(store.DefaultMemberTTL + time.Second)
+		if names := b.names(); names != "[]" {
+			t.Errorf("there are %s", names)
+		}
+	})
+}
+
 // In rooms where people come and go all day and few stay, renewing takes no more calls
 // than the members need.
 func TestCohortsAreFilledUpAgain(t *testing.T) {

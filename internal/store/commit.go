@@ -238,7 +238,7 @@ func (l *lane) commit(ctx context.Context, ops []*op) {
 	}
 	l.store.run(ctx, calls...)
 	for _, g := range groups {
-		if o := g.ops[0]; (o.kind == opJoin || o.kind == opAttend) && g.call.err == nil {
+		if o := g.ops[0]; o.kind.joins() && g.call.err == nil {
 			l.joined[o.room] = true
 		}
 	}
