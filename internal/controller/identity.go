@@ -111,8 +111,8 @@ func (v *visit) conn(generation string) presence.Connection {
 	return c
 }
 
-// expire makes the visit end with the token. The page then reconnects as whoever its
-// visitor is without it.
+// expire makes the visit end with the token. The page then reconnects, and its visitor is
+// a guest.
 func (v *visit) expire() {
 	if !v.identity.isUser() || v.browser.Load() == nil {
 		return
