@@ -55,7 +55,14 @@ func TestMovie(t *testing.T) {
 		call(tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
 			{Name: "prefers-color-scheme", Value: "light"}, {Name: "prefers-reduced-motion", Value: "no-preference"},
 		}})
+		attempts := 0
 		redistest.Eventually(t, soon, "the window is at "+name, func() bool {
+			// Replicas take turns request by request, and each load may have the same
+			// number of requests. So each time another number of them is added.
+			for range attempts {
+				eval[chromedp.Void](tab, `fetch("/livez")`)
+			}
+			attempts++
 			tab.navigate(entry)
 			return strings.Contains(tab.sees(soon, "live", sight.live).Served, name)
 		})
